@@ -1,0 +1,154 @@
+"""Argument checks: the one place. Every message says what came, what was expected, what to do."""
+
+import math
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def matrix(name: str, value: Any) -> None:
+    """`value` is a plain floating-point tensor (N, K) with N, K >= 1."""
+    if type(value) is not Tensor:
+        _plain(name, value)
+    if value.dtype not in _FLOATS:
+        raise TypeError(
+            f"{name} must be float64, float32, bfloat16 or float16, got {value.dtype}: "
+            f"call {name}.float()"
+        )
+    if value.dim() != 2 or value.numel() == 0:
+        raise ValueError(
+            f"{name} must be a non-empty matrix (rows, columns), got shape {tuple(value.shape)}"
+        )
+
+
+def tensor(name: str, value: Any, shape: tuple[int, ...]) -> None:
+    """`value` is a plain floating-point tensor of exactly `shape`."""
+    if type(value) is not Tensor:
+        _plain(name, value)
+    if value.dtype not in _FLOATS:
+        raise TypeError(f"{name} must be floating-point, got {value.dtype}")
+    if tuple(value.shape) != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {tuple(value.shape)}")
+
+
+def _plain(name: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    dtensor = sys.modules.get("torch.distributed.tensor")
+    if dtensor is not None and isinstance(value, dtensor.DTensor):
+        raise TypeError(
+            f"{name} is a DTensor; ssl_fast takes plain tensors: pass {name}.to_local() or "
+            f"{name}.full_tensor(), and the process group as group="
+        )
+    if value.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}")
+
+
+def same(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    """Both tensors live on one device and have one type."""
+    if value.device != other.device:
+        raise ValueError(
+            f"{name} is on {value.device} and {other_name} on {other.device}: move one of them"
+        )
+    if value.dtype != other.dtype:
+        raise TypeError(
+            f"{name} is {value.dtype} and {other_name} is {other.dtype}: convert one of them, "
+            "or run under torch.autocast"
+        )
+
+
+def factors(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    """Two matrices (N, D) and (K, D) whose product value @ other.T is meant."""
+    matrix(name, value)
+    matrix(other_name, other)
+    same(name, value, other_name, other)
+    if value.shape[1] != other.shape[1]:
+        raise ValueError(
+            f"{name} and {other_name} must have one width D, got {name} {tuple(value.shape)} "
+            f"and {other_name} {tuple(other.shape)}"
+        )
+
+
+def constant(name: str, value: Tensor) -> None:
+    """`value` carries no gradient: targets are a teacher's."""
+    if value.requires_grad:
+        raise ValueError(
+            f"{name} requires grad, but targets are constants here: pass {name}.detach()"
+        )
+
+
+def positive(name: str, value: Any) -> float:
+    """A finite Python number > 0."""
+    if isinstance(value, Tensor):
+        raise TypeError(
+            f"{name} must be a Python float, got a tensor: apply a learnable temperature to the "
+            "input instead (x / temperature) and leave it at 1"
+        )
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a Python float, got {type(value).__name__}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be finite and > 0, got {value}")
+    return float(value)
+
+
+def choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def prior(value: Any, num_prototypes: int, device: torch.device) -> Tensor:
+    """(K,), non-negative, sums to 1 within 1e-3. Values are read on CPU tensors only: no sync."""
+    tensor("prior", value, (num_prototypes,))
+    if value.device != device:
+        raise ValueError(f"prior is on {value.device}, the scores are on {device}: move the prior")
+    value = value.detach()
+    if device.type == "cpu" and not torch.compiler.is_compiling():
+        smallest, total = float(value.min()), float(value.double().sum())
+        if not smallest >= 0:
+            raise ValueError(f"prior must be non-negative, its smallest entry is {smallest}")
+        if not abs(total - 1) <= 1e-3:
+            raise ValueError(f"prior must sum to 1, got {total:g}: pass prior / prior.sum()")
+    return value
+
+
+def rows_contiguous(value: Tensor) -> Tensor:
+    """`value`, copied only if its columns are not adjacent in memory."""
+    return value if value.stride(1) == 1 or value.shape[1] == 1 else value.contiguous()
+
+
+def group_name(group: Any) -> str:
+    """The name under which `group` travels through operators; "" for this process alone."""
+    if group is None:
+        return ""
+    if not torch.distributed.is_initialized():
+        raise ValueError(
+            "group= needs torch.distributed: call torch.distributed.init_process_group first, "
+            "or pass group=None for this process alone"
+        )
+    if isinstance(group, str):
+        return group
+    if not hasattr(group, "group_name"):
+        raise TypeError(
+            "group must be None, a ProcessGroup such as torch.distributed.group.WORLD, or its "
+            f"name, got {type(group).__name__}"
+        )
+    return group.group_name
+
+
+def autocast(*operands: Any) -> tuple:
+    """Operands of a product, in autocast's type where it is enabled: as torch.matmul takes them."""
+    if not torch._C._is_any_autocast_enabled():
+        return operands
+    return tuple(_autocast(value) for value in operands)
+
+
+def _autocast(value: Any) -> Any:
+    if not isinstance(value, Tensor) or value.dtype == torch.float64:
+        return value
+    kind = value.device.type
+    enabled = torch.is_autocast_enabled(kind)
+    return value.to(torch.get_autocast_dtype(kind)) if enabled else value

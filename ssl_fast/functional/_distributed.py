@@ -1,0 +1,57 @@
+"""Sums over the ranks of a named process group, by functional collectives."""
+
+import torch
+import torch.distributed._functional_collectives as collectives
+from torch import Tensor
+from torch.distributed.distributed_c10d import _resolve_process_group
+
+
+def world_size(group: str) -> int:
+    return _resolve_process_group(group).size() if group else 1
+
+
+def all_reduce(value: Tensor, op: str, group: str) -> Tensor:
+    """The sum ("sum") or maximum ("max") of `value` over the ranks; `value` itself without group."""
+    if not group:
+        return value
+    return collectives.wait_tensor(collectives.all_reduce(value, op, _resolve_process_group(group)))
+
+
+def log_sum_exp(value: Tensor, group: str) -> Tensor:
+    """log of the ranks' sum of exp(value), elementwise; -inf everywhere stays -inf."""
+    if not group:
+        return value
+    largest = all_reduce(value, "max", group)
+    shift = largest.nan_to_num(neginf=0.0)
+    return shift + all_reduce((value - shift).exp(), "sum", group).log()
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all ranks, in rank order; ranks may hold unequal numbers of rows."""
+
+    @staticmethod
+    def forward(ctx, value: Tensor, group: str) -> Tensor:
+        ctx.group = group
+        counts = value.new_zeros(world_size(group), dtype=torch.int64)
+        rank = _resolve_process_group(group).rank()
+        counts[rank] = value.shape[0]
+        ctx.counts = all_reduce(counts, "sum", group).tolist()
+        ctx.rank = rank
+        longest = max(ctx.counts)
+        padded = value.new_zeros((longest, *value.shape[1:]))
+        padded[: value.shape[0]] = value
+        everything = collectives.wait_tensor(
+            collectives.all_gather_tensor(padded, 0, _resolve_process_group(group))
+        )
+        parts = everything.split(longest)
+        return torch.cat([p[:n] for p, n in zip(parts, ctx.counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx, d_everything: Tensor):
+        d_everything = all_reduce(d_everything.contiguous(), "sum", ctx.group)
+        return d_everything.split(ctx.counts)[ctx.rank], None
+
+
+def gather(value: Tensor, group: str) -> Tensor:
+    """Rows of all ranks; the gradient is the ranks' sum, this rank's rows of it."""
+    return _Gather.apply(value, group) if group else value

@@ -1,0 +1,142 @@
+"""The operators behind `linear_soft_cross_entropy`: products by tiles, kernels on the tiles.
+
+    logits = x @ weight.T;  d_x = d_logits @ weight;  d_weight = d_logits.T @ x
+
+Forward turns the tiles that stay in memory into d_logits at once, for d_loss = 1: backward has only
+the two products left there. It recomputes the other tiles. A backend that forms tiles on its own
+(Triton) offers `linear_forward` and `linear_backward` and keeps nothing.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import backend
+from ._operator import operator
+from ._stats import Targets, fake_outputs, finish
+from ._tiles import (
+    Tiles,
+    full_precision,
+    kept_rows,
+    nbytes,
+    product,
+    product_dtype,
+    row_slices,
+    times,
+)
+
+
+def _fake_forward(x, weight, inv_temperature, values, z, prototypes, scale, row, col,
+                  symmetric, reduction, want_grad, *_: Any):  # fmt: skip
+    rows, columns = x.shape[0], weight.shape[0]
+    kept = x.new_empty((_kept_rows(x, weight, want_grad), columns), dtype=product_dtype(x))
+    return (*fake_outputs(x, rows, columns, symmetric, reduction), kept)
+
+
+@operator(_fake_forward)
+@full_precision
+def linear_cross_entropy_forward(
+    x: Tensor,  # (N, D)
+    weight: Tensor,  # (K, D)
+    inv_temperature: float,
+    values: Tensor | None,
+    z: Tensor | None,
+    prototypes: Tensor | None,
+    scale: float | None,
+    row: Tensor | None,
+    col: Tensor | None,
+    symmetric: bool,
+    reduction: str,
+    want_grad: bool,
+    name: str,
+    group: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Loss, row_stats, col_stats, the global number of rows, and d_logits of the kept rows."""
+    kernels = backend.implementation(name, "cross_entropy")
+    targets = Targets(values, z, prototypes, scale, row, col)
+    if hasattr(kernels, "linear_forward"):
+        part = kernels.linear_forward(x, weight, inv_temperature, targets, symmetric, 1.0)[1:]
+        outputs = finish([part], x, inv_temperature, symmetric, reduction, group)
+        return *outputs, x.new_empty((0, weight.shape[0]), dtype=product_dtype(x))
+    tiles = Tiles(x, weight, _kept_rows(x, weight, want_grad))
+    parts = []
+    for rows, logits in tiles:
+        target = targets.tile(rows)
+        part = kernels.forward(logits, inv_temperature, target, symmetric, 1.0)[1:]
+        parts.append(part)
+        if not symmetric and tiles.keeps(rows):
+            kernels.backward(logits, inv_temperature, target, part[0], None, None, 1.0, logits)
+    outputs = finish(parts, x, inv_temperature, symmetric, reduction, group)
+    if symmetric:
+        _, row_stats, col_stats, _ = outputs
+        for rows in filter(tiles.keeps, tiles.slices()):
+            logits, target = tiles.cache[rows], targets.tile(rows)
+            part = row_stats[:, rows]
+            kernels.backward(logits, inv_temperature, target, part, col_stats, None, 1.0, logits)
+    return *outputs, tiles.cache
+
+
+def _fake_backward(x, weight, *_: Any):
+    return torch.empty_like(x), torch.empty_like(weight)
+
+
+@operator(_fake_backward)
+@full_precision
+def linear_cross_entropy_backward(
+    x: Tensor,  # (N, D)
+    weight: Tensor,  # (K, D)
+    inv_temperature: float,
+    values: Tensor | None,
+    z: Tensor | None,
+    prototypes: Tensor | None,
+    scale: float | None,
+    row: Tensor | None,
+    col: Tensor | None,
+    row_stats: Tensor,  # (4, N)
+    col_stats: Tensor,  # (3, K), or (3, 0) unless symmetric
+    cache: Tensor,  # (kept, K)
+    d_loss: Tensor,  # 0-d, or (N,)
+    factor: float,
+    need_x: bool,
+    need_weight: bool,
+    name: str,
+) -> tuple[Tensor, Tensor]:
+    """(d_x, d_weight); empty tensors for what is not needed."""
+    kernels = backend.implementation(name, "cross_entropy")
+    targets = Targets(values, z, prototypes, scale, row, col)
+    columns = col_stats if col_stats.shape[1] else None
+    if hasattr(kernels, "linear_backward"):
+        d_x, d_weight = kernels.linear_backward(
+            x, weight, inv_temperature, targets, row_stats, columns, d_loss, factor,
+            need_x, need_weight,
+        )  # fmt: skip
+        return _or_empty(d_x, x), _or_empty(d_weight, weight)
+    accumulated = torch.zeros_like(weight, dtype=product_dtype(x)) if need_weight else None
+    d_x = torch.empty_like(x) if need_x else x.new_empty(0)
+    scaling = (d_loss * factor).expand(x.shape[0])[:, None]
+    kept = cache.shape[0]
+    head = [slice(0, kept)] if kept else []
+    for rows in head + row_slices(kept, x.shape[0], weight.shape[0]):
+        if rows.stop <= kept:
+            d_logits = cache[rows]
+        else:
+            logits = product(x[rows], weight)
+            d_logits = kernels.backward(
+                logits, inv_temperature, targets.tile(rows), row_stats[:, rows], columns,
+                None, 1.0, logits,
+            )  # fmt: skip
+        if need_x:
+            torch.mul(times(d_logits, weight), scaling[rows], out=d_x[rows])
+        if accumulated is not None:
+            accumulated.addmm_(d_logits.t(), x[rows] * scaling[rows])
+    return d_x, _or_empty(accumulated, weight).to(weight.dtype)
+
+
+def _kept_rows(x: Tensor, weight: Tensor, want_grad: bool) -> int:
+    """Rows of d_logits kept from forward to backward: the bytes of inputs and gradients."""
+    return kept_rows(2 * nbytes(x, weight), x, weight.shape[0]) if want_grad else 0
+
+
+def _or_empty(value: Tensor | None, like: Tensor) -> Tensor:
+    return like.new_empty(0) if value is None else value

@@ -1,0 +1,110 @@
+"""x @ weight.T by tiles of rows, so that no N x K matrix is stored beyond a bounded cache.
+
+On a CPU a recomputed product costs what it saves, hence the cache: tiles stay in memory while they
+take no more bytes than inputs and gradients do. On a GPU, D is small and recomputing is the faster.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Bytes of a float32 tile: large enough for the product's full rate, small enough for the caches.
+TILE_BYTES = 4 << 20
+_MIN_ROWS = 128
+# Rows of a half-precision weight upcast at a time.
+_UPCAST_ROWS = 4096
+
+
+def full_precision(function: Callable) -> Callable:
+    """Run `function` outside autocast: its products are float32 on purpose."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if not torch._C._is_any_autocast_enabled():
+            return function(*args, **kwargs)
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            return function(*args, **kwargs)
+
+    return wrapped
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """Products accumulate and stay in float32 (float64 for float64)."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def row_slices(first: int, last: int, columns: int) -> list[slice]:
+    """Equal slices of the rows first to last, each about TILE_BYTES of float32 columns."""
+    size = max(_MIN_ROWS, TILE_BYTES // (4 * columns))
+    count = -(-(last - first) // size)
+    bounds = [first + (last - first) * i // count for i in range(count + 1)] if count else []
+    return [slice(a, b) for a, b in itertools.pairwise(bounds)]
+
+
+def product(x: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
+    """x @ weight.T in `product_dtype`; half inputs are upcast by tile, never whole."""
+    if x.dtype in (torch.float32, torch.float64):
+        return torch.mm(x, weight.t(), out=out)
+    if x.is_cuda:
+        tile = torch.mm(x, weight.t(), out_dtype=torch.float32)
+        return tile if out is None else out.copy_(tile)
+    if out is None:
+        out = x.new_empty((x.shape[0], weight.shape[0]), dtype=torch.float32)
+    x = x.float()
+    for first in range(0, weight.shape[0], _UPCAST_ROWS):
+        last = first + _UPCAST_ROWS
+        out[:, first:last] = x @ weight[first:last].float().t()
+    return out
+
+
+def times(tile: Tensor, weight: Tensor) -> Tensor:
+    """tile @ weight for a float32 (float64) tile; a half weight is upcast by tile."""
+    if weight.dtype == tile.dtype:
+        return tile @ weight
+    blocks = range(0, weight.shape[0], _UPCAST_ROWS)
+    parts = (tile[:, k : k + _UPCAST_ROWS] @ weight[k : k + _UPCAST_ROWS].float() for k in blocks)
+    return functools.reduce(Tensor.add_, parts)
+
+
+class Tiles:
+    """Rows of x @ weight.T, tile by tile; the first `kept` rows stay in `cache`."""
+
+    def __init__(self, x: Tensor, weight: Tensor, kept: int):
+        self.x, self.weight = x, weight
+        self.cache = x.new_empty((kept, weight.shape[0]), dtype=product_dtype(x))
+        self._filled = 0
+
+    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
+        return ((rows, self[rows]) for rows in self.slices())
+
+    def slices(self) -> list[slice]:
+        """Slices of rows; none straddles the end of the cache."""
+        rows, columns, kept = self.x.shape[0], self.weight.shape[0], self.cache.shape[0]
+        return row_slices(0, kept, columns) + row_slices(kept, rows, columns)
+
+    def keeps(self, rows: slice) -> bool:
+        return rows.stop <= self.cache.shape[0]
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        if not self.keeps(rows):
+            return product(self.x[rows], self.weight)
+        tile = self.cache[rows]
+        if rows.start >= self._filled:
+            product(self.x[rows], self.weight, out=tile)
+            self._filled = rows.stop
+        return tile
+
+
+def kept_rows(budget_bytes: int, x: Tensor, columns: int) -> int:
+    """How many rows of a product x @ weight.T fit into the budget; none on a GPU."""
+    if x.is_cuda:
+        return 0
+    return min(x.shape[0], budget_bytes // (columns * product_dtype(x).itemsize))
+
+
+def nbytes(*tensors: Tensor) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)

@@ -1,0 +1,286 @@
+"""Softmax cross-entropy against soft assignments, from logits or from embeddings."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .. import backend
+from . import _check
+from ._linear_cross_entropy import linear_cross_entropy_backward, linear_cross_entropy_forward
+from ._operator import operator
+from ._stats import Targets, fake_outputs, finish, loss_factor, upstream
+from ._tiles import full_precision, product_dtype, row_slices
+from .assignment import Assignment
+
+_REDUCTIONS = ("mean", "sum", "none")
+
+
+def soft_cross_entropy(
+    logits: Tensor,
+    targets: Assignment | Tensor,
+    *,
+    temperature: float = 1.0,
+    symmetric: bool = False,
+    reduction: str = "mean",
+    group: Any = None,
+) -> Tensor:
+    """Cross-entropy of softmax(logits / temperature) against soft targets q.
+
+        loss_i = a_i LSE_k(l_ik) - sum_k q_ik l_ik,   l = logits / temperature,  a_i = sum_k q_ik
+        symmetric: half the row loss plus half the same over columns (ReSA, Eq. 2), divided by N
+
+    Args:
+        logits: (N, K), float64, float32, bfloat16 or float16.
+        targets: an `Assignment`, or a dense (N, K) tensor of probabilities without gradient;
+            rows need not sum to one.
+        temperature: > 0, in units of the logits.
+        symmetric: also over columns; needs square logits (N equal to K, over all ranks).
+        reduction: "mean" over rows, "sum", or "none" for (N,) (not with `symmetric`).
+        group: process group: every rank returns the global loss, and gradients such that the
+            mean over ranks, as DDP takes it, is exact. Ranks may hold unequal N.
+
+    Returns:
+        0-d, or (N,) for "none"; float32, float64 for float64 logits. The gradient has the
+        logits' type and the same shape; differentiable once.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what was expected.
+
+    Source: ReSA (Weng et al. 2025), Eq. 2; SwAV, DINO, MSN without `symmetric`.
+    Cost: forward one read of logits and targets, backward the same and one write. Kept for
+        backward: the inputs and 4 N numbers. Targets given as potentials are never stored.
+    """
+    _check.matrix("logits", logits)
+    target = _target(targets, logits.shape, logits, "logits")
+    group = _arguments(logits.shape, symmetric, reduction, group)
+    inv_temperature = 1.0 / _check.positive("temperature", temperature)
+    name = backend.select("cross_entropy", logits.device, logits.dtype)
+    return _SoftCrossEntropy.apply(
+        _check.rows_contiguous(logits), inv_temperature, *target, symmetric, reduction, name, group
+    )[0]
+
+
+def linear_soft_cross_entropy(
+    x: Tensor,
+    weight: Tensor,
+    targets: Assignment | Tensor,
+    *,
+    temperature: float = 1.0,
+    symmetric: bool = False,
+    reduction: str = "mean",
+    group: Any = None,
+) -> Tensor:
+    """`soft_cross_entropy(x @ weight.T, targets, ...)` without storing the (N, K) logits.
+
+    Args:
+        x: (N, D) embeddings.
+        weight: (K, D) prototypes or keys, same type as x.
+        targets, temperature, symmetric, reduction, group: as in `soft_cross_entropy`.
+
+    Returns:
+        0-d, or (N,) for "none". Gradients reach x and weight, in their types; with `group`,
+        weight is taken as replicated: its gradient is this rank's share times the world size.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what was expected.
+
+    Source: ReSA, Eq. 2; cut cross-entropy (Wijmans et al. 2024) for the product.
+    Cost: products of 2 N K D operations: one forward, two backward, and one more for the rows of
+        logits that were not kept. Kept for backward: the inputs, 4 N numbers and, on a CPU, tiles
+        of at most the bytes of inputs and gradients.
+    """
+    x, weight = _check.autocast(x, weight)
+    _check.factors("x", x, "weight", weight)
+    shape = (x.shape[0], weight.shape[0])
+    target = _target(targets, shape, x, "x @ weight.T")
+    group = _arguments(shape, symmetric, reduction, group)
+    inv_temperature = 1.0 / _check.positive("temperature", temperature)
+    name = backend.select("linear_cross_entropy", x.device, x.dtype)
+    x, weight = _check.rows_contiguous(x), _check.rows_contiguous(weight)
+    want_grad = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    return _LinearSoftCrossEntropy.apply(
+        x, weight, inv_temperature, *target, symmetric, reduction, want_grad, name, group
+    )[0]
+
+
+def _arguments(shape: Any, symmetric: bool, reduction: str, group: Any) -> str:
+    if reduction not in _REDUCTIONS:
+        _check.choice("reduction", reduction, _REDUCTIONS)
+    if symmetric and reduction == "none":
+        raise ValueError(
+            'reduction="none" has no meaning with symmetric=True, whose terms belong to rows and '
+            'columns: use "mean" or "sum"'
+        )
+    if symmetric and group is None and shape[0] != shape[1]:
+        raise ValueError(f"symmetric=True needs square logits, got {tuple(shape)}")
+    return _check.group_name(group)
+
+
+def _target(targets: Any, shape: Any, like: Tensor, name: str) -> tuple:
+    """The fields of `targets` that cross into operators: values, z, prototypes, scale, row, col."""
+    if isinstance(targets, Assignment):
+        held = targets.values if targets.values is not None else targets.z
+        if targets.shape != tuple(shape):
+            raise ValueError(f"targets are {targets.shape}, {name} is {tuple(shape)}")
+    else:
+        _check.matrix("targets", targets)
+        _check.constant("targets", targets)
+        if targets.shape != shape:
+            raise ValueError(f"targets are {tuple(targets.shape)}, {name} is {tuple(shape)}")
+        held = targets
+        targets = Assignment(values=_check.rows_contiguous(targets))
+    if held.device != like.device:
+        raise ValueError(f"targets are on {held.device}, {name} is on {like.device}: move one")
+    values = targets.values
+    if values is not None and values.dtype not in (like.dtype, product_dtype(like)):
+        values = values.to(product_dtype(like))
+    return values, targets.z, targets.prototypes, targets.scale, targets.row, targets.col
+
+
+class _SoftCrossEntropy(torch.autograd.Function):
+    """(loss, row_stats, col_stats, rows) of logits; only the loss is for the caller."""
+
+    @staticmethod
+    def forward(*args):
+        return cross_entropy_forward(*args)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        logits, ctx.inv_temperature, values, z, prototypes, ctx.scale, row, col = inputs[:8]
+        ctx.symmetric, ctx.reduction, ctx.name, ctx.group = inputs[8:]
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(logits, values, z, prototypes, row, col, *output[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_loss, *_):
+        if d_loss is None:
+            return (None,) * 12
+        logits, values, z, prototypes, row, col, row_stats, col_stats, count = ctx.saved_tensors
+        d_loss, factor = upstream(
+            d_loss, count, ctx.reduction, ctx.symmetric, logits.shape[0], ctx.group
+        )
+        d_logits = cross_entropy_backward(
+            logits, ctx.inv_temperature, values, z, prototypes, ctx.scale, row, col,
+            row_stats, col_stats, d_loss, factor, ctx.name,
+        )  # fmt: skip
+        return d_logits, *(None,) * 11
+
+
+class _LinearSoftCrossEntropy(torch.autograd.Function):
+    """As `_SoftCrossEntropy`, from x and weight; one more output: the kept rows of d_logits."""
+
+    @staticmethod
+    def forward(*args):
+        return linear_cross_entropy_forward(*args)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, weight, ctx.inv_temperature, values, z, prototypes, ctx.scale, row, col = inputs[:9]
+        ctx.symmetric, ctx.reduction, _, ctx.name, ctx.group = inputs[9:]
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, weight, values, z, prototypes, row, col, *output[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_loss, *_):
+        if d_loss is None:
+            return (None,) * 14
+        x, weight, values, z, prototypes, row, col = ctx.saved_tensors[:7]
+        row_stats, col_stats, count, cache = ctx.saved_tensors[7:]
+        d_loss, factor = upstream(
+            d_loss, count, ctx.reduction, ctx.symmetric, x.shape[0], ctx.group
+        )
+        need_x, need_weight = ctx.needs_input_grad[:2]
+        d_x, d_weight = linear_cross_entropy_backward(
+            x, weight, ctx.inv_temperature, values, z, prototypes, ctx.scale, row, col,
+            row_stats, col_stats, cache, d_loss, factor, need_x, need_weight, ctx.name,
+        )  # fmt: skip
+        return d_x if need_x else None, d_weight if need_weight else None, *(None,) * 12
+
+
+def _fake_forward(logits, inv_temperature, values, z, prototypes, scale, row, col,
+                  symmetric, reduction, *_: Any):  # fmt: skip
+    return fake_outputs(logits, *logits.shape, symmetric, reduction)
+
+
+@operator(_fake_forward)
+@full_precision
+def cross_entropy_forward(
+    logits: Tensor,  # (N, K)
+    inv_temperature: float,
+    values: Tensor | None,  # (N, K) scores or probabilities
+    z: Tensor | None,  # (N, D), or scores as z @ prototypes.T
+    prototypes: Tensor | None,  # (K, D)
+    scale: float | None,
+    row: Tensor | None,  # (N,) float64
+    col: Tensor | None,  # (K,) float64
+    symmetric: bool,
+    reduction: str,
+    name: str,
+    group: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Loss, row_stats, col_stats and the global number of rows."""
+    kernels = backend.implementation(name, "cross_entropy")
+    targets = Targets(values, z, prototypes, scale, row, col)
+    if values is not None and not group and reduction != "none":
+        factor = loss_factor(reduction, symmetric, logits.shape[0])
+        loss, row_stats, col_stats = kernels.forward(
+            logits, inv_temperature, targets, symmetric, factor
+        )
+        empty = row_stats.new_empty((3, 0))
+        return loss, row_stats, empty if col_stats is None else col_stats, row_stats.new_empty(())
+    parts = [
+        kernels.forward(logits[rows], inv_temperature, targets.tile(rows), symmetric, 1.0)[1:]
+        for rows in _slices(logits, values)
+    ]
+    return finish(parts, logits, inv_temperature, symmetric, reduction, group)
+
+
+def _fake_backward(logits: Tensor, *_: Any) -> Tensor:
+    return logits.new_empty(logits.shape)
+
+
+@operator(_fake_backward)
+@full_precision
+def cross_entropy_backward(
+    logits: Tensor,  # (N, K)
+    inv_temperature: float,
+    values: Tensor | None,
+    z: Tensor | None,
+    prototypes: Tensor | None,
+    scale: float | None,
+    row: Tensor | None,
+    col: Tensor | None,
+    row_stats: Tensor,  # (4, N)
+    col_stats: Tensor,  # (3, K), or (3, 0) unless symmetric
+    d_loss: Tensor,  # 0-d, or (N,)
+    factor: float,
+    name: str,
+) -> Tensor:
+    """d_logits (N, K), contiguous, in the logits' type."""
+    kernels = backend.implementation(name, "cross_entropy")
+    targets = Targets(values, z, prototypes, scale, row, col)
+    columns = col_stats if col_stats.shape[1] else None
+    if values is not None:
+        return kernels.backward(
+            logits, inv_temperature, targets, row_stats, columns, d_loss, factor
+        )
+    d_logits = logits.new_empty(logits.shape)
+    for rows in _slices(logits, values):
+        d_rows = d_loss if d_loss.dim() == 0 else d_loss[rows]
+        kernels.backward(
+            logits[rows], inv_temperature, targets.tile(rows), row_stats[:, rows], columns,
+            d_rows, factor, d_logits[rows],
+        )  # fmt: skip
+    return d_logits
+
+
+def _slices(logits: Tensor, values: Tensor | None) -> list[slice]:
+    """One slice where the targets' values exist; else tiles of rows, whose scores are formed."""
+    rows, columns = logits.shape
+    return [slice(0, rows)] if values is not None else row_slices(0, rows, columns)

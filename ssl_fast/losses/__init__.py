@@ -1,0 +1,5 @@
+"""One module per method: which functions it calls, on what, and which code or equation it follows."""
+
+from .resa import ReSALoss
+
+__all__ = ["ReSALoss"]

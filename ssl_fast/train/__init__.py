@@ -1,0 +1,1 @@
+"""The reference driver: trains an encoder with one of the losses, measures it, draws it."""

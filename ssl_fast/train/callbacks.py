@@ -1,0 +1,63 @@
+"""What happens between epochs: k-nn accuracy, a row of history, a checkpoint."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader
+
+from . import evaluate
+
+
+class Monitor(Callback):
+    """k-nn accuracy of the encodings every few epochs and at the last; loss and rate at each.
+
+    The rows are part of the checkpoint: a resumed run has one unbroken history.
+    """
+
+    def __init__(self, train: DataLoader, test: DataLoader, every: int, lines: bool) -> None:
+        self.train, self.test, self.every, self.lines = train, test, every, lines
+        self.rows: list[dict[str, float]] = []
+        self.seconds = self._mark = 0.0
+
+    def on_train_start(self, trainer, module) -> None:
+        self._mark = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer, module) -> None:
+        done = trainer.current_epoch + 1
+        row = {"epoch": done, "step": trainer.global_step}
+        row["loss"] = float(trainer.callback_metrics["loss_epoch"])
+        row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        due = done % self.every == 0 or done == trainer.max_epochs
+        if due and trainer.is_global_zero:
+            row["knn"] = self._accuracy(module)
+            module.log("knn", row["knn"], prog_bar=True, rank_zero_only=True)
+        now = time.perf_counter()
+        self.seconds, self._mark = self.seconds + now - self._mark, now
+        self.rows.append(row | {"seconds": round(self.seconds, 3)})
+        if "knn" in row and self.lines:
+            print(
+                f"epoch {done}/{trainer.max_epochs}  loss {row['loss']:.4f}  "
+                f"k-nn {row['knn']:.1%}  {self.seconds:.0f} s",
+                flush=True,
+            )
+
+    def _accuracy(self, module) -> float:
+        encoder, _ = module.method.evaluated()
+        features = evaluate.extract([encoder], self.train, self.test, module.device)[0]
+        return evaluate.knn_accuracy(features)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rows, self.seconds = state["rows"], state["seconds"]
+
+
+def checkpoint(run: Path) -> ModelCheckpoint:
+    """`last.ckpt` after every epoch, replaced as a whole."""
+    return ModelCheckpoint(
+        run, "last", save_on_train_epoch_end=True, enable_version_counter=False, save_top_k=1
+    )

@@ -1,0 +1,163 @@
+"""The options of `ssl-fast train`: defaults, presets, command line, YAML files."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+
+from .errors import UsageError
+from .methods import find_method
+
+PRESETS = Path(__file__).parent / "presets"
+EXAMPLE = """\
+Underscores and dashes are the same in option names. Examples:
+  ssl-fast train --method resa --data digits
+  ssl-fast train --method resa --data digits --epochs 5 --resa.temperature 0.2 --run-dir runs/try
+  ssl-fast train --method resa --data cifar10 --data-dir data --accelerator gpu
+  ssl-fast train --config runs/try/config.yaml --seed 1 --run-dir runs/try-seed1
+  ssl-fast train --resume runs/try
+"""
+
+
+@dataclass
+class TrainOptions:
+    """Options of every method.
+
+    Args:
+        method: what to train with; `ssl-fast methods` lists them.
+        data: digits (comes with scikit-learn), cifar10, cifar100, stl10 or imagefolder.
+        data_dir: folder of the data sets that are not digits.
+        run_dir: folder for everything that the run writes; by default runs/METHOD-DATA-TIME.
+        encoder: small-W (four residual blocks of width W to 8W), resnet18, resnet34, resnet50.
+        image_size: side of the views in pixels; 0 takes the data set's.
+        epochs: passes over the training images.
+        batch_size: images a step, all processes together.
+        lr: peak learning rate of SGD, at this batch size.
+        sgd_momentum: of SGD.
+        weight_decay: of SGD.
+        warmup_epochs: of linear warm-up; a cosine follows.
+        lr_floor: where the cosine ends, as a share of lr.
+        seed: of data, augmentation and weights.
+        eval_every: epochs between two k-nn accuracies.
+        eval_limit: images of each set used for them while training; the end uses all.
+        workers: processes that load photographs.
+        threads: of PyTorch on the CPU; 0 leaves the choice to it.
+        accelerator: Lightning's.
+        devices: how many, Lightning's.
+        num_nodes: how many machines, Lightning's.
+        precision: Lightning's: 32-true, bf16-mixed, 16-mixed.
+        progress: a bar; off prints a line per evaluation; auto takes the bar on a terminal.
+    """
+
+    method: str = "resa"
+    data: str = "digits"
+    data_dir: str = "data"
+    run_dir: str | None = None
+    encoder: str = "resnet18"
+    image_size: int = 0
+    epochs: int = 200
+    batch_size: int = 256
+    lr: float = 0.3
+    sgd_momentum: float = 0.9
+    weight_decay: float = 1e-4
+    warmup_epochs: float = 2
+    lr_floor: float = 0.1
+    seed: int = 0
+    eval_every: int = 1
+    eval_limit: int = 5000
+    workers: int = 4
+    threads: int = 0
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    progress: Literal["auto", "on", "off"] = "auto"
+
+
+class Parser(ArgumentParser):
+    """Takes --batch-size for batch_size, and prints it so."""
+
+    def parse_args(self, args=None, *rest, **more):
+        return super().parse_args([_underscored(arg) for arg in args or []], *rest, **more)
+
+    def format_help(self) -> str:
+        return re.sub(r"--\w[\w.]*", lambda name: name[0].replace("_", "-"), super().format_help())
+
+
+def build_parser(method: str, data: str) -> Parser:
+    """Defaults are the preset's of this method on this data, so that --help shows them."""
+    parser = Parser(
+        prog="ssl-fast train",
+        description="Train an encoder, measure it and draw it, all in one run folder.",
+        epilog=EXAMPLE,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file of options")
+    parser.add_argument("--resume", metavar="RUN_DIR", help="continue a run that was interrupted")
+    parser.add_class_arguments(TrainOptions, None)
+    parser.add_class_arguments(find_method(method), method, skip={"encoder"})
+    parser.set_defaults({"method": method, "data": data, **preset(method, data)})
+    return parser
+
+
+def preset(method: str, data: str) -> dict[str, Any]:
+    """presets/DATA.yaml: options, and below a method's name what it changes for that method."""
+    path = PRESETS / f"{data}.yaml"
+    values = yaml.safe_load(path.read_text()) if path.exists() else {}
+    special = values.pop("methods", {}).get(method, {})
+    return values | special
+
+
+def parse(argv: Sequence[str]) -> tuple[Parser, Namespace]:
+    """Method and data are looked up first: the other options and defaults depend on them."""
+    peek = ArgumentParser(exit_on_error=False, add_help=False)
+    peek.add_argument("--config")
+    peek.add_argument("--method")
+    peek.add_argument("--data")
+    given, _ = peek.parse_known_args(list(argv))
+    file = _read_yaml(Path(given.config)) if given.config else {}
+    method, data = (
+        given[name] or file.get(name) or getattr(TrainOptions, name) for name in ("method", "data")
+    )
+    parser = build_parser(method, data)
+    return parser, parser.parse_args(argv)
+
+
+def options_of(config: Namespace) -> tuple[TrainOptions, dict[str, Any]]:
+    """The driver's options, and the method's."""
+    fields = TrainOptions.__dataclass_fields__
+    own = config[config.method].as_dict() if config.method in config else {}
+    return TrainOptions(**{name: config[name] for name in fields}), own
+
+
+def check(options: TrainOptions) -> None:
+    positive = ("epochs", "batch_size", "lr", "eval_every", "devices", "num_nodes")
+    for name in positive:
+        if not getattr(options, name) > 0:
+            raise UsageError(f"{name} must be positive, got {getattr(options, name)}")
+    processes = options.devices * options.num_nodes
+    if options.batch_size % processes or options.batch_size // processes < 2:
+        raise UsageError(
+            f"batch_size {options.batch_size} is shared by {processes} processes: it must be a "
+            f"multiple of {processes} and at least {2 * processes}"
+        )
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UsageError(f"no configuration file {path}")
+    values = yaml.safe_load(path.read_text())
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} holds no `option: value` lines")
+    return values
+
+
+def _underscored(arg: str) -> str:
+    name, equals, value = arg.partition("=")
+    if name.startswith("--"):
+        name = "--" + name[2:].replace("-", "_")
+    return name + equals + value

@@ -1,0 +1,212 @@
+"""Labelled images and the views that a method asks for. Labels serve evaluation only."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, TensorDataset
+from torchvision import datasets
+
+from . import views
+from .errors import UsageError, unknown
+from .random import derive_seed, generator
+
+CANVAS = 32
+
+
+class Source(NamedTuple):
+    """`train` and `test` give (image, label); `views` maps weak and strong to augmentations."""
+
+    train: Dataset
+    test: Dataset
+    plain: Callable | None  # un-augmented image -> tensor; None: images are tensors already
+    views: dict[str, Callable]
+    channels: int
+    image_size: int
+
+
+class DigitsView(NamedTuple):
+    """How far a canvas lies from the upright, centred digit."""
+
+    smallest: float = 16.0  # pixels of the digit's side
+    largest: float = 28.0
+    degrees: float = 30.0
+
+
+def digits(seed: int, canvas: DigitsView = DigitsView()) -> Source:
+    """Real handwritten digits on a 32 x 32 canvas, each turned, scaled and shifted once.
+
+    Training and test sets share no digit: 1437 and 360 of them, stratified by class.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    data = load_digits()
+    digit = torch.tensor(data.images, dtype=torch.float32)[:, None] / 16  # (1797, 1, 8, 8)
+    u = torch.rand(len(digit), 4, generator=generator(seed, 0))
+    side = (canvas.smallest + (canvas.largest - canvas.smallest) * u[:, :1]) / CANVAS
+    shift = (2 * u[:, 1:3] - 1) * (1 - side)  # the upright digit stays on the canvas
+    angle = math.radians(canvas.degrees) * (2 * u[:, 3] - 1)
+    images = views.affine_sample(digit, angle, side.expand(-1, 2), shift, CANVAS)
+
+    labels = torch.tensor(data.target)
+    parts = train_test_split(
+        np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=seed % 2**32
+    )
+    train, test = (TensorDataset(images[part], labels[part]) for part in parts)
+    augment = {
+        "weak": views.DigitView(degrees=10, zoom=0.15, shift=0.15),
+        "strong": views.DigitView(
+            degrees=20, zoom=0.3, shift=0.3, contrast=0.4, noise=0.1, erase=0.3
+        ),
+    }
+    return Source(train, test, None, augment, channels=1, image_size=CANVAS)
+
+
+def _cifar(dataset: type, size: int, folder: Path) -> Source:
+    names = [name for name, _ in dataset.train_list + dataset.test_list]
+    _expect(folder, [f"{dataset.base_folder}/{name}" for name in names], dataset.url)
+    train, test = (dataset(str(folder), train=part) for part in (True, False))
+    return _photos(train, test, size)
+
+
+def _stl10(size: int, folder: Path) -> Source:
+    names = ["train_X.bin", "train_y.bin", "unlabeled_X.bin", "test_X.bin", "test_y.bin"]
+    base = datasets.STL10.base_folder
+    _expect(folder, [f"{base}/{name}" for name in names], datasets.STL10.url)
+    train, test = (datasets.STL10(str(folder), split=part) for part in ("train", "test"))
+    return _photos(train, test, size)
+
+
+def _imagefolder(size: int, folder: Path) -> Source:
+    test = "test" if (folder / "test").is_dir() else "val"
+    _expect(folder, ["train", test], "one folder per class in each: train/cat/001.jpg")
+    parts = [datasets.ImageFolder(str(folder / part)) for part in ("train", test)]
+    return _photos(*parts, size)
+
+
+def _photos(train: Dataset, test: Dataset, size: int) -> Source:
+    return Source(train, test, views.photo_plain(size), views.photo_views(size), 3, size)
+
+
+def _expect(folder: Path, names: Sequence[str], origin: str) -> None:
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing:
+        listing = "\n".join(f"  {folder / name}" for name in missing)
+        raise UsageError(f"these files are expected and missing:\n{listing}\n({origin})")
+
+
+DATA: dict[str, Callable[[int, Path, int], Source]] = {
+    "digits": lambda seed, folder, size: digits(seed),
+    "cifar10": lambda seed, folder, size: _cifar(datasets.CIFAR10, size or 32, folder),
+    "cifar100": lambda seed, folder, size: _cifar(datasets.CIFAR100, size or 32, folder),
+    "stl10": lambda seed, folder, size: _stl10(size or 96, folder),
+    "imagefolder": lambda seed, folder, size: _imagefolder(size or 224, folder),
+}
+
+
+def open_data(name: str, *, seed: int, data_dir: str = "data", image_size: int = 0) -> Source:
+    if name not in DATA:
+        raise unknown("data", name, DATA)
+    return DATA[name](seed, Path(data_dir), image_size)
+
+
+class EpochSampler(DistributedSampler):
+    """Yields (epoch, index): enough for a worker to seed an image's augmentation."""
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return ((self.epoch, index) for index in super().__iter__())
+
+
+class Views(Dataset):
+    """Photographs: (epoch, index) -> one tensor per view, seeded by (seed, epoch, index)."""
+
+    def __init__(self, images: Dataset, transforms: Sequence[Callable], seed: int) -> None:
+        self.images, self.transforms, self.seed = images, transforms, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> list[Tensor]:
+        image, _ = self.images[key[1]]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.seed, *key))
+            return [transform(image) for transform in self.transforms]
+
+
+class Batches(Dataset):
+    """Images that are tensors already, fetched a batch at a time and augmented later."""
+
+    def __init__(self, images: TensorDataset) -> None:
+        self.images = images
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> Tensor:
+        return self.images[[index for _, index in keys]][0]
+
+
+class ViewData(LightningDataModule):
+    """Batches of `views`, e.g. ("weak", "strong"): a list of (N, C, H, W), one per view.
+
+    `batch_size` counts all processes together; a process gets every world-size-th image of the
+    global batch, with the same augmentation as one process would give it.
+    """
+
+    def __init__(
+        self, source: Source, views: Sequence[str], batch_size: int, seed: int, workers: int
+    ) -> None:
+        super().__init__()
+        self.source, self.view_names = source, views
+        self.batch_size, self.seed, self.workers = batch_size, seed, workers
+
+    def train_dataloader(self) -> DataLoader:
+        world, rank = self.trainer.world_size, self.trainer.global_rank
+        source, loading = self.source, {}
+        if source.plain is None:
+            images, loading["collate_fn"] = Batches(source.train), _unchanged
+        else:
+            transforms = [source.views[name] for name in self.view_names]
+            images, loading["num_workers"] = Views(source.train, transforms, self.seed), self.workers
+        sampler = EpochSampler(
+            source.train, world, rank, shuffle=True, seed=self.seed % 2**31, drop_last=True
+        )
+        return DataLoader(images, self.batch_size // world, sampler=sampler, drop_last=True, **loading)
+
+    def on_after_batch_transfer(self, batch, dataloader_idx: int) -> list[Tensor]:
+        if self.source.plain is not None:
+            return batch
+        world, rank = self.trainer.world_size, self.trainer.global_rank
+        random = generator(self.seed, 1, self.trainer.global_step)
+        out = []
+        for name in self.view_names:
+            view = self.source.views[name]
+            numbers = view.draw(self.batch_size, batch.shape[-1], random)
+            out.append(view(batch, **{k: v[rank::world].to(batch.device) for k, v in numbers.items()}))
+        return out
+
+
+def plain_loader(source: Source, part: str, limit: int = 0, workers: int = 0) -> DataLoader:
+    """Un-augmented images and labels of `train` or `test`; at most `limit`, evenly spread."""
+    dataset = getattr(source, part)
+    if source.plain is not None:
+        dataset = Plain(dataset, source.plain)
+    if limit and len(dataset) > limit:
+        dataset = Subset(dataset, np.linspace(0, len(dataset) - 1, limit).astype(int).tolist())
+    return DataLoader(dataset, 512, num_workers=workers)
+
+
+class Plain(Dataset):
+    def __init__(self, images: Dataset, transform: Callable) -> None:
+        self.images, self.transform = images, transform
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = self.images[index]
+        return self.transform(image), label
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def _unchanged(batch: Tensor) -> Tensor:
+    return batch

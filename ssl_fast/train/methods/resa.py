@@ -1,0 +1,70 @@
+"""ReSA: the batch clusters itself by its encodings; embeddings learn that assignment."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...losses import ReSALoss
+from ..models import Encoder, predictor, projector
+from .base import Method, MomentumNetwork
+
+
+class ReSA(Method):
+    paper = "Weng et al., Clustering Properties of Self-Supervised Learning, ICML 2025"
+    equation = "Eq. 2: cross-entropy of embedding similarities with Sinkhorn(h h_m^T)"
+    loss_class = "ReSALoss"
+    views = ("weak", "strong")
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        temperature: float = 0.4,
+        epsilon: float = 0.05,
+        iterations: int = 3,
+        symmetric: bool = True,
+        momentum: float = 0.996,
+        hidden_dim: int = 2048,
+        embedding_dim: int = 512,
+        use_predictor: bool = False,
+    ) -> None:
+        """Defaults follow the released code.
+
+        Args:
+            encoder: images to encodings.
+            temperature: of the embeddings' similarities.
+            epsilon: entropy weight of Sinkhorn, in cosine units.
+            iterations: of Sinkhorn.
+            symmetric: rows and columns, as the paper; false: rows only, as the released code.
+            momentum: decay of the momentum network at the start; it rises to 1 along a cosine.
+            hidden_dim: width of the projector's two hidden layers.
+            embedding_dim: width of the embeddings.
+            use_predictor: two more layers on the gradient path (the released code: ImageNet only).
+        """
+        super().__init__()
+        self.encoder = encoder
+        self.projector = projector(encoder.dim, hidden_dim, embedding_dim)
+        self.predictor = predictor(embedding_dim, hidden_dim) if use_predictor else nn.Identity()
+        self.target = MomentumNetwork(nn.ModuleList([self.encoder, self.projector]), momentum)
+        self.criterion = ReSALoss(temperature, epsilon, iterations, symmetric)
+
+    def loss(self, views: list[Tensor], progress: float) -> Tensor:
+        self.target.update(nn.ModuleList([self.encoder, self.projector]), progress)
+        encoder, project = self.evaluated()
+        with torch.no_grad():
+            momentum_encodings = [encoder(view) for view in views[:2]]
+            momentum_embeddings = [F.normalize(project(h)) for h in momentum_encodings]
+        encodings = [self.encoder(view) for view in views]
+        embeddings = [F.normalize(self.predictor(self.projector(h))) for h in encodings]
+        weak, momentum_weak = encodings[0].detach(), momentum_encodings[0]
+        return self.criterion(
+            embeddings, momentum_embeddings, F.normalize(weak), F.normalize(momentum_weak)
+        )
+
+    def evaluated(self) -> tuple[Encoder, nn.Module]:
+        return tuple(self.target.module)
+
+    def use_group(self, group: Any) -> None:
+        self.criterion.group = group

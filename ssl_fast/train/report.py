@@ -1,0 +1,118 @@
+"""What a run leaves behind: a table (terminal, Markdown, JSON) and three pictures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from sklearn.preprocessing import normalize
+
+from .evaluate import Features
+from .files import whole_file, write_text
+
+COLUMNS = {"knn": "5-nn", "probe": "linear probe", "ari": "ARI", "silhouette": "silhouette"}
+SHOWN = 1000  # points of a scatter, rows of an assignment matrix
+
+Scores = dict[str, dict[str, float]]  # features -> measure -> value
+
+
+def table(scores: Scores, title: str) -> Table:
+    out = Table(title=title)
+    for name in ["features", *COLUMNS.values()]:
+        out.add_column(name, justify="left" if name == "features" else "right")
+    for features, row in scores.items():
+        out.add_row(features, *_cells(row))
+    return out
+
+
+def markdown(scores: Scores, title: str) -> str:
+    head = ["features", *COLUMNS.values()]
+    lines = [head, ["---"] + ["---:"] * len(COLUMNS)]
+    lines += [[features, *_cells(row)] for features, row in scores.items()]
+    return f"{title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def write_results(run: Path, scores: Scores, facts: dict[str, Any], history: list[dict]) -> None:
+    facts = facts | {"scores": scores, "history": history}
+    write_text(run / "results.json", json.dumps(facts, indent=2) + "\n")
+    gain = 100 * (scores["encodings"]["knn"] - scores["untrained encodings"]["knn"])
+    title = (
+        f"{facts['method']} on {facts['data']}, seed {facts['seed']}: k-nn {gain:+.1f} points over "
+        f"the untrained encoder, {facts['seconds']:.0f} s of training"
+    )
+    write_text(run / "results.md", markdown(scores, title))
+    Console().print(table(scores, title))
+
+
+def draw_curves(path: Path, history: list[dict], scores: Scores) -> None:
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    loss, accuracy, rate = figure.subplots(1, 3)
+    epochs = [row["epoch"] for row in history]
+    loss.plot(epochs, [row["loss"] for row in history])
+    rate.plot(epochs, [row["lr"] for row in history])
+    measured = [row for row in history if "knn" in row]
+    accuracy.plot([r["epoch"] for r in measured], [r["knn"] for r in measured], label="encodings")
+    for name, style in (("raw pixels", "--"), ("untrained encodings", ":")):
+        accuracy.axhline(scores[name]["knn"], color="gray", linestyle=style, label=name)
+    accuracy.legend()
+    for axes, name in ((loss, "loss"), (accuracy, "k-nn accuracy"), (rate, "learning rate")):
+        axes.set(xlabel="epoch", title=name)
+        axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def draw_scatter(path: Path, before: Features, after: Features) -> None:
+    """t-SNE of the test images' encodings, from 50 principal components."""
+    figure = Figure(figsize=(12, 6), layout="constrained")
+    for axes, f, title in zip(figure.subplots(1, 2), (before, after), ("start", "end"), strict=True):
+        keep = _evenly(len(f.test))
+        rows, labels = normalize(f.test[keep]), f.test_labels[keep]
+        rows = PCA(min(50, *rows.shape), random_state=0).fit_transform(rows)
+        points = TSNE(perplexity=min(30, len(rows) / 4), init="pca", random_state=0)
+        x, y = points.fit_transform(rows).T
+        dots = axes.scatter(x, y, c=labels, cmap="tab10" if labels.max() < 10 else "nipy_spectral", s=14)
+        axes.set(xticks=[], yticks=[], title=f"encodings of test images, {title} (t-SNE)")
+    if labels.max() < 10:
+        figure.legend(*dots.legend_elements(), title="class", loc="outside right center")
+    _save(figure, path)
+
+
+def draw_assignment(path: Path, before: Features, after: Features, epsilon: float) -> None:
+    """Sinkhorn(h h^T) of test images sorted by class: block-diagonal where classes cluster."""
+    from ..functional import Assignment
+
+    figure = Figure(figsize=(12, 6), layout="constrained")
+    for axes, f, title in zip(figure.subplots(1, 2), (before, after), ("start", "end"), strict=True):
+        keep = _evenly(len(f.test))
+        order = keep[np.argsort(f.test_labels[keep], kind="stable")]
+        h = torch.from_numpy(normalize(f.test[order]))
+        share = Assignment.sinkhorn(h @ h.T, epsilon=epsilon).dense().numpy()
+        labels = f.test_labels[order]
+        same = (share * (labels[:, None] == labels)).sum(1).mean()
+        shown = axes.imshow(share, cmap="magma", vmin=0, vmax=np.quantile(share, 0.995))
+        edges = np.flatnonzero(np.diff(labels)) + 0.5
+        ticks = (np.r_[-0.5, edges] + np.r_[edges, len(labels) - 0.5]) / 2
+        axes.set(title=f"assignment at the {title}: {same:.0%} within the class")
+        axes.set_xticks(ticks, np.unique(labels))
+        axes.set_yticks(ticks, np.unique(labels))
+        figure.colorbar(shown, ax=axes, shrink=0.7)
+    _save(figure, path)
+
+
+def _cells(row: dict[str, float]) -> list[str]:
+    return [f"{row[k]:.1%}" if k in ("knn", "probe") else f"{row[k]:.3f}" for k in COLUMNS]
+
+
+def _evenly(count: int) -> np.ndarray:
+    return np.linspace(0, count - 1, min(SHOWN, count)).astype(int)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)

@@ -1,0 +1,176 @@
+"""One run: folder, networks, training, measurement, pictures."""
+
+import logging
+import os
+import sys
+import warnings
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import nn
+
+from . import data, evaluate, report
+from .callbacks import Monitor, checkpoint
+from .config import TrainOptions, check, options_of, parse
+from .errors import UsageError
+from .files import AtomicCheckpointIO, write_text
+from .methods import Method, find_method
+from .models import build_encoder
+from .module import Pretraining
+from .random import derive_seed
+
+FOLDER_VARIABLE = "SSL_FAST_RUN_DIR"  # tells the processes that Lightning starts which folder it is
+
+
+def main(argv: list[str]) -> int:
+    parser, config = parse(argv)
+    if config.resume:
+        if len(argv) > 2 and not argv[0].startswith("--resume="):
+            raise UsageError("--resume takes every other option from the run: give it alone")
+        folder = Path(config.resume)
+        if not (folder / "config.yaml").is_file():
+            raise UsageError(f"{folder} holds no config.yaml, so there is no run to resume")
+        parser, config = parse(["--config", str(folder / "config.yaml")])
+        options, own = options_of(config)
+    else:
+        options, own = options_of(config)
+        folder = _new_folder(options)
+    config.run_dir, config.config, config.resume = str(folder), None, None
+    options.run_dir = str(folder)
+    train(options, own, parser.dump(config))
+    return 0
+
+
+def train(options: TrainOptions, method_options: dict[str, Any], resolved: str) -> None:
+    """Starts or continues the run in `options.run_dir`; `resolved` is its YAML configuration."""
+    check(options)
+    _quiet()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    source = data.open_data(
+        options.data, seed=options.seed, data_dir=options.data_dir, image_size=options.image_size
+    )
+    _check_batch(options, len(source.train))
+    method = build_method(options, method_options, source)
+    folder = Path(options.run_dir)
+    images = data.ViewData(
+        source, method.views, options.batch_size, options.seed, options.workers
+    )
+    trainer = build_trainer(options, folder, source)
+    if trainer.is_global_zero:
+        write_text(folder / "config.yaml", resolved)
+        print(f"run folder: {folder}", flush=True)
+    last = folder / "last.ckpt"
+    trainer.fit(Pretraining(method, options), images, ckpt_path=last if last.exists() else None)
+    if trainer.interrupted:
+        raise UsageError(f"interrupted; continue with: ssl-fast train --resume {folder}")
+    if trainer.is_global_zero:
+        finish(trainer, method, build_method(options, method_options, source), options, source)
+
+
+def build_method(options: TrainOptions, method_options: dict[str, Any], source) -> Method:
+    """The same weights for the same seed."""
+    seed_everything(derive_seed(options.seed, 3) % 2**32, verbose=False)
+    encoder = build_encoder(options.encoder, source.channels, source.image_size)
+    return find_method(options.method)(encoder, **method_options)
+
+
+def build_trainer(options: TrainOptions, folder: Path, source: data.Source) -> Trainer:
+    bar = options.progress == "on" or (options.progress == "auto" and sys.stdout.isatty())
+    plain = [
+        data.plain_loader(source, part, options.eval_limit, options.workers)
+        for part in ("train", "test")
+    ]
+    callbacks = [Monitor(*plain, every=options.eval_every, lines=not bar), checkpoint(folder)]
+    several = options.devices * options.num_nodes > 1
+    return Trainer(
+        accelerator=options.accelerator,
+        devices=options.devices,
+        num_nodes=options.num_nodes,
+        strategy="ddp" if several else "auto",
+        sync_batchnorm=several and options.accelerator != "cpu" and torch.cuda.is_available(),
+        precision=options.precision,
+        max_epochs=options.epochs,
+        callbacks=[*callbacks, RichProgressBar()] if bar else callbacks,
+        enable_progress_bar=bar,
+        enable_model_summary=False,
+        logger=[
+            TensorBoardLogger(folder, name="", version="tensorboard"),
+            CSVLogger(folder, name="csv"),
+        ],
+        log_every_n_steps=10,
+        plugins=[AtomicCheckpointIO()],
+        use_distributed_sampler=False,
+    )
+
+
+def finish(trainer, method: Method, untrained: Method, options: TrainOptions, source) -> None:
+    """Measures and draws; the momentum encoder stands for the trained one, as in ReSA's code."""
+    monitor = next(c for c in trainer.callbacks if isinstance(c, Monitor))
+    loaders = [data.plain_loader(source, part, 0, options.workers) for part in ("train", "test")]
+    device = torch.device("cpu") if trainer.strategy is None else trainer.strategy.root_device
+
+    def features(*networks: nn.Module) -> list[evaluate.Features]:
+        return evaluate.extract([n.to(device) for n in networks], *loaders, device)
+
+    end, embeddings = features(*method.evaluated())
+    start, _ = features(*untrained.evaluated())
+    measured = {
+        "raw pixels": features(evaluate.Pixels())[0],
+        "untrained encodings": start,
+        "encodings": end,
+        "embeddings": embeddings,
+    }
+    scores = {name: evaluate.measure(f) for name, f in measured.items()}
+    folder = Path(options.run_dir)
+    report.draw_curves(folder / "curves.png", monitor.rows, scores)
+    report.draw_scatter(folder / "scatter.png", start, end)
+    report.draw_assignment(folder / "assignment.png", start, end, epsilon=0.05)
+    facts = {
+        "method": options.method,
+        "data": options.data,
+        "seed": options.seed,
+        "seconds": round(monitor.seconds, 1),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+    }
+    report.write_results(folder, scores, facts, monitor.rows)
+
+
+def _new_folder(options: TrainOptions) -> Path:
+    """A folder that does not exist yet, or is empty."""
+    if FOLDER_VARIABLE in os.environ:
+        return Path(os.environ[FOLDER_VARIABLE])
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = Path(options.run_dir or f"runs/{options.method}-{options.data}-{stamp}")
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(
+            f"{folder} is not empty. Continue that run: ssl-fast train --resume {folder}. "
+            "Start another: --run-dir with a new name."
+        )
+    os.environ[FOLDER_VARIABLE] = str(folder)
+    return folder
+
+
+def _check_batch(options: TrainOptions, images: int) -> None:
+    if options.batch_size > images:
+        fits = 2 ** (images.bit_length() - 1)
+        raise UsageError(
+            f"batch_size {options.batch_size} is more than the {images} training images of "
+            f"{options.data}: try --batch-size {fits}"
+        )
+
+
+def _quiet() -> None:
+    """Lightning's advice about this very code is no news to its user."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*number of training batches.*",
+                    ".*Checkpoint directory .* exists.*", ".*lr_scheduler.step.*"):
+        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,103 @@
+"""Augmentations. `weak`: a crop and what keeps the content; `strong`: everything.
+
+Digits are augmented as one batch on the device, each image with its own parameters (torchvision
+draws one set for a whole batch). Photographs go through torchvision's transforms, image by image,
+in the loader's workers.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms import v2
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as published recipes
+
+
+def affine_sample(
+    images: Tensor,  # (N, C, H, W)
+    angle: Tensor,  # (N,) radians
+    scale: Tensor,  # (N, 2) above 1 enlarges, horizontally and vertically
+    shift: Tensor,  # (N, 2) to the right and down; 2 is the image's width
+    size: int,
+) -> Tensor:  # (N, C, size, size)
+    """Each image turned, scaled and shifted by its own amounts; zeros outside."""
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    turn = torch.stack([torch.stack([cos, sin], 1), torch.stack([-sin, cos], 1)], 1)
+    inverse = turn / scale[:, :, None]  # grid_sample wants the map from output to input
+    theta = torch.cat([inverse, -inverse @ shift[:, :, None]], 2)
+    grid = F.affine_grid(theta, [len(images), images.shape[1], size, size], align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
+
+
+class DigitView:
+    """No flips: a mirrored digit is another sign."""
+
+    def __init__(
+        self,
+        degrees: float,
+        zoom: float,
+        shift: float,
+        contrast: float = 0.0,
+        noise: float = 0.0,
+        erase: float = 0.0,
+    ) -> None:
+        self.radians, self.zoom, self.shift = math.radians(degrees), zoom, shift
+        self.contrast, self.noise, self.erase = contrast, noise, erase
+
+    def draw(self, count: int, size: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Random numbers for `count` images; drawn on the CPU, so the same on every device."""
+        numbers = {"u": torch.rand(count, 12, generator=generator)}
+        if self.noise:
+            numbers["pixels"] = torch.randn(count, 1, size, size, generator=generator)
+        return numbers
+
+    def __call__(self, images: Tensor, u: Tensor, pixels: Tensor | None = None) -> Tensor:
+        n, _, size, _ = images.shape
+        signed = 2 * u - 1
+        aspect = torch.stack([signed[:, 1], -signed[:, 1]], 1) / 10
+        scale = torch.exp(self.zoom * signed[:, :1] + aspect)
+        angle = self.radians * signed[:, 2]
+        images = affine_sample(images, angle, scale, self.shift * signed[:, 3:5], size)
+        images = images * torch.exp(self.contrast * signed[:, 5]).view(n, 1, 1, 1)
+        if pixels is not None:
+            images = images + pixels * (self.noise * u[:, 6]).view(n, 1, 1, 1)
+        return images.masked_fill(self._erased(u, size), 0) if self.erase else images
+
+    def _erased(self, u: Tensor, size: int) -> Tensor:  # (N, 1, size, size) bool
+        """A rectangle of one to three tenths of the side, in a share `erase` of the images."""
+        position = torch.linspace(0, 1, size, device=u.device)
+        inside = [
+            (position - u[:, 7 + axis, None]).abs() < 0.05 + 0.1 * u[:, 9 + axis, None]
+            for axis in (0, 1)
+        ]
+        box = inside[0][:, None, :] & inside[1][:, :, None]
+        return (box & (u[:, 11, None, None] < self.erase))[:, None]
+
+
+def photo_views(size: int) -> dict[str, Callable]:
+    """ReSA's, MoCo v3's and BYOL's common recipe; no blur on small images, as its CIFAR code."""
+    crop = [v2.RandomResizedCrop(size, scale=(0.2, 1.0), antialias=True), v2.RandomHorizontalFlip()]
+    colour = [
+        v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8),
+        v2.RandomGrayscale(0.2),
+        v2.RandomSolarize(128, 0.2),
+    ]
+    if size > 64:
+        colour.insert(2, v2.RandomApply([v2.GaussianBlur(23, (0.1, 2.0))], p=0.5))
+    return {
+        "weak": v2.Compose([v2.RGB(), *crop, *_to_tensor()]),
+        "strong": v2.Compose([v2.RGB(), *crop, *colour, *_to_tensor()]),
+    }
+
+
+def photo_plain(size: int) -> Callable:
+    """For evaluation: the central square, seven eighths of it for large photographs."""
+    resize = size if size <= 64 else size * 8 // 7
+    return v2.Compose([v2.RGB(), v2.Resize(resize), v2.CenterCrop(size), *_to_tensor()])
+
+
+def _to_tensor() -> list[Callable]:
+    return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]

@@ -1,0 +1,158 @@
+"""What a user installs: every way in, what it leaves out, and what importing it costs."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+SMOKE = """
+import importlib.util, sys
+import torch
+import ssl_fast
+from ssl_fast.functional import sinkhorn
+q = sinkhorn(torch.randn(8, 16))
+torch.testing.assert_close(q.sum(1), torch.ones(8))
+assert importlib.util.find_spec("ssl_fast.triton_kernels") and importlib.util.find_spec("ssl_fast.bench")
+assert "triton_kernels" not in sys.modules
+print(ssl_fast.__file__)
+"""
+
+IMPORT = """
+import json, sys, time
+import torch
+start = time.perf_counter()
+import ssl_fast
+print(json.dumps({"seconds": time.perf_counter() - start, "modules": list(sys.modules)}))
+"""
+
+OPENMP = """
+import torch
+from ssl_fast.functional import sinkhorn
+sinkhorn(torch.randn(512, 512))
+paths = {line.split()[-1] for line in open("/proc/self/maps") if ".so" in line}
+print(*sorted(path for path in paths if any(name in path for name in ("gomp", "libomp", "iomp"))))
+"""
+
+
+def run(*command: object, **options) -> str:
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def install(folder: Path, *what: object, **environment: str) -> Path:
+    """A fresh environment that borrows this one's packages; the path of its Python."""
+    venv.create(folder)
+    python = folder / "bin" / "python"
+    site = run(python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])").strip()
+    Path(site, "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps"]
+    run(*pip, "--ignore-installed", *what, env=os.environ | environment)
+    return python
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("sdist")
+    run(sys.executable, "-m", "build", "--sdist", "--outdir", folder, ROOT)
+    return next(folder.glob("ssl_fast-*.tar.gz"))
+
+
+@pytest.mark.slow
+def test_sdist_to_wheel_to_install(sdist, tmp_path):
+    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", tmp_path, sdist)
+    python = install(tmp_path / "venv", next(tmp_path.glob("ssl_fast-*.whl")))
+    assert str(tmp_path) in run(python, "-c", SMOKE, cwd=tmp_path)
+    info = json.loads(run(python, "-m", "ssl_fast.info", "--json", cwd=tmp_path))
+    assert info["backends"]["native cpu"] is None
+    assert info["cuda"]["architectures"] or "nvcc" in info["backends"]["native cuda"]
+    assert "usage: ssl-fast" in run(tmp_path / "venv" / "bin" / "ssl-fast", "--help", cwd=tmp_path)
+    package = Path(run(python, "-c", SMOKE, cwd=tmp_path).strip()).parent
+    assert (package / "py.typed").exists()
+    shipped = {path.relative_to(package) for path in package.rglob("*.yaml")}
+    source = ROOT / "ssl_fast"
+    assert shipped == {path.relative_to(source) for path in source.rglob("*.yaml")} != set()
+
+
+@pytest.mark.slow
+def test_editable_install_runs_from_the_clone(sdist, tmp_path):
+    shutil.unpack_archive(sdist, tmp_path)
+    clone = next(tmp_path.glob("ssl_fast-*"))
+    python = install(tmp_path / "venv", "-e", clone, SSL_FAST_CUDA="0")
+    for folder in (tmp_path, clone):
+        assert str(clone) in run(python, "-c", SMOKE, cwd=folder)
+    info = json.loads(run(python, "-m", "ssl_fast.info", "--json", cwd=clone))
+    assert info["backends"]["native cpu"] is None
+    assert "SSL_FAST_CUDA=0" in info["backends"]["native cuda"]
+
+
+@pytest.mark.slow
+def test_install_without_a_compiler_says_so(sdist, tmp_path):
+    python = install(tmp_path / "venv", sdist, CXX="/nonexistent/g++")
+    run(python, "-c", SMOKE, cwd=tmp_path)
+    text = run(python, "-m", "ssl_fast.info", cwd=tmp_path)
+    assert text.count("off: no C++ compiler was found (/nonexistent/g++)") == 2
+
+
+@pytest.mark.slow
+def test_cuda_that_is_asked_for_and_missing_is_an_error(sdist, tmp_path):
+    with pytest.raises(AssertionError, match="SSL_FAST_CUDA=1, but nvcc was not found"):
+        install(tmp_path / "venv", sdist, SSL_FAST_CUDA="1", CUDACXX="/nonexistent/nvcc")
+
+
+def test_import_is_quick_and_lean():
+    runs = [json.loads(run(sys.executable, "-c", IMPORT)) for _ in range(3)]
+    assert min(each["seconds"] for each in runs) < 0.3
+    for name in ("triton", "triton_kernels", "lightning", "matplotlib"):
+        assert name not in runs[0]["modules"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/maps")
+def test_one_openmp_runtime():
+    runtimes = run(sys.executable, "-c", OPENMP).split()
+    assert len(runtimes) <= 1, f"several OpenMP runtimes in one process: {runtimes}"
+
+
+def test_objects_per_instruction_set_share_no_inline_function():
+    """The linker keeps one copy of a weak symbol for all: it may be the AVX-512 one."""
+    if not shutil.which("nm"):
+        pytest.skip("needs nm")
+    objects = list((ROOT / "build").glob(f"*{sys.implementation.cache_tag}/**/kernels_avx*/**/*.o"))
+    if not objects:
+        pytest.skip("needs the build folder of an editable install")
+    for path in objects:
+        symbols = [line.split()[-2:] for line in run("nm", path).splitlines()]
+        assert not [name for kind, name in symbols if kind in "uVvWw"], path
+
+
+@pytest.mark.parametrize(
+    ("wanted", "archs"),
+    [
+        ("9.0", "90-real"),
+        ("8.0 9.0a;12.0+PTX", "80-real;90a-real;120-real;120-virtual"),
+        ("Hopper", "90-real;90-virtual"),
+    ],
+)
+def test_arch_list_takes_the_forms_that_torch_takes(wanted, archs):
+    assert setup_module().cuda_architectures(wanted, "nvcc") == archs
+
+
+def test_arch_list_refuses_nonsense():
+    with pytest.raises(SystemExit, match="TORCH_CUDA_ARCH_LIST holds 'sm_90'"):
+        setup_module().cuda_architectures("sm_90", "nvcc")
+
+
+def setup_module():
+    spec = importlib.util.spec_from_file_location("ssl_fast_setup", ROOT / "setup.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
