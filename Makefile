@@ -1,9 +1,13 @@
 # `make train` or `make test` is all that a bare machine needs: Python 3.10+ with venv, g++, make.
 PYTHON ?= python3
 BIN := .venv/bin
+VERSION := $(shell $(PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2])")
 # What decides the installed files: a change here installs again.
 SETUP := setup.py pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 
+# Debian ships Python.h in a package of its own; unpacked below, it needs no root.
+HEADERS := $(CURDIR)/.venv/headers/usr/include
+export CPATH := $(HEADERS)/python$(VERSION):$(HEADERS)$(if $(CPATH),:$(CPATH))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: train test lint docs bench clean
@@ -29,11 +33,15 @@ clean:
 .venv/train.stamp: EXTRAS := train
 .venv/test.stamp: EXTRAS := train,test
 .venv/docs.stamp: EXTRAS := docs
-.venv/%.stamp: $(SETUP) | $(BIN)/pip
-	$(BIN)/python -m pip install -e ".[$(EXTRAS)]"
-	$(BIN)/python -m ssl_fast.info
+.venv/%.stamp: $(SETUP) | .venv/created
+	python -m pip install -e ".[$(EXTRAS)]"
+	python -m ssl_fast.info
 	touch $@
 
-$(BIN)/pip:
+.venv/created:
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --upgrade pip
+	python -m pip install --upgrade pip
+	test -e "$$(python -c 'import sysconfig; print(sysconfig.get_paths()["include"])')/Python.h" \
+	  || (cd .venv && apt-get download libpython$(VERSION)-dev && dpkg -x libpython*-dev_*.deb headers) \
+	  || echo "Python.h is missing: without python3-dev the C++ kernels are left out"
+	touch $@

@@ -6,7 +6,6 @@ keeps the reason for `python -m ssl_fast.info`.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -38,12 +37,13 @@ class BuildNative(build_ext):
         editable = self.inplace or self.editable_mode
         package = (ROOT if editable else Path(self.build_lib).resolve()) / "ssl_fast"
         package.mkdir(parents=True, exist_ok=True)
-        for stale in [*package.glob("_cpu.*"), *package.glob("_cuda.*")]:
-            stale.unlink()
         record = build_native(package)
         (package / "_build.json").write_text(json.dumps(record, indent=2) + "\n")
         for backend in ("cpu", "cuda"):
             print(f"ssl_fast: native {backend}: {record[backend] or 'built'}", flush=True)
+            # An earlier editable build may have left a module that this one could not make.
+            for stale in package.glob(f"_{backend}.*.so") if record[backend] else ():
+                stale.unlink()
 
     def get_outputs(self) -> list[str]:
         package = Path(self.build_lib) / "ssl_fast"
@@ -87,6 +87,7 @@ def run_cmake(package: Path, options: list[str]) -> None:
     environment = os.environ | {"CXX": shlex.join(find_cxx())}
     configure = [cmake, "-S", ROOT, "-B", build, "-G", "Ninja", *options]
     configure += [f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DPython_EXECUTABLE={sys.executable}"]
+    configure += [f"-DPython_INCLUDE_DIR={python_include()}"]
     configure += [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
     jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count())
     subprocess.run(list(map(str, configure)), check=True, env=environment)
@@ -95,13 +96,8 @@ def run_cmake(package: Path, options: list[str]) -> None:
 
 
 def find_tool(name: str) -> str:
-    """The wheel's own binary: without build isolation it need not be on PATH."""
-    try:
-        module = importlib.import_module(name)
-        folder = getattr(module, "CMAKE_BIN_DIR", None) or module.BIN_DIR
-        return str(Path(folder) / name)
-    except (ImportError, AttributeError):
-        found = shutil.which(name)
+    # Without build isolation, an environment that is not activated is not on PATH.
+    found = shutil.which(name) or shutil.which(name, path=Path(sys.executable).parent)
     if not found:
         raise SystemExit(f"{name} is missing: pip install {name}, or install with build isolation")
     return found
@@ -111,6 +107,12 @@ def find_cxx() -> list[str]:
     if os.environ.get("CXX"):
         return shlex.split(os.environ["CXX"])
     return [next((name for name in ("g++", "c++", "clang++") if shutil.which(name)), "g++")]
+
+
+def python_include() -> str | None:
+    """The folder of Python.h: this Python's own, else one on CPATH, as the compiler takes it."""
+    folders = [sysconfig.get_paths()["include"], *os.environ.get("CPATH", "").split(os.pathsep)]
+    return next((path for path in folders if path and Path(path, "Python.h").exists()), None)
 
 
 def find_nvcc() -> str | None:
@@ -134,10 +136,9 @@ def why_no_cpu() -> str | None:
     cxx = find_cxx()
     if not shutil.which(cxx[0]):
         return f"no C++ compiler was found ({cxx[0]}); install g++ and reinstall ssl_fast"
-    include = sysconfig.get_paths()["include"]
-    if not (Path(include) / "Python.h").exists():
-        return f"Python.h is not in {include}; install python3-dev and reinstall ssl_fast"
-    flags = ["-std=c++17", "-fPIC", "-shared", f"-I{include}"]
+    if not python_include():
+        return "Python.h was not found; install python3-dev and reinstall ssl_fast"
+    flags = ["-std=c++17", "-fPIC", "-shared", f"-I{python_include()}"]
     if sys.platform == "darwin":
         flags += ["-undefined", "dynamic_lookup"]
     return why_not_compiled([*cxx, *flags], CPU_PROBE, ".cpp")
@@ -194,9 +195,10 @@ def first_line(command: list[str]) -> str:
 
 def packages() -> dict[str, str]:
     """Package -> folder. Top-level triton_kernels would shadow the module that Triton ships."""
-    inside = {name: name.replace(".", "/") for name in find_packages(include=["ssl_fast*"])}
-    top = find_packages(include=["triton_kernels*", "bench*"])
-    return inside | {f"ssl_fast.{name}": name.replace(".", "/") for name in top}
+    inside = find_packages(include=["ssl_fast", "ssl_fast.*"])
+    top = find_packages(include=["triton_kernels", "triton_kernels.*", "bench", "bench.*"])
+    folders = {name: name.replace(".", "/") for name in inside}
+    return folders | {f"ssl_fast.{name}": name.replace(".", "/") for name in top}
 
 
 if __name__ == "__main__":

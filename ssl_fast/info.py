@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from ._version import __version__
 
 
 def collect() -> dict[str, Any]:
-    """Versions, cpu, cuda, and backends: name -> None when it is on, else why not and what to do."""
+    """Versions, cpu, cuda, and backends: None for one that is on, else why not and what to do."""
     record = native.build_record()
     return {
         "versions": {
@@ -70,12 +71,13 @@ def report(info: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ssl_fast.info", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON")
     as_json = parser.parse_args(arguments).json
     info = collect()
     print(json.dumps(info, indent=2) if as_json else report(info))
+    return 0
 
 
 def _cpu() -> dict[str, Any]:
@@ -97,4 +99,4 @@ def _version(name: str) -> str | None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""What the stems share: launching, table look-up, and the assignment q = exp(scale s + row + col)."""
+"""What the stems share: launching, table look-up, the assignment q = exp(scale s + row + col)."""
 
 import functools
 import os
@@ -40,11 +40,20 @@ def processors(device: torch.device) -> int:
 
 
 @triton.jit
+def element(values, i, stride_i, j, stride_j):
+    """values[i, j] in float32."""
+    offset = tl.full((), i, tl.int64) * stride_i + tl.full((), j, tl.int64) * stride_j
+    return tl.load(values + offset).to(tl.float32)
+
+
+@triton.jit
 def potential(pointer, index, size):
     """pointer[index] in float64, 0 beyond `size` and for an absent potential."""
     if pointer is None:
-        return tl.zeros(index.shape, tl.float64)
-    return tl.load(pointer + index, mask=index < size, other=0.0)
+        value = tl.zeros_like(index).to(tl.float64)
+    else:
+        value = tl.load(pointer + index, mask=index < size, other=0.0)
+    return value
 
 
 @triton.jit
@@ -72,27 +81,28 @@ def assignment(
     offsets = own.to(tl.int64)[:, None] * stride_own + other.to(tl.int64)[None, :] * stride_other
     s = tl.load(values + offsets, mask=mask, other=0.0).to(tl.float32)
     if scale is None:
-        return s
-    origin = first_own.to(tl.int64) * stride_own + first_other.to(tl.int64) * stride_other
-    reference = tl.load(values + origin).to(tl.float32)
-    row = potential(own_potential, own, size_own)
-    col = potential(other_potential, other, size_other)
-    row_reference = _reference(own_potential, first_own)
-    near = tl.where(mask, s - reference, 0.0) * tl.full((), scale, tl.float32)
-    offset = (row - row_reference).to(tl.float32)
-    distance = tl.where((own < size_own) & (offset != float("-inf")), tl.abs(offset), 0.0)
-    if tl.max(tl.maximum(tl.abs(near), distance[:, None])) <= NARROW:
-        col += reference.to(tl.float64) * scale + row_reference
-        exponent = near + (offset[:, None] + col.to(tl.float32)[None, :])
+        q = s
     else:
-        exponent = (s.to(tl.float64) * scale + (row[:, None] + col[None, :])).to(tl.float32)
-    return tl.where(mask, tl.exp(exponent), 0.0)
+        reference = element(values, first_own, stride_own, first_other, stride_other)
+        row = potential(own_potential, own, size_own)
+        col = potential(other_potential, other, size_other)
+        row_reference = _reference(own_potential, first_own)
+        near = tl.where(mask, s - reference, 0.0) * tl.full((), scale, tl.float32)
+        offset = (row - row_reference).to(tl.float32)
+        distance = tl.where((own < size_own) & (offset != float("-inf")), tl.abs(offset), 0.0)
+        if tl.max(tl.maximum(tl.abs(near), distance[:, None])) <= NARROW:
+            rest = col + (reference.to(tl.float64) * scale + row_reference)
+            exponent = near + (offset[:, None] + rest.to(tl.float32)[None, :])
+        else:
+            exponent = (s.to(tl.float64) * scale + (row[:, None] + col[None, :])).to(tl.float32)
+        q = tl.where(mask, tl.exp(exponent), 0.0)
+    return q
 
 
 @triton.jit
 def factored_assignment(scores, scale, own_potential, other_potential, own, other,
                         size_own, size_other, first_own):  # fmt: skip
-    """q (R, C) of scores that are a product: their own rounding is float32's, so is the exponent's."""
+    """q (R, C) of scores that are a product: float32 rounded them, float32 forms the exponent."""
     mask = (own < size_own)[:, None] & (other < size_other)[None, :]
     row = potential(own_potential, own, size_own)
     col = potential(other_potential, other, size_other)
@@ -107,6 +117,7 @@ def factored_assignment(scores, scale, own_potential, other_potential, own, othe
 def _reference(pointer, first):
     """A finite potential of the tile."""
     if pointer is None:
-        return tl.full((), 0.0, tl.float64)
-    value = tl.load(pointer + first)
+        value = tl.full((), 0.0, tl.float64)
+    else:
+        value = tl.load(pointer + first)
     return tl.where(value > float("-inf"), value, 0.0)

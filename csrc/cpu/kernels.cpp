@@ -1,5 +1,8 @@
 // Fills the table of one instruction set; compiled once for each, with SSL_FAST_ISA as its
 // namespace.
-#include "cpu/kernels.h"
+#include "cpu/ops.h"
 
-namespace ssl_fast::SSL_FAST_ISA { const Kernels kernels{}; }  // namespace ssl_fast::SSL_FAST_ISA
+namespace ssl_fast::SSL_FAST_ISA {
+const Kernels kernels{sinkhorn,      sinkhorn_step,         row_potential,
+                      evaluate,      cross_entropy_forward, cross_entropy_backward};
+}  // namespace ssl_fast::SSL_FAST_ISA

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import torch  # before the modules: they share its OpenMP runtime
+from torch import Tensor
 
 _INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 _BY_TORCH = {"AVX2": "avx2", "AVX512": "avx512"}
@@ -22,9 +23,28 @@ def cpu() -> ModuleType:
     return module
 
 
+DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+
+
+def pointer(tensor: Tensor | None) -> int:
+    """The address of its first element; 0 for None."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def matrix(tensor: Tensor) -> tuple[int, int, int, int, int]:
+    """Address, rows, columns, row stride and type, as every binding takes a matrix."""
+    rows, columns = tensor.shape
+    return tensor.data_ptr(), rows, columns, tensor.stride(0), DTYPE_CODES[tensor.dtype]
+
+
 @functools.cache
 def cuda() -> ModuleType:
     return import_module("ssl_fast._cuda")
+
+
+def cuda_kernels() -> ModuleType:
+    """The wrappers of `_cuda`, imported when a CUDA tensor comes."""
+    return import_module("ssl_fast.native_cuda")
 
 
 @functools.cache

@@ -1,5 +1,7 @@
 """The options of `ssl-fast train`: defaults, presets, command line, YAML files."""
 
+import argparse
+import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
 
 from .errors import UsageError
 from .methods import find_method
@@ -78,14 +80,24 @@ class TrainOptions:
     progress: Literal["auto", "on", "off"] = "auto"
 
 
+class Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults beside the options; the examples as they are written."""
+
+
 class Parser(ArgumentParser):
     """Takes --batch-size for batch_size, and prints it so."""
+
+    def error(self, message, ex=None):
+        wrong = re.search(r"unrecognized arguments: (--[\w.]+)", message)
+        known = [name for action in self._actions for name in action.option_strings]
+        close = difflib.get_close_matches(wrong[1], known, n=1) if wrong else []
+        raise UsageError(_dashed(message + (f". Did you mean {close[0]}?" if close else "")))
 
     def parse_args(self, args=None, *rest, **more):
         return super().parse_args([_underscored(arg) for arg in args or []], *rest, **more)
 
     def format_help(self) -> str:
-        return re.sub(r"--\w[\w.]*", lambda name: name[0].replace("_", "-"), super().format_help())
+        return _dashed(super().format_help())
 
 
 def build_parser(method: str, data: str) -> Parser:
@@ -94,6 +106,7 @@ def build_parser(method: str, data: str) -> Parser:
         prog="ssl-fast train",
         description="Train an encoder, measure it and draw it, all in one run folder.",
         epilog=EXAMPLE,
+        formatter_class=Help,
         allow_abbrev=False,
     )
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file of options")
@@ -114,12 +127,12 @@ def preset(method: str, data: str) -> dict[str, Any]:
 
 def parse(argv: Sequence[str]) -> tuple[Parser, Namespace]:
     """Method and data are looked up first: the other options and defaults depend on them."""
-    peek = ArgumentParser(exit_on_error=False, add_help=False)
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("--config")
     peek.add_argument("--method")
     peek.add_argument("--data")
-    given, _ = peek.parse_known_args(list(argv))
-    file = _read_yaml(Path(given.config)) if given.config else {}
+    given = vars(peek.parse_known_args(list(argv))[0])
+    file = _read_yaml(Path(given["config"])) if given["config"] else {}
     method, data = (
         given[name] or file.get(name) or getattr(TrainOptions, name) for name in ("method", "data")
     )
@@ -154,6 +167,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UsageError(f"{path} holds no `option: value` lines")
     return values
+
+
+def _dashed(text: str) -> str:
+    return re.sub(r"--\w[\w.]*", lambda name: name[0].replace("_", "-"), text)
 
 
 def _underscored(arg: str) -> str:

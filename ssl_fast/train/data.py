@@ -16,7 +16,8 @@ from . import views
 from .errors import UsageError, unknown
 from .random import derive_seed, generator
 
-CANVAS = 32
+CANVAS = 32  # pixels
+SMALLEST, LARGEST, DEGREES = 12, 24, 30  # of the digits on it
 
 
 class Source(NamedTuple):
@@ -30,15 +31,7 @@ class Source(NamedTuple):
     image_size: int
 
 
-class DigitsView(NamedTuple):
-    """How far a canvas lies from the upright, centred digit."""
-
-    smallest: float = 16.0  # pixels of the digit's side
-    largest: float = 28.0
-    degrees: float = 30.0
-
-
-def digits(seed: int, canvas: DigitsView = DigitsView()) -> Source:
+def digits(seed: int) -> Source:
     """Real handwritten digits on a 32 x 32 canvas, each turned, scaled and shifted once.
 
     Training and test sets share no digit: 1437 and 360 of them, stratified by class.
@@ -49,9 +42,9 @@ def digits(seed: int, canvas: DigitsView = DigitsView()) -> Source:
     data = load_digits()
     digit = torch.tensor(data.images, dtype=torch.float32)[:, None] / 16  # (1797, 1, 8, 8)
     u = torch.rand(len(digit), 4, generator=generator(seed, 0))
-    side = (canvas.smallest + (canvas.largest - canvas.smallest) * u[:, :1]) / CANVAS
+    side = (SMALLEST + (LARGEST - SMALLEST) * u[:, :1]) / CANVAS
     shift = (2 * u[:, 1:3] - 1) * (1 - side)  # the upright digit stays on the canvas
-    angle = math.radians(canvas.degrees) * (2 * u[:, 3] - 1)
+    angle = math.radians(DEGREES) * (2 * u[:, 3] - 1)
     images = views.affine_sample(digit, angle, side.expand(-1, 2), shift, CANVAS)
 
     labels = torch.tensor(data.target)
@@ -162,16 +155,16 @@ class ViewData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         world, rank = self.trainer.world_size, self.trainer.global_rank
-        source, loading = self.source, {}
-        if source.plain is None:
-            images, loading["collate_fn"] = Batches(source.train), _unchanged
-        else:
-            transforms = [source.views[name] for name in self.view_names]
-            images, loading["num_workers"] = Views(source.train, transforms, self.seed), self.workers
+        images, size = self.source.train, self.batch_size // world
         sampler = EpochSampler(
-            source.train, world, rank, shuffle=True, seed=self.seed % 2**31, drop_last=True
+            images, world, rank, shuffle=True, seed=self.seed % 2**31, drop_last=True
         )
-        return DataLoader(images, self.batch_size // world, sampler=sampler, drop_last=True, **loading)
+        if self.source.plain is None:
+            batches = Batches(images)
+            return DataLoader(batches, size, sampler=sampler, drop_last=True, collate_fn=_unchanged)
+        transforms = [self.source.views[name] for name in self.view_names]
+        photos = Views(images, transforms, self.seed)
+        return DataLoader(photos, size, sampler=sampler, drop_last=True, num_workers=self.workers)
 
     def on_after_batch_transfer(self, batch, dataloader_idx: int) -> list[Tensor]:
         if self.source.plain is not None:
@@ -182,14 +175,17 @@ class ViewData(LightningDataModule):
         for name in self.view_names:
             view = self.source.views[name]
             numbers = view.draw(self.batch_size, batch.shape[-1], random)
-            out.append(view(batch, **{k: v[rank::world].to(batch.device) for k, v in numbers.items()}))
+            own = {k: v[rank::world].to(batch.device) for k, v in numbers.items()}
+            out.append(view(batch, **own))
         return out
 
 
 def plain_loader(source: Source, part: str, limit: int = 0, workers: int = 0) -> DataLoader:
     """Un-augmented images and labels of `train` or `test`; at most `limit`, evenly spread."""
     dataset = getattr(source, part)
-    if source.plain is not None:
+    if source.plain is None:
+        workers = 0
+    else:
         dataset = Plain(dataset, source.plain)
     if limit and len(dataset) > limit:
         dataset = Subset(dataset, np.linspace(0, len(dataset) - 1, limit).astype(int).tolist())

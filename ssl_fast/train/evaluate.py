@@ -40,7 +40,8 @@ def extract(
         module.training = mode
     (train_rows, train_labels), (test_rows, test_labels) = parts
     return [
-        Features(a, train_labels, b, test_labels) for a, b in zip(train_rows, test_rows, strict=True)
+        Features(a, train_labels, b, test_labels)
+        for a, b in zip(train_rows, test_rows, strict=True)
     ]
 
 

@@ -70,13 +70,17 @@ def draw_curves(path: Path, history: list[dict], scores: Scores) -> None:
 def draw_scatter(path: Path, before: Features, after: Features) -> None:
     """t-SNE of the test images' encodings, from 50 principal components."""
     figure = Figure(figsize=(12, 6), layout="constrained")
-    for axes, f, title in zip(figure.subplots(1, 2), (before, after), ("start", "end"), strict=True):
+    for axes, f, title in zip(
+        figure.subplots(1, 2), (before, after), ("start", "end"), strict=True
+    ):
         keep = _evenly(len(f.test))
         rows, labels = normalize(f.test[keep]), f.test_labels[keep]
         rows = PCA(min(50, *rows.shape), random_state=0).fit_transform(rows)
         points = TSNE(perplexity=min(30, len(rows) / 4), init="pca", random_state=0)
         x, y = points.fit_transform(rows).T
-        dots = axes.scatter(x, y, c=labels, cmap="tab10" if labels.max() < 10 else "nipy_spectral", s=14)
+        dots = axes.scatter(
+            x, y, c=labels, cmap="tab10" if labels.max() < 10 else "nipy_spectral", s=14
+        )
         axes.set(xticks=[], yticks=[], title=f"encodings of test images, {title} (t-SNE)")
     if labels.max() < 10:
         figure.legend(*dots.legend_elements(), title="class", loc="outside right center")
@@ -88,7 +92,9 @@ def draw_assignment(path: Path, before: Features, after: Features, epsilon: floa
     from ..functional import Assignment
 
     figure = Figure(figsize=(12, 6), layout="constrained")
-    for axes, f, title in zip(figure.subplots(1, 2), (before, after), ("start", "end"), strict=True):
+    for axes, f, title in zip(
+        figure.subplots(1, 2), (before, after), ("start", "end"), strict=True
+    ):
         keep = _evenly(len(f.test))
         order = keep[np.argsort(f.test_labels[keep], kind="stable")]
         h = torch.from_numpy(normalize(f.test[order]))

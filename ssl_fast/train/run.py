@@ -30,7 +30,7 @@ FOLDER_VARIABLE = "SSL_FAST_RUN_DIR"  # tells the processes that Lightning start
 def main(argv: list[str]) -> int:
     parser, config = parse(argv)
     if config.resume:
-        if len(argv) > 2 and not argv[0].startswith("--resume="):
+        if argv not in (["--resume", config.resume], [f"--resume={config.resume}"]):
             raise UsageError("--resume takes every other option from the run: give it alone")
         folder = Path(config.resume)
         if not (folder / "config.yaml").is_file():
@@ -58,9 +58,7 @@ def train(options: TrainOptions, method_options: dict[str, Any], resolved: str) 
     _check_batch(options, len(source.train))
     method = build_method(options, method_options, source)
     folder = Path(options.run_dir)
-    images = data.ViewData(
-        source, method.views, options.batch_size, options.seed, options.workers
-    )
+    images = data.ViewData(source, method.views, options.batch_size, options.seed, options.workers)
     trainer = build_trainer(options, folder, source)
     if trainer.is_global_zero:
         write_text(folder / "config.yaml", resolved)
@@ -145,8 +143,11 @@ def finish(trainer, method: Method, untrained: Method, options: TrainOptions, so
 
 def _new_folder(options: TrainOptions) -> Path:
     """A folder that does not exist yet, or is empty."""
-    if FOLDER_VARIABLE in os.environ:
-        return Path(os.environ[FOLDER_VARIABLE])
+    if int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0):
+        name = options.run_dir or os.environ.get(FOLDER_VARIABLE)
+        if not name:
+            raise UsageError("processes started from outside need --run-dir to agree on a folder")
+        return Path(name)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = Path(options.run_dir or f"runs/{options.method}-{options.data}-{stamp}")
     if folder.exists() and any(folder.iterdir()):
@@ -171,6 +172,12 @@ def _quiet() -> None:
     """Lightning's advice about this very code is no news to its user."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*number of training batches.*",
-                    ".*Checkpoint directory .* exists.*", ".*lr_scheduler.step.*"):
+    for message in (
+        ".*does not have many workers.*",
+        ".*number of training batches.*",
+        ".*Checkpoint directory .* exists.*",
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*sync_dist=True.*",  # the loss is the same on every rank, k-nn is rank 0's
+        ".*lr_scheduler.step.*",
+    ):
         warnings.filterwarnings("ignore", message)

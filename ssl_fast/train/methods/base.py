@@ -26,7 +26,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def use_group(self, group: Any) -> None:
-        """The process group that shares the batch; called once, before training, if there is one."""
+        """The processes that share the batch; called before training where there are several."""
         raise NotImplementedError
 
 

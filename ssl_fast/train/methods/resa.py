@@ -12,6 +12,8 @@ from .base import Method, MomentumNetwork
 
 
 class ReSA(Method):
+    """Defaults are the released code's for ImageNet, without the predictor; presets change them."""
+
     paper = "Weng et al., Clustering Properties of Self-Supervised Learning, ICML 2025"
     equation = "Eq. 2: cross-entropy of embedding similarities with Sinkhorn(h h_m^T)"
     loss_class = "ReSALoss"
@@ -30,7 +32,7 @@ class ReSA(Method):
         embedding_dim: int = 512,
         use_predictor: bool = False,
     ) -> None:
-        """Defaults follow the released code.
+        """Options of ReSA.
 
         Args:
             encoder: images to encodings.

@@ -1,0 +1,1 @@
+"""Benchmarks: `ssl-fast bench`, `python -m ssl_fast.bench`, and in a clone `python -m bench`."""

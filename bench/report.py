@@ -1,0 +1,189 @@
+"""Rows as a Markdown table, JSON, CSV and a PNG. Files appear whole or not at all."""
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .harness import Row
+
+_FIXED = ("eager", "compile", "ours")
+_HEAD = (
+    "case",
+    "pass",
+    "eager ms",
+    "compile ms",
+    "others ms",
+    "ours ms",
+    "x faster (10-90 %)",
+    "% of floor",
+    "peak MB eager / ours",
+    "kept MB eager / ours",
+    "backend",
+    "bar",
+)
+
+
+@dataclasses.dataclass
+class Results:
+    machine: dict[str, Any]
+    rows: list[Row] = dataclasses.field(default_factory=list)
+    failures: dict[str, str] = dataclasses.field(default_factory=dict)  # case -> message
+    not_run: dict[str, str] = dataclasses.field(default_factory=dict)  # case -> why
+    warnings: list[str] = dataclasses.field(default_factory=list)
+
+
+def markdown(results: Results) -> str:
+    return "\n\n".join(filter(None, [_machine(results), _table(results.rows), _notes(results)]))
+
+
+def write(results: Results, folder: Path, figure: bool = True) -> list[str]:
+    """Write bench_<device>.md, .json, .csv and, with matplotlib, .png; what was left out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = folder / f"bench_{'cuda' if 'gpu' in results.machine else 'cpu'}"
+    replace(stem.with_suffix(".md"), lambda path: path.write_text(markdown(results) + "\n"))
+    replace(stem.with_suffix(".json"), lambda path: path.write_text(as_json(results)))
+    replace(stem.with_suffix(".csv"), lambda path: path.write_text(as_csv(results.rows)))
+    if not figure or not results.rows:
+        return []
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+    except ImportError:
+        return ["no PNG: matplotlib is not installed (pip install matplotlib)"]
+    replace(stem.with_suffix(".png"), lambda path: draw(results, path))
+    return []
+
+
+def replace(path: Path, write_to: Callable[[Path], Any]) -> None:
+    """Write beside `path` under another name, then rename: a reader never sees half a file."""
+    handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    try:
+        write_to(Path(name))
+        os.chmod(name, 0o644)  # mkstemp's files are private
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def as_json(results: Results) -> str:
+    return json.dumps(dataclasses.asdict(results), indent=1) + "\n"
+
+
+def as_csv(rows: list[Row]) -> str:
+    flat = [_flat(row) for row in rows]
+    columns = list(dict.fromkeys(key for row in flat for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def draw(results: Results, path: Path) -> None:
+    """Speedup of each case, with its spread and the bar that it must reach."""
+    from matplotlib import pyplot
+
+    rows = [row for row in results.rows if _is_last(row, results.rows)][::-1]
+    figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.35 * len(rows)), layout="constrained")
+    for y, row in enumerate(rows):
+        s = row.speedup
+        error = [[max(0.0, s.median - s.low)], [max(0.0, s.high - s.median)]]
+        met = all(bar["met"] for bar in row.bars)
+        axes.barh(y, s.median, xerr=error, color="tab:blue" if met else "tab:orange")
+        axes.annotate(f" {s.median:.2f}", (s.high, y), va="center", fontsize=8)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [f"{row.title}\n{row.direction}" for row in rows], fontsize=7)
+    axes.set_xlabel("x faster than eager and torch.compile (orange: a bar is missed)")
+    machine = results.machine
+    where = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
+    axes.set_title(f"ssl_fast {machine['ssl_fast']}, torch {machine['torch']}\n{where}", fontsize=9)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def _machine(results: Results) -> str:
+    pairs = (f"{name} {value}" for name, value in results.machine.items() if value is not None)
+    lines = [", ".join(pairs), *(f"**Warning:** {each}" for each in results.warnings)]
+    return "\n\n".join(lines)
+
+
+def _table(rows: list[Row]) -> str:
+    if not rows:
+        return ""
+    rule = ("---", "---", *["---:"] * 8, "---", "---")
+    lines = [_HEAD, rule, *map(_cells, rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    ms = row.milliseconds
+    others = ", ".join(f"{name} {ms[name]:.3g}" for name in ms if name not in _FIXED)
+    s = row.speedup
+    return (
+        row.title,
+        row.direction,
+        _number(ms.get("eager")),
+        _number(ms.get("compile")),
+        others or "-",
+        _number(ms["ours"]),
+        f"{s.median:.2f} ({s.low:.2f}-{s.high:.2f})",
+        f"{row.floor_percent:.0f} of {row.floor}",
+        _megabytes(row.peak_bytes),
+        _megabytes(row.kept_bytes),
+        row.backend,
+        "; ".join(map(_verdict, row.bars)) or "-",
+    )
+
+
+def _verdict(bar: dict[str, Any]) -> str:
+    return f"{bar['text']}: {'met' if bar['met'] else 'missed'}, {bar['reached']}"
+
+
+def _notes(results: Results) -> str:
+    skipped: dict[str, list[str]] = {}
+    for row in results.rows:
+        for name, why in row.skipped.items():
+            skipped.setdefault(f"{name} left out: {why}", []).append(row.title)
+    lines = [f"- {why} ({', '.join(dict.fromkeys(titles))})" for why, titles in skipped.items()]
+    lines += [f"- not run: {case}: {why}" for case, why in results.not_run.items()]
+    lines += [f"- **failed**: {case}: {message}" for case, message in results.failures.items()]
+    bars = [bar for row in results.rows for bar in row.bars]
+    met = sum(bar["met"] for bar in bars)
+    lines += [f"- bars: {met} of {len(bars)} met"] if bars else []
+    return "\n".join(lines)
+
+
+def _is_last(row: Row, rows: list[Row]) -> bool:
+    """The direction that its bars are about: both, or forward where there is no gradient."""
+    same = [r for r in rows if (r.title, r.device) == (row.title, row.device)]
+    return row is same[-1]
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in dataclasses.asdict(row).items():
+        if key == "bars":
+            flat["bar"] = "; ".join(f"{b['text']}: {b['reached']}" for b in value)
+            flat["bars_met"] = all(b["met"] for b in value) if value else ""
+        elif isinstance(value, dict):
+            flat |= {f"{key}_{name.replace(' ', '_')}": each for name, each in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def _megabytes(sizes: dict[str, int]) -> str:
+    return f"{sizes['eager'] / 1e6:.3g} / {sizes['ours'] / 1e6:.3g}"

@@ -1,0 +1,59 @@
+// The kernels of one instruction set, and the row pieces that the stems share.
+#pragma once
+#include "cpu/kernels.h"
+#include "cpu/vec.h"
+
+namespace ssl_fast {
+void advise_huge_pages(void* data, int64_t bytes);  // dispatch.cpp
+}
+
+namespace ssl_fast::SSL_FAST_ISA {
+
+void sinkhorn(const Matrix& scores, double scale, const double* log_prior, int iterations,
+              bool softmax_start, void* q, double* row, double* col, int threads);
+void sinkhorn_step(const Matrix& scores, double scale, const double* col, double* row,
+                   double* column_lse, int threads);
+void row_potential(const Matrix& scores, double scale, const double* col, double* row, int threads);
+void evaluate(const Matrix& scores, double scale, const double* row, const double* col, void* q,
+              int threads);
+void cross_entropy_forward(const Matrix& logits, double inv_temperature, const Targets& targets,
+                           const Stats& stats, double factor, void* loss, int threads);
+void cross_entropy_backward(const Matrix& logits, double inv_temperature, const Targets& targets,
+                            const Stats& stats, const void* d_loss, int64_t d_loss_stride,
+                            double factor, const Matrix& out, int threads);
+
+// The two kinds of target row: probabilities at hand, or formed from potentials.
+template <typename C>
+struct Given {
+  const C* q;  // [K]
+  template <typename Lanes>
+  Vec<C> operator()(int64_t k, Lanes n) const { return Vec<C>::load(q + k, n); }
+};
+
+template <typename C>
+struct Potentials {
+  const C* s;         // [K] scores
+  const double* col;  // [K]
+  double scale, row;
+  template <typename Lanes>
+  Vec<C> operator()(int64_t k, Lanes n) const {
+    return exp2(Vec<C>::exponent(s + k, col + k, scale, row, n) * Vec<C>((C)kLog2e)).or_else(0, n);
+  }
+};
+
+// -LSE_k(scale * s_k + col_k)
+template <typename C>
+inline double row_potential_of(const C* s, int64_t columns, double scale, const double* col) {
+  using V = Vec<C>;
+  V most((C)-INFINITY), sum;
+  sweep<C>(columns, [&](int64_t k, auto lanes) {
+    most = max(V::exponent(s + k, col + k, scale, 0, lanes).or_else(most, lanes), most);
+  });
+  const double shift = most.largest();
+  sweep<C>(columns, [&](int64_t k, auto lanes) {
+    sum = sum + Potentials<C>{s, col, scale, -shift}(k, lanes);
+  });
+  return -(shift + log((double)sum.sum()));
+}
+
+}  // namespace ssl_fast::SSL_FAST_ISA

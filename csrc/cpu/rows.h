@@ -1,0 +1,92 @@
+// Rows of any element type, read and written in the type that is computed in.
+#pragma once
+#include <stdlib.h>
+
+#include "cpu/kernels.h"
+#include "cpu/vec.h"
+
+namespace ssl_fast::SSL_FAST_ISA {
+
+// Aligned memory for the length of a call.
+template <typename C>
+class Scratch {
+ public:
+  explicit Scratch(int64_t n) : p_(n ? allocate(n) : nullptr) {}
+  ~Scratch() { free(p_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  operator C*() const { return p_; }
+  void fill(int64_t n, C value) const {
+    for (int64_t i = 0; i < n; i++) p_[i] = value;
+  }
+
+ private:
+  static C* allocate(int64_t n) {
+    void* p = nullptr;
+    if (posix_memalign(&p, 64, n * sizeof(C))) abort();  // as the system does when memory is out
+    return static_cast<C*>(p);
+  }
+  C* p_;
+};
+
+template <typename C>
+struct TypeOf;
+template <>
+struct TypeOf<float> {
+  static constexpr int value = kFloat32;
+};
+template <>
+struct TypeOf<double> {
+  static constexpr int value = kFloat64;
+};
+
+// Whether a row needs converting, and so a scratch row.
+template <typename C>
+inline bool converts(const Matrix& m) {
+  return m.dtype != TypeOf<C>::value;
+}
+
+inline char* row_address(const Matrix& m, int64_t i) {
+  const int bytes = m.dtype == kFloat64 ? 8 : m.dtype == kFloat32 ? 4 : 2;
+  return static_cast<char*>(m.data) + i * m.stride * bytes;
+}
+
+template <typename C, typename Half>
+inline void upcast(const void* from, C* to, int64_t n) {
+  const Half* half = static_cast<const Half*>(from);
+  for (int64_t j = 0; j < n; j++) to[j] = to_float(half[j]);
+}
+
+template <typename C, typename Half>
+inline void downcast(const C* from, void* to, int64_t n) {
+  Half* half = static_cast<Half*>(to);
+  for (int64_t j = 0; j < n; j++) from_float((float)from[j], half[j]);
+}
+
+// Row i [K]: in place where the type fits, else upcast into `scratch` [K].
+template <typename C>
+inline const C* read_row(const Matrix& m, int64_t i, C* scratch) {
+  const char* p = row_address(m, i);
+  if (!converts<C>(m)) return reinterpret_cast<const C*>(p);
+  if (m.dtype == kBfloat16) upcast<C, bf16>(p, scratch, m.cols);
+  else if (m.dtype == kFloat16) upcast<C, f16>(p, scratch, m.cols);
+  else if (m.dtype == kFloat32)
+    for (int64_t j = 0; j < m.cols; j++) scratch[j] = reinterpret_cast<const float*>(p)[j];
+  else
+    for (int64_t j = 0; j < m.cols; j++) scratch[j] = (C)reinterpret_cast<const double*>(p)[j];
+  return scratch;
+}
+
+// Where row i is to be computed: in place, or in `scratch`, from which finish_row() converts it.
+template <typename C>
+inline C* write_row(const Matrix& m, int64_t i, C* scratch) {
+  return converts<C>(m) ? scratch : reinterpret_cast<C*>(row_address(m, i));
+}
+
+template <typename C>
+inline void finish_row(const Matrix& m, int64_t i, const C* scratch) {
+  if (m.dtype == kBfloat16) downcast<C, bf16>(scratch, row_address(m, i), m.cols);
+  if (m.dtype == kFloat16) downcast<C, f16>(scratch, row_address(m, i), m.cols);
+}
+
+}  // namespace ssl_fast::SSL_FAST_ISA

@@ -1,0 +1,309 @@
+// The passes of Sinkhorn-Knopp over a block's own rows, wherever those lie: device memory or shared memory.
+// Every pass reads each score once and ends in the block's own slice of column sums: no atomics.
+#pragma once
+#include "load.cuh"
+#include "reduce.cuh"
+
+namespace ssl_fast {
+
+constexpr int kColumns = 16;                       // columns a thread holds in registers
+constexpr int kMaxColumns = kColumns * kMaxThreads;  // wider rows take the loop form
+constexpr int kRowsAtOnce = 4;
+constexpr int kTile = 8;                           // columns that a block combines at once: one 32-byte sector
+
+enum class Finish { kColumnSums, kDense, kRows };  // what follows a row's normalisation
+// float32 sums; float64 log-sums; the latter only if State asks for it; whichever State says.
+enum class Form { kNarrow, kWide, kIfWide, kEither };
+
+// The rows of one block: r = 0 ... count-1 stands for row first + r * step of the matrix.
+template <typename T>
+struct Tile {
+  const T* data;   // (count, columns), rows `pitch` apart
+  int64_t pitch;
+  int64_t count, first, step;
+  int columns;
+
+  __device__ __forceinline__ const T* row(int64_t r) const { return data + r * pitch; }
+  __device__ __forceinline__ int64_t index(int64_t r) const { return first + r * step; }
+};
+
+// Device-side facts that one kernel leaves for the next.
+struct State {
+  double shift;      // largest column potential: the unit of narrow column sums
+  int wide;          // scores span more than kNarrowSpan nats
+  unsigned barrier;  // arrivals at the grid barrier
+};
+
+struct Pass {
+  double scale;
+  const double* col;  // (K), or null: zeros
+  double* row;        // (N) out, or null: not wanted
+  double* maxima;     // (parts, K) out, nats; wide and start only
+  float* sums;        // (parts, K) out
+  Range* ranges;      // (blocks) out
+  State* state;
+  float* q;           // (N, K) contiguous, dense only
+  int64_t part;       // this block's slice
+};
+
+__device__ __forceinline__ double column_shift(const double* col, int columns, BlockReduce& reduce) {
+  if (col == nullptr) return 0;
+  double shift = -INFINITY;
+  for (int k = threadIdx.x; k < columns; k += blockDim.x) shift = fmax(shift, col[k]);
+  return reduce(shift, Max());
+}
+
+// Column k's log-sum over the rows of this block, row = 0; one thread a pack of columns, no barrier.
+template <typename T, int V>
+__device__ __forceinline__ void start_pass(const Tile<T>& tile, const Pass& pass, int begin, int end, Range& range) {
+  const float scale2 = static_cast<float>(pass.scale * kLog2e);
+  for (int k = begin + threadIdx.x * V; k < end; k += blockDim.x * V) {
+    float max[V], sum[V];
+#pragma unroll
+    for (int v = 0; v < V; ++v) max[v] = -INFINITY, sum[v] = 0;
+    for (int64_t r = 0; r < tile.count; r += kRowsAtOnce) {
+      Pack<T, V> packs[kRowsAtOnce];
+#pragma unroll
+      for (int i = 0; i < kRowsAtOnce; ++i)  // past the end: the last row again, not counted below
+        packs[i] = load<V>(tile.row(r + i < tile.count ? r + i : tile.count - 1) + k);
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        float top = max[v];
+#pragma unroll
+        for (int i = 0; i < kRowsAtOnce; ++i) {
+          const float s = to_float(packs[i].value[v]);
+          top = fmaxf(top, s);
+          range.min = fminf(range.min, s);
+        }
+        sum[v] *= exp2_fast((max[v] - top) * scale2);
+        max[v] = top;
+#pragma unroll
+        for (int i = 0; i < kRowsAtOnce; ++i)
+          sum[v] += r + i < tile.count ? exp2_fast((to_float(packs[i].value[v]) - top) * scale2) : 0.0f;
+      }
+    }
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      range.max = fmaxf(range.max, max[v]);
+      pass.maxima[pass.part * tile.columns + k + v] = pass.scale * max[v];
+      pass.sums[pass.part * tile.columns + k + v] = sum[v];
+    }
+  }
+}
+
+// float32, the row in registers: e_ik = exp(scale (s_ik - reference)), one exp2 an element.
+//   row_i = -log sum_k e_ik w_k - ...,   w_k = exp(col_k - shift),   column sums of e_ik / sum_k e_ik w_k
+template <typename T, int V, Finish finish>
+__device__ __forceinline__ void narrow_pass(const Tile<T>& tile, const Pass& pass, BlockReduce& reduce) {
+  constexpr int kPacks = kColumns / V;
+  const int stride = blockDim.x * V, k0 = threadIdx.x * V;
+  const float scale2 = static_cast<float>(pass.scale * kLog2e);
+  const double shift = column_shift(pass.col, tile.columns, reduce);
+  if (blockIdx.x == 0 && threadIdx.x == 0) pass.state->shift = shift;
+
+  Pack<T, V> next[kPacks];
+  float weight[kPacks][V], sum[kPacks][V], e[kPacks][V];
+  float reference = -INFINITY;
+#pragma unroll
+  for (int j = 0; j < kPacks; ++j) {
+    const int k = k0 + j * stride;
+    if (k < tile.columns) next[j] = load<V>(tile.row(0) + k);
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      sum[j][v] = weight[j][v] = e[j][v] = 0;
+      if (k >= tile.columns) continue;
+      weight[j][v] = pass.col == nullptr ? 1.0f : exp_of(pass.col[k + v] - shift);
+      reference = fmaxf(reference, to_float(next[j].value[v]));
+    }
+  }
+  reference = reduce(reference, Max());  // near the largest score: exponents that matter are the most exact
+  Range range;
+  for (int64_t r = 0; r < tile.count; ++r) {
+    float partial = 0;
+#pragma unroll
+    for (int j = 0; j < kPacks; ++j) {
+      const int k = k0 + j * stride;
+      if (k >= tile.columns) continue;
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        const float s = to_float(next[j].value[v]);
+        range.add(s);
+        e[j][v] = exp2_fast((s - reference) * scale2);
+        partial = fmaf(e[j][v], weight[j][v], partial);
+      }
+      // In flight during the reduction.
+      if (r + 1 < tile.count) next[j] = load<V>(tile.row(r + 1) + k);
+    }
+    const float total = reduce(partial, Add());
+    const float inverse = 1.0f / total;
+    if (pass.row != nullptr && threadIdx.x == 0)
+      pass.row[tile.index(r)] = -(pass.scale * reference + shift + log_of(total));
+    if constexpr (finish != Finish::kRows) {
+#pragma unroll
+    for (int j = 0; j < kPacks; ++j) {
+      const int k = k0 + j * stride;
+      if (k >= tile.columns) continue;
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        if (finish == Finish::kColumnSums)
+          sum[j][v] = fmaf(e[j][v], inverse, sum[j][v]);
+        else
+          e[j][v] *= weight[j][v] * inverse;
+      }
+      if (finish == Finish::kDense) store<V>(pass.q + tile.index(r) * tile.columns + k, e[j]);
+    }
+    }
+  }
+  if (finish == Finish::kColumnSums) {
+#pragma unroll
+    for (int j = 0; j < kPacks; ++j)
+      if (k0 + j * stride < tile.columns) store<V>(pass.sums + pass.part * tile.columns + k0 + j * stride, sum[j]);
+    range = reduce(range, MergeRanges());
+    if (threadIdx.x == 0) pass.ranges[blockIdx.x] = range;
+  }
+}
+
+// The same in float64 log-sums, any width: the row is read again (from L2) once its potential is known,
+// and the column sums live in this block's slice of device memory.
+template <typename T, int V, Finish finish>
+__device__ __forceinline__ void wide_pass(const Tile<T>& tile, const Pass& pass, BlockReduce& reduce) {
+  double* const maxima = pass.maxima + pass.part * tile.columns;
+  float* const sums = pass.sums + pass.part * tile.columns;
+  for (int64_t r = 0; r < tile.count; ++r) {
+    LogSum<float> total;
+    for (int k = threadIdx.x * V; k < tile.columns; k += blockDim.x * V) {
+      const Pack<T, V> pack = load<V>(tile.row(r) + k);
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        const double col = pass.col == nullptr ? 0 : pass.col[k + v];
+        merge(total, pass.scale * to_float(pack.value[v]) + col, 1.0f);
+      }
+    }
+    total = reduce(total, MergeLogSums());
+    const double row = -(total.max + log_of(total.sum));
+    if (pass.row != nullptr && threadIdx.x == 0) pass.row[tile.index(r)] = row;
+    if constexpr (finish != Finish::kRows)
+    for (int k = threadIdx.x * V; k < tile.columns; k += blockDim.x * V) {
+      const Pack<T, V> pack = load<V>(tile.row(r) + k);
+      float q[V];
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        const double exponent = pass.scale * to_float(pack.value[v]) + row;
+        if (finish == Finish::kDense) {
+          q[v] = exp_of(exponent + (pass.col == nullptr ? 0 : pass.col[k + v]));
+        } else {
+          LogSum<float> column;
+          if (r > 0) column = LogSum<float>{maxima[k + v], sums[k + v]};
+          merge(column, exponent, 1.0f);
+          maxima[k + v] = column.max;
+          sums[k + v] = column.sum;
+        }
+      }
+      if (finish == Finish::kDense) store<V>(pass.q + tile.index(r) * tile.columns + k, q);
+    }
+  }
+}
+
+// float32, any width: kRowsAtOnce rows share one visit of the weights and of the column sums.
+template <typename T, int V, Finish finish>
+__device__ __forceinline__ void narrow_loop_pass(const Tile<T>& tile, const Pass& pass, BlockReduce& reduce) {
+  float* const sums = pass.sums + pass.part * tile.columns;
+  const float scale2 = static_cast<float>(pass.scale * kLog2e);
+  const double shift = column_shift(pass.col, tile.columns, reduce);
+  if (blockIdx.x == 0 && threadIdx.x == 0) pass.state->shift = shift;
+  float reference = -INFINITY;
+  for (int k = threadIdx.x; k < tile.columns; k += blockDim.x) reference = fmaxf(reference, to_float(tile.row(0)[k]));
+  reference = reduce(reference, Max());
+  Range range;
+  for (int64_t r = 0; r < tile.count; r += kRowsAtOnce) {
+    const int rows = tile.count - r < kRowsAtOnce ? static_cast<int>(tile.count - r) : kRowsAtOnce;
+    float inverse[kRowsAtOnce] = {};
+    for (int k = threadIdx.x * V; k < tile.columns; k += blockDim.x * V) {
+      Pack<T, V> packs[kRowsAtOnce];
+#pragma unroll
+      for (int i = 0; i < kRowsAtOnce; ++i) packs[i] = load<V>(tile.row(i < rows ? r + i : r) + k);
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        const float col2 = pass.col == nullptr ? 0 : static_cast<float>((pass.col[k + v] - shift) * kLog2e);
+#pragma unroll
+        for (int i = 0; i < kRowsAtOnce; ++i) {
+          const float s = to_float(packs[i].value[v]);
+          range.add(s);
+          inverse[i] += exp2_fast(fmaf(s - reference, scale2, col2));
+        }
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kRowsAtOnce; ++i) {
+      const float total = reduce(inverse[i], Add());
+      inverse[i] = i < rows ? 1.0f / total : 0.0f;
+      if (pass.row != nullptr && threadIdx.x == 0 && i < rows)
+        pass.row[tile.index(r + i)] = -(pass.scale * reference + shift + log_of(total));
+    }
+    if constexpr (finish != Finish::kRows)
+    for (int k = threadIdx.x * V; k < tile.columns; k += blockDim.x * V) {
+      float sum[V], weight[V];
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        if (finish == Finish::kColumnSums) sum[v] = r > 0 ? sums[k + v] : 0;
+        if (finish == Finish::kDense) weight[v] = pass.col == nullptr ? 1.0f : exp_of(pass.col[k + v] - shift);
+      }
+#pragma unroll
+      for (int i = 0; i < kRowsAtOnce; ++i) {
+        if (i >= rows) break;
+        const Pack<T, V> pack = load<V>(tile.row(r + i) + k);
+        float q[V];
+#pragma unroll
+        for (int v = 0; v < V; ++v) {
+          q[v] = exp2_fast((to_float(pack.value[v]) - reference) * scale2);
+          if (finish == Finish::kColumnSums) sum[v] = fmaf(q[v], inverse[i], sum[v]);
+          if (finish == Finish::kDense) q[v] *= weight[v] * inverse[i];
+        }
+        if (finish == Finish::kDense) store<V>(pass.q + tile.index(r + i) * tile.columns + k, q);
+      }
+      if (finish == Finish::kColumnSums) store<V>(sums + k, sum);
+    }
+  }
+  if (finish == Finish::kColumnSums) {
+    range = reduce(range, MergeRanges());
+    if (threadIdx.x == 0) pass.ranges[blockIdx.x] = range;
+  }
+}
+
+// Sums of the blocks' slices, in fixed order, for kTile columns from `k0`:
+//   out_k = sign * log-sum + log_prior_k.  All threads; `shared` holds a LogSum<double> a thread.
+__device__ __forceinline__ void combine_tile(const Pass& pass, bool wide, int64_t parts, int columns, int k0, double sign,
+                                             const double* log_prior, double* out, LogSum<double>* shared) {
+  const int slices = blockDim.x / kTile, slice = threadIdx.x / kTile, k = k0 + threadIdx.x % kTile;
+  LogSum<double> total;
+  if (!wide) total.max = 0;
+  if (k < columns)
+#pragma unroll 4
+    for (int64_t p = slice; p < parts; p += slices) {
+      const double sum = pass.sums[p * columns + k];
+      if (wide)
+        merge(total, pass.maxima[p * columns + k], sum);
+      else
+        total.sum += sum;
+    }
+  __syncthreads();  // the last tile's readers are done
+  shared[threadIdx.x] = total;
+  __syncthreads();
+  if (slice != 0 || k >= columns) return;
+  for (int s = 1; s < slices; ++s) {
+    const LogSum<double> other = shared[s * kTile + threadIdx.x];
+    merge(total, other.max, other.sum);
+  }
+  const double log_sum = total.max + log(total.sum) - (wide ? 0 : pass.state->shift);
+  out[k] = sign * log_sum + (log_prior == nullptr ? 0 : log_prior[k]);
+}
+
+__device__ __forceinline__ bool is_wide(const Range* ranges, int64_t count, double scale, BlockReduce& reduce) {
+  Range range;
+  for (int64_t i = threadIdx.x; i < count; i += blockDim.x) range = MergeRanges()(range, ranges[i]);
+  range = reduce(range, MergeRanges());
+  // Not "<=": a NaN goes the narrow way and stays a NaN.
+  return scale * (static_cast<double>(range.max) - range.min) > kNarrowSpan;
+}
+
+}  // namespace ssl_fast

@@ -1,0 +1,50 @@
+"""Fixtures: the backend under test, proven to have run; fresh memory full of NaN; seeds."""
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import ssl_fast
+from ssl_fast import backend as dispatch
+
+with contextlib.suppress(ImportError):
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile(
+        "ssl_fast",
+        derandomize=True,
+        deadline=None,
+        max_examples=30,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+    settings.load_profile("ssl_fast")
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=["reference", "native"])
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a CPU backend; the test fails unless all of its work ran there."""
+    name = request.param
+    if reason := dispatch.why_not(name, "cpu", torch.float32):
+        pytest.skip(reason)  # test_backend.py fails then, unless SSL_FAST_ALLOW_NO_NATIVE=1
+    with ssl_fast.set_backend(name), dispatch.trace() as ran:
+        yield name
+    assert {used for _, used in ran} == {name}, f"asked for {name}, ran {ran}"
+
+
+@pytest.fixture
+def poisoned() -> Iterator[None]:
+    """torch.empty and its kin return NaN, so that an entry left unwritten shows."""
+    previous = torch.are_deterministic_algorithms_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.utils.deterministic.fill_uninitialized_memory = fill
+    torch.use_deterministic_algorithms(previous)

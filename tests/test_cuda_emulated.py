@@ -1,0 +1,285 @@
+"""The CUDA C++ kernels, launchers, bindings and wrappers, run on the CPU by tests/emulation.
+
+Shapes: one element; odd and prime (rows of half types unaligned); a multiple of the load width;
+wider than a warp's columns in registers; more rows than blocks. The emulated GPU has three
+multiprocessors with 64 KiB each, so that small matrices take the on-chip form.
+"""
+
+import importlib.util
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from ssl_fast.reference import cross_entropy as cross_entropy_reference
+from ssl_fast.reference import sinkhorn as sinkhorn_reference
+
+_spec = importlib.util.spec_from_file_location(
+    "cuda_emulation", Path(__file__).parent / "emulation" / "harness.py"
+)
+assert _spec is not None and _spec.loader is not None
+harness = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(harness)
+
+pytestmark = [
+    pytest.mark.emulated,
+    pytest.mark.skipif(harness.why_not() is not None, reason=str(harness.why_not())),
+]
+
+# Sanitizers look at indices, not at figures: under them, the shapes and types that differ in code.
+SANITIZED = os.environ.get("SSL_FAST_EMULATION") == "sanitize"
+# Half a unit in the last place of a float32 exponent of 64 nats.
+TOLERANCE = 4e-6
+SHAPES = [(5, 600), (37, 13)] if SANITIZED else [(1, 1), (2, 600), (37, 64), (131, 37)]
+DTYPES = [torch.float32, torch.bfloat16] + ([] if SANITIZED else [torch.float16])
+PAIRS = [(a, a) for a in DTYPES] + [(a, torch.float32) for a in DTYPES[1:]]
+
+
+@pytest.fixture(scope="module")
+def machine():
+    return harness.Machine(harness.build(sanitize=SANITIZED))
+
+
+@pytest.fixture
+def kernels(machine):
+    with harness.installed(machine) as module:
+        yield module
+
+
+def random(*shape: int, dtype=torch.float32, size: float = 1.0, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed + 1000 * shape[0] + shape[-1])
+    return (size * torch.randn(shape, generator=generator)).to(dtype)
+
+
+def strided(tensor: Tensor, gap: int = 16) -> Tensor:
+    """The same values in rows further apart, NaN between them."""
+    wide = torch.full((tensor.shape[0], tensor.shape[1] + gap), math.nan, dtype=tensor.dtype)
+    wide[:, : tensor.shape[1]] = tensor
+    return wide[:, : tensor.shape[1]]
+
+
+def prior_with_zeros(columns: int) -> Tensor:
+    prior = torch.arange(columns, dtype=torch.float64) % 5
+    return (prior / prior.sum()).log() if columns > 1 else torch.zeros(1, dtype=torch.float64)
+
+
+def assert_near(actual: Tensor, expected: Tensor, tolerance: float) -> None:
+    """Within `tolerance` of the largest expected value, infinities in the same places."""
+    finite = expected.isfinite()
+    assert torch.equal(actual[~finite].double(), expected[~finite].double())
+    error = (actual.double() - expected.double())[finite].abs().max()
+    assert error <= tolerance * max(1e-30, float(expected[finite].abs().max())), float(error)
+
+
+@pytest.mark.parametrize("on_chip", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("dtype", "size", "softmax_start", "prior"),
+    [
+        (torch.float32, 1.0, False, False),
+        (torch.float32, 1e4, True, True),
+        (torch.bfloat16, 1.0, True, True),
+        (torch.float16, 1.0, False, True),
+        (torch.float16, 1e3, False, False),
+    ],
+)
+def test_sinkhorn(kernels, shape, dtype, size, softmax_start, prior, on_chip):
+    scores = strided(random(*shape, dtype=dtype, size=size))
+    log_prior = prior_with_zeros(shape[1]) if prior else None
+    arguments = (scores, 5.0, log_prior, 3, softmax_start)
+    q = torch.full(shape, math.nan)
+    row, col, ran_on_chip = kernels._sinkhorn(*arguments, q, on_chip)
+    assert ran_on_chip == on_chip
+    expected_row, expected_col = sinkhorn_reference.potentials(*arguments)
+    torch.testing.assert_close(row, expected_row, rtol=1e-12, atol=TOLERANCE)
+    torch.testing.assert_close(col, expected_col, rtol=1e-12, atol=TOLERANCE)
+    assert_near(q, sinkhorn_reference.dense(scores.double(), *arguments[1:]), TOLERANCE)
+    again, col_again, _ = kernels._sinkhorn(*arguments, None, on_chip)
+    assert torch.equal(col_again, col)
+    torch.testing.assert_close(again, row, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e3])
+def test_more_columns_than_registers_hold(kernels, size):
+    scores = random(5, 8800, size=size)
+    arguments = (scores, 4.0, None, 2, True)
+    q = kernels.dense(*arguments)
+    assert_near(q, sinkhorn_reference.dense(scores.double(), *arguments[1:]), TOLERANCE)
+
+
+def test_dense_is_potentials_evaluated(kernels):
+    scores = random(40, 72, dtype=torch.bfloat16)
+    arguments = (scores, 20.0, prior_with_zeros(72), 3, False)
+    row, col = kernels.potentials(*arguments)
+    q = kernels.dense(*arguments)
+    assert q.dtype == torch.float32
+    assert_near(kernels.evaluate(scores, 20.0, row, col), q, TOLERANCE)
+    torch.testing.assert_close(q.sum(1), torch.ones(40), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("size", [1.0, 1e4])
+@pytest.mark.parametrize("kind", ["none", "zeros", "random"])
+def test_step_and_row_potential(kernels, shape, size, kind):
+    scores = strided(random(*shape, size=size))
+    col = None if kind == "none" else torch.zeros(shape[1], dtype=torch.float64)
+    if kind == "random":
+        col = random(1, shape[1], size=3).double()[0] - 5 * size
+        col[1::3] = -math.inf
+    for actual, expected in zip(
+        (*kernels.step(scores, 5.0, col), kernels.row_potential(scores, 5.0, col)),
+        (
+            *sinkhorn_reference.step(scores, 5.0, col),
+            sinkhorn_reference.row_potential(scores, 5.0, col),
+        ),
+        strict=True,
+    ):
+        torch.testing.assert_close(actual, expected, rtol=1e-11, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("spread", [1.0, 200.0])
+def test_evaluate(kernels, dtype, spread):
+    scores = strided(random(29, 56, dtype=dtype))
+    col = spread * random(1, 56, seed=1).double()[0]
+    col[3] = -math.inf
+    row = sinkhorn_reference.row_potential(scores, 30.0, col)
+    expected = sinkhorn_reference.evaluate(scores.double(), 30.0, row, col)
+    assert_near(kernels.evaluate(scores, 30.0, row, col), expected, TOLERANCE)
+    flat = sinkhorn_reference.row_potential(scores, 30.0, None)
+    expected = sinkhorn_reference.evaluate(scores.double(), 30.0, flat, None)
+    assert_near(kernels.evaluate(scores, 30.0, flat, None), expected, TOLERANCE)
+
+
+def make_targets(shape, dtype, kind: str) -> SimpleNamespace:
+    values = strided(random(*shape, dtype=dtype, seed=7), gap=32)
+    if kind == "dense":
+        return SimpleNamespace(values=values, scale=None, row=None, col=None)
+    if kind == "softmax":
+        row = sinkhorn_reference.row_potential(values, 10.0, None)
+        return SimpleNamespace(values=values, scale=10.0, row=row, col=None)
+    log_prior = prior_with_zeros(shape[1])
+    row, col = sinkhorn_reference.potentials(values, 10.0, log_prior, 3, False)
+    return SimpleNamespace(values=values, scale=10.0, row=row, col=col)
+
+
+def check_cross_entropy(kernels, logits, targets, symmetric, tolerance):
+    n = logits.shape[0]
+    arguments = (logits, 7.0, targets, symmetric, 1 / n)
+    expected, expected_rows, expected_cols = cross_entropy_reference.forward(*arguments)
+    loss, rows, cols = kernels.forward(*arguments)
+    assert loss.dtype == torch.float32
+    assert_near(loss[None], expected[None], tolerance)
+    for i in (2, 3):
+        assert_near(rows[i], expected_rows[i], tolerance)
+    assert_near(rows[0] * 7.0 + rows[1], expected_rows[0] * 7.0 + expected_rows[1], 1e-6)
+    if symmetric:
+        assert_near(cols[2], expected_cols[2], tolerance)
+        assert_near(cols[0] * 7.0 + cols[1], expected_cols[0] * 7.0 + expected_cols[1], 1e-6)
+    upstream = [None, torch.tensor(0.7), random(1, n)[0], torch.tensor(0.3).expand(n)]
+    rounding = {torch.float32: tolerance, torch.bfloat16: 2**-8, torch.float16: 2**-10}
+    for d_loss in upstream:
+        tail = (rows, cols, d_loss, 1 / n)
+        actual = kernels.backward(logits, 7.0, targets, *tail)
+        exact = cross_entropy_reference.backward(logits.double(), 7.0, targets, *tail)
+        assert actual.dtype == logits.dtype
+        assert_near(actual, exact, rounding[logits.dtype])
+
+
+@pytest.mark.parametrize("kind", ["dense", "softmax", "sinkhorn"])
+@pytest.mark.parametrize(("dtype", "target_dtype"), PAIRS)
+@pytest.mark.parametrize("shape", [(3, 2050), (19, 40)] + ([] if SANITIZED else [(1, 1), (70, 13)]))
+def test_cross_entropy(kernels, shape, dtype, target_dtype, kind):
+    logits = strided(random(*shape, dtype=dtype, seed=3))
+    check_cross_entropy(kernels, logits, make_targets(shape, target_dtype, kind), False, TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", ["dense", "sinkhorn"])
+@pytest.mark.parametrize(("dtype", "target_dtype"), PAIRS)
+@pytest.mark.parametrize("n", [1, 24, 67])
+def test_symmetric_cross_entropy(kernels, n, dtype, target_dtype, kind):
+    logits = strided(random(n, n, dtype=dtype, seed=3))
+    check_cross_entropy(kernels, logits, make_targets((n, n), target_dtype, kind), True, TOLERANCE)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_cross_entropy_of_large_logits(kernels, symmetric):
+    logits = random(24, 24, size=1e4)
+    check_cross_entropy(kernels, logits, make_targets((24, 24), torch.float32, "dense"), symmetric, TOLERANCE)
+
+
+def test_gradient_in_place_and_in_another_type(kernels):
+    logits, targets = random(9, 48, dtype=torch.bfloat16), make_targets((9, 48), torch.float32, "dense")
+    _, rows, _ = kernels.forward(logits, 7.0, targets, False, 1.0)
+    expected = kernels.backward(logits, 7.0, targets, rows, None, None, 1.0)
+    wide = kernels.backward(logits, 7.0, targets, rows, None, None, 1.0, torch.empty(9, 48))
+    assert torch.equal(wide, expected.float())
+    assert kernels.backward(logits, 7.0, targets, rows, None, None, 1.0, logits) is logits
+    assert torch.equal(logits, expected)
+
+
+def test_statistics_of_a_slice_of_rows(kernels):
+    logits, targets = random(20, 24), make_targets((20, 24), torch.float32, "dense")
+    _, rows, _ = kernels.forward(logits, 7.0, targets, False, 1.0)
+    expected = kernels.backward(logits, 7.0, targets, rows, None, None, 1.0)[5:12]
+    part = SimpleNamespace(values=targets.values[5:12], scale=None, row=None, col=None)
+    actual = kernels.backward(logits[5:12], 7.0, part, rows[:, 5:12], None, None, 1.0)
+    assert torch.equal(actual, expected)
+
+
+@pytest.mark.parametrize("on_chip", [True, False])
+def test_order_of_threads_does_not_matter(machine, kernels, on_chip):
+    scores, logits = random(45, 88), random(45, 45)
+    targets = make_targets((45, 45), torch.float32, "sinkhorn")
+
+    def run() -> list[Tensor]:
+        row, col, _ = kernels._sinkhorn(scores, 20.0, None, 3, True, None, on_chip)
+        loss, rows, cols = kernels.forward(logits, 7.0, targets, True, 1.0)
+        return [row, col, loss, rows, cols]
+
+    forwards = run()
+    machine.reset(backwards=True)
+    assert all(torch.equal(a, b) for a, b in zip(forwards, run(), strict=True))
+
+
+def test_too_large_for_the_chip_streams(kernels):
+    _, _, ran_on_chip = kernels._sinkhorn(random(300, 200), 20.0, None, 1, False, None, True)
+    assert not ran_on_chip
+
+
+def test_a_missing_driver_is_explained(machine, kernels):
+    machine.reset(driver=False)
+    assert "insufficient" in machine.module.device_error()
+    with pytest.raises(RuntimeError, match=r"driver.*update the driver, or use set_backend"):
+        kernels.dense(random(4, 4), 20.0, None, 1, False)
+
+
+def test_float64_is_refused(kernels):
+    with pytest.raises(RuntimeError, match="take float32, bfloat16 and float16"):
+        kernels.dense(random(4, 4).double(), 20.0, None, 1, False)
+
+
+@pytest.mark.skipif(SANITIZED, reason="this is the sanitized run")
+def test_under_address_and_undefined_behaviour_sanitizers():
+    # libstdc++ as well: else ASan cannot follow exceptions in a program that loads it late.
+    libraries = [
+        subprocess.check_output(["g++", f"-print-file-name={name}"], text=True).strip()
+        for name in ("libasan.so", "libstdc++.so")
+    ]
+    if not all(Path(path).is_absolute() for path in libraries):
+        pytest.skip("g++ has no libasan")
+    environment = os.environ | {
+        "SSL_FAST_EMULATION": "sanitize",
+        "LD_PRELOAD": " ".join(libraries),
+        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0:halt_on_error=1",
+        "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+    }
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, (run.stdout + run.stderr)[-4000:]

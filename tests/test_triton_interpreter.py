@@ -1,0 +1,266 @@
+"""The Triton kernels' numbers, on the CPU: TRITON_INTERPRET=1 pytest -m interpreter.
+
+The interpreter multiplies float32 exactly as IEEE asks, knows no tensor cores and no races; bfloat16
+operands are upcast for it. Grids are tiny on purpose.
+"""
+
+import os
+
+import pytest
+import torch
+from checks import assert_right, normal, probabilities, same_bits
+from triton_harness import (
+    SCALE,
+    assignment,
+    balanced,
+    check_cross_entropy,
+    check_linear,
+    check_sinkhorn,
+    factored,
+    kernels,
+    single_entry_tables,
+)
+
+import ssl_fast
+from ssl_fast import backend, functional, reference
+
+pytestmark = [
+    pytest.mark.interpreter,
+    pytest.mark.skipif(
+        os.environ.get("TRITON_INTERPRET") != "1",
+        reason="Triton decides when it is imported: TRITON_INTERPRET=1 pytest -m interpreter",
+    ),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # numpy, on lanes that are masked
+    pytest.mark.usefixtures("poisoned"),
+]
+HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, **HALF}
+dtypes = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+# One, odd, prime; more rows and more columns than a block of any table's entry.
+SHAPES = [(1, 1), (1, 17), (7, 1), (67, 131), (5, 2053)]
+
+
+def scores(n: int, k: int, dtype: torch.dtype = torch.float32, size: float = 0.2) -> torch.Tensor:
+    """Some 1.5 / epsilon = 30 nats from smallest to largest."""
+    return (normal(n, k) * size).to(dtype)
+
+
+def prior(k: int) -> torch.Tensor:
+    """Its logarithm; every third prototype gets nothing."""
+    weights = torch.arange(1, k + 1, dtype=torch.float64) * (torch.arange(k) % 3 != 1)
+    return (weights / weights.sum()).log()
+
+
+@dtypes
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_sinkhorn(shape, dtype):
+    check_sinkhorn(scores(*shape, dtype))
+
+
+def test_sinkhorn_with_an_empty_prototype():
+    check_sinkhorn(scores(37, 70), prior(70))
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0, 1e4], ids=str)
+def test_sinkhorn_of_large_scores(size):
+    """Beyond 64 nats exponents are formed in float64: nothing is lost at 2e5 nats."""
+    check_sinkhorn(scores(35, 131, size=size), prior(131))
+
+
+@pytest.mark.parametrize("nats", [63.0, 65.0, 129.0])
+def test_sinkhorn_around_the_bound(nats):
+    values = torch.rand(33, 67) * (nats / SCALE)
+    values[0, 0], values[1, 1] = 0.0, nats / SCALE
+    check_sinkhorn(values)
+
+
+def test_sinkhorn_far_from_zero():
+    """A constant added to all scores changes no assignment: what counts is the span."""
+    shifted = scores(21, 40) + 512.0
+    check_sinkhorn(shifted)
+    q, expected = (
+        kernels("sinkhorn").dense(s, SCALE, None, 3, False) for s in (shifted, shifted - 512)
+    )
+    torch.testing.assert_close(q, expected, atol=1e-7, rtol=3e-5)
+
+
+def test_sinkhorn_of_collapsed_rows():
+    row = scores(1, 70)
+    check_sinkhorn(row.expand(33, 70).contiguous())
+    check_sinkhorn(torch.zeros(33, 70))
+    check_sinkhorn(scores(33, 1).expand(33, 70).contiguous())
+
+
+def test_sinkhorn_of_a_column_that_underflows():
+    """exp(scale s + row + col) is 0 in every row, its column's sum is not."""
+    values = scores(33, 70)
+    values[:, 3] -= 100.0
+    check_sinkhorn(values)
+    col = torch.zeros(70, dtype=torch.float64)
+    col[4] = -500.0
+    actual = kernels("sinkhorn").step(values, SCALE, col)
+    expected = reference.sinkhorn.step(values, SCALE, col)
+    torch.testing.assert_close(actual, expected, atol=3e-5, rtol=0)
+
+
+def test_sinkhorn_when_maxima_of_col_lie_apart():
+    """The reference of a row's sum moves by more than float32's exponent holds."""
+    for step in (80.0, 120.0, 170.0, 400.0):
+        col = torch.arange(5, dtype=torch.float64).repeat_interleave(64)[:300] * step
+        values = scores(9, 300)
+        values[:, :64] += 2.5
+        actual = kernels("sinkhorn").row_potential(values, SCALE, col)
+        expected = reference.sinkhorn.row_potential(values, SCALE, col)
+        torch.testing.assert_close(actual, expected, atol=3e-5, rtol=0)
+
+
+def test_strided_rows():
+    base = torch.full((66, 150), float("nan"))
+    view = base[::2, 9:140]
+    view.copy_(scores(33, 131))
+    check_sinkhorn(view)
+    logits = torch.full((33, 200), float("nan"))[:, 40:171].copy_(normal(33, 131) * 5)
+    check_cross_entropy(logits, 2.0, balanced(view))
+    out = torch.full((33, 200), float("nan"))
+    stats = kernels("cross_entropy").forward(logits, 2.0, balanced(view), False, 1.0)[1]
+    arguments = 2.0, balanced(view), stats, None, None, 1.0
+    kernels("cross_entropy").backward(logits, *arguments, out=out[:, 7:138])
+    assert same_bits(
+        out[:, 7:138].contiguous(), kernels("cross_entropy").backward(logits, *arguments)
+    )
+    assert bool(out[:, :7].isnan().all()) and bool(out[:, 138:].isnan().all())
+
+
+@dtypes
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_cross_entropy(shape, dtype):
+    logits = (normal(*shape) * 5).to(dtype)
+    dense = assignment(values=probabilities(*shape, seed=1).to(dtype))
+    check_cross_entropy(logits, 2.5, dense)
+    check_cross_entropy(logits, 2.5, balanced(scores(*shape, dtype)), d_loss=torch.tensor(1.7))
+
+
+@pytest.mark.parametrize("n", [1, 7, 70, 131])
+def test_symmetric_cross_entropy(n):
+    logits, d_loss = normal(n, n) * 5, torch.rand(n)
+    check_cross_entropy(logits, 2.5, assignment(values=torch.rand(n, n)), True, d_loss)
+    check_cross_entropy(logits, 2.5, balanced(scores(n, n)), True)
+
+
+def test_targets_of_any_sign_and_mass():
+    targets = assignment(values=normal(33, 70, seed=1) * 3)
+    check_cross_entropy(normal(33, 70), 1.0, targets, d_loss=torch.rand(33) * 4)
+
+
+@pytest.mark.parametrize("size", [1e2, 1e4], ids=str)
+def test_cross_entropy_of_large_numbers(size):
+    logits = normal(34, 131) * size
+    check_cross_entropy(logits, 1.0, assignment(values=probabilities(34, 131)))
+    check_cross_entropy(logits, 1.0, balanced(scores(34, 131, size=size)))
+    # All mass on the largest logit: the loss is the log of its probability, not a difference of 1e4s.
+    one_hot = torch.nn.functional.one_hot(logits.argmax(1), 131).float()
+    loss = kernels("cross_entropy").forward(logits, 1.0, assignment(values=one_hot), False, 1.0)[0]
+    exact = -logits.double().log_softmax(1).amax(1).sum()
+    torch.testing.assert_close(loss.double(), exact, atol=1e-6, rtol=1e-6)
+
+
+def test_assignment_with_an_empty_prototype_and_without_col():
+    values = scores(33, 70)
+    row, col = reference.sinkhorn.potentials(values.double(), SCALE, prior(70), 3, False)
+    check_cross_entropy(
+        normal(33, 70), 1.0, assignment(values=values, scale=SCALE, row=row, col=col)
+    )
+    row = reference.sinkhorn.row_potential(values.double(), SCALE, None)
+    check_cross_entropy(normal(33, 70), 1.0, assignment(values=values, scale=SCALE, row=row))
+
+
+def test_assignment_whose_rows_lie_apart():
+    """A row whose potential is far from its neighbour's: float64 exponents, decided by potentials."""
+    values = scores(16, 2100)
+    values[1::2, 2090] += 1e4
+    check_cross_entropy(normal(16, 2100), 1.0, balanced(values))
+
+
+LINEAR = [(1, 1, 1, 1), (35, 70, 24, 17), (131, 67, 40, 130), (67, 131, 300, 33)]
+
+
+@dtypes
+@pytest.mark.parametrize("sizes", LINEAR, ids=str)
+def test_linear_cross_entropy(sizes, dtype):
+    n, k, d, h = sizes
+    x, weight = (normal(n, d) / d**0.5).to(dtype), normal(k, d, seed=1).to(dtype)
+    targets = assignment(values=probabilities(n, k, seed=2).to(dtype))
+    check_linear(x, weight, 10.0, targets, d_loss=torch.rand(n))
+    z, prototypes = (normal(n, h) / (5 * h**0.5)).to(dtype), normal(k, h, seed=1).to(dtype)
+    check_linear(x, weight, 10.0, *factored(z, prototypes), d_loss=torch.tensor(0.7))
+
+
+@pytest.mark.parametrize("n", [1, 70])
+def test_symmetric_linear_cross_entropy(n):
+    x, weight = normal(n, 24) / 5, normal(n, 24, seed=1)
+    for d_loss in (None, torch.rand(n)):
+        check_linear(x, weight, 5.0, balanced(scores(n, n)), symmetric=True, d_loss=d_loss)
+    pair = factored(normal(n, 30) / 30, normal(n, 30, seed=1))
+    check_linear(x, weight, 5.0, *pair, symmetric=True)
+
+
+def test_linear_gradients_of_float16_keep_small_and_large_ones():
+    """d_logits of 1e-7 and of 1e6 have no place in float16."""
+    x, weight = (
+        normal(33, 24, dtype=torch.float16) / 10,
+        normal(70, 24, dtype=torch.float16, seed=1),
+    )
+    for size in (1e-7, 1e-3):
+        check_linear(x, weight, 1.0, assignment(values=torch.rand(33, 70) * size))
+    targets = assignment(values=torch.rand(33, 70) * 1e6)
+    stats = kernels("cross_entropy").linear_forward(x, weight, 1.0, targets, False, 1.0)[1]
+    d_x, _ = kernels("cross_entropy").linear_backward(
+        x, weight, 1.0, targets, stats, None, None, 1e-6, True, False
+    )
+    logits = x.double() @ weight.double().T
+    expected = reference.cross_entropy.backward(logits, 1.0, targets, stats, None, None, 1e-6)
+    torch.testing.assert_close(d_x.double(), expected @ weight.double(), atol=1e-3, rtol=2e-3)
+
+
+def test_only_the_gradient_asked_for():
+    x, weight = normal(5, 8), normal(9, 8)
+    targets = assignment(values=torch.rand(5, 9))
+    stats = kernels("cross_entropy").linear_forward(x, weight, 1.0, targets, False, 1.0)[1]
+    arguments = x, weight, 1.0, targets, stats, None, None, 1.0
+    d_x, d_weight = kernels("cross_entropy").linear_backward(*arguments, True, False)
+    assert d_x.shape == x.shape and d_weight is None
+    d_x, d_weight = kernels("cross_entropy").linear_backward(*arguments, False, True)
+    assert d_x is None and d_weight.shape == weight.shape
+
+
+def test_every_table_entry(monkeypatch):
+    """Each entry alone, on problems of more than one of its tiles."""
+    entries = list(single_entry_tables())
+    assert len(entries) >= 20
+    for module, name, table in entries:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, table)
+            if module is kernels("sinkhorn"):
+                check_sinkhorn(scores(35, 2053 if name == "ROWS" else 131), iterations=2)
+            elif module is kernels("cross_entropy"):
+                n, k = (67, 131) if name == "COLUMNS" else (17, 1031)
+                check_cross_entropy(normal(n, k), 2.0, balanced(scores(n, k)), True)
+            else:
+                size = next(iter(s for s in table if len(table[s]) == 1 or name == "WIDEST"))
+
+
+def test_bitwise_repeatable():
+    values, logits = scores(67, 131), normal(67, 131)
+    targets = balanced(values)
+    x, weight = normal(67, 24), normal(131, 24)
+
+    def outputs():
+        loss, stats, _ = kernels("cross_entropy").forward(logits, 2.0, targets, False, 1.0)
+        return (
+            kernels("sinkhorn").dense(values, SCALE, None, 3, False), loss, stats,
+            *kernels("cross_entropy").linear_backward(
+                x, weight, 1.0, targets, stats, None, None, 1.0, True, True
+            ),
+        )  # fmt: skip
+
+    assert all(same_bits(a, b) for a, b in zip(outputs(), outputs(), strict=True))

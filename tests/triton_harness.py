@@ -1,0 +1,234 @@
+"""What the tests of the Triton kernels share: checks against the reference, launches, tables.
+
+A launch can be recorded instead of made, and the recorded one compiled for a GPU that is not here.
+"""
+
+import contextlib
+import importlib
+import inspect
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from checks import same_bits
+from torch import Tensor
+
+import ssl_fast.reference.cross_entropy
+import ssl_fast.reference.sinkhorn
+from ssl_fast import reference
+
+STEMS = ("sinkhorn", "cross_entropy", "_linear_cross_entropy", "_statistics")
+SCALE = 20.0
+# A rounding of 64 nats, the most that exponents in float32 span, a few of them in a row.
+NATS = 3e-5
+
+
+def kernels(stem: str) -> Any:
+    return importlib.import_module(f"ssl_fast.triton_kernels.{stem}")
+
+
+def assignment(**fields: Any) -> SimpleNamespace:
+    """Targets as kernels see them."""
+    names = ("values", "z", "prototypes", "scale", "row", "col")
+    return SimpleNamespace(**{**dict.fromkeys(names), **fields})
+
+
+def balanced(scores: Tensor) -> SimpleNamespace:
+    """The assignment that Sinkhorn makes of scores."""
+    row, col = reference.sinkhorn.potentials(scores.double(), SCALE, None, 2, False)
+    return assignment(values=scores, scale=SCALE, row=row, col=col)
+
+
+def factored(z: Tensor, prototypes: Tensor) -> tuple[SimpleNamespace, SimpleNamespace]:
+    """The same with scores = z @ prototypes.T: as kernels see it, and with scores for the oracle."""
+    exact = balanced(z.double() @ prototypes.double().T)
+    given = assignment(**{**vars(exact), "values": None, "z": z, "prototypes": prototypes})
+    return given, exact
+
+
+def check_sinkhorn(scores: Tensor, log_prior: Tensor | None = None, iterations: int = 3) -> None:
+    """Every function of the stem, from both starts."""
+    ours, exact = kernels("sinkhorn"), reference.sinkhorn
+    wide = scores.double()
+    for softmax_start in (False, True):
+        arguments = SCALE, log_prior, iterations, softmax_start
+        row, col = exact.potentials(wide, *arguments)
+        _close(ours.potentials(scores, *arguments), (row, col), NATS)
+        q = exact.evaluate(wide, SCALE, row, col)
+        # An assignment moves by the error of its exponent.
+        dense = ours.dense(scores, *arguments)
+        assert dense.dtype == torch.float32
+        _close(dense, q, 1e-7, NATS)
+        _close(ours.evaluate(scores, SCALE, row, col), q, 1e-7, NATS)
+    _close(ours.step(scores, SCALE, None), exact.step(wide, SCALE, None), NATS)
+    _close(ours.step(scores, SCALE, col), exact.step(wide, SCALE, col), NATS)
+    for potential in (None, col):
+        expected = exact.row_potential(wide, SCALE, potential)
+        _close(ours.row_potential(scores, SCALE, potential), expected, NATS)
+    expected = exact.evaluate(wide, SCALE, row, None).clamp(max=1e30)
+    _close(ours.evaluate(scores, SCALE, row, None).clamp(max=1e30), expected, 1e-7, NATS)
+
+
+def check_cross_entropy(
+    logits: Tensor,
+    inv_temperature: float,
+    targets: SimpleNamespace,
+    symmetric: bool = False,
+    d_loss: Tensor | None = None,
+) -> None:
+    """Forward and backward, in place too."""
+    ours, exact = kernels("cross_entropy"), reference.cross_entropy
+    wide = logits.double()
+    actual = ours.forward(logits, inv_temperature, targets, symmetric, 0.5)
+    expected = exact.forward(wide, inv_temperature, targets, symmetric, 0.5)
+    _check_statistics(actual, expected, inv_temperature)
+    gradient = (inv_temperature, targets, *actual[1:], d_loss, 0.5)
+    d_logits = ours.backward(logits, *gradient)
+    _check_gradient(
+        d_logits, exact.backward(wide, inv_temperature, targets, *expected[1:], d_loss, 0.5)
+    )
+    buffer = logits.clone()
+    assert ours.backward(buffer, *gradient, out=buffer) is buffer
+    assert same_bits(buffer, d_logits)
+
+
+def check_linear(
+    x: Tensor,
+    weight: Tensor,
+    inv_temperature: float,
+    targets: SimpleNamespace,
+    exact_targets: SimpleNamespace | None = None,
+    symmetric: bool = False,
+    d_loss: Tensor | None = None,
+) -> None:
+    """Forward and backward from embeddings; `exact_targets` hold the scores of factored targets."""
+    ours, exact = kernels("cross_entropy"), reference.cross_entropy
+    logits = x.double() @ weight.double().T
+    exact_targets = exact_targets or targets
+    actual = ours.linear_forward(x, weight, inv_temperature, targets, symmetric, 0.5)
+    expected = exact.forward(logits, inv_temperature, exact_targets, symmetric, 0.5)
+    # A float32 product errs by some roundings of its largest logit.
+    logit = 1e-6 * float(logits.abs().max()) * inv_temperature
+    _check_statistics(actual, expected, inv_temperature, logit)
+    d_x, d_weight = ours.linear_backward(
+        x, weight, inv_temperature, targets, *actual[1:], d_loss, 0.5, True, True
+    )
+    d_logits = exact.backward(logits, inv_temperature, exact_targets, *expected[1:], d_loss, 0.5)
+    _check_gradient(d_x, d_logits @ weight.double(), logit)
+    _check_gradient(d_weight, d_logits.T @ x.double(), logit)
+
+
+def _check_statistics(
+    actual: tuple, expected: tuple, inv_temperature: float, logit: float = 0.0
+) -> None:
+    """`logit` is what a logit itself may be off by, in nats."""
+    loss, row_stats, col_stats = actual
+    assert loss.dtype == torch.float32
+    assert (col_stats is None) == (expected[2] is None)
+    for ours, exact in ((row_stats, expected[1]), (col_stats, expected[2])):
+        if ours is not None:
+            assert ours.dtype == torch.float64
+            lse = [stats[0] * inv_temperature + stats[1] for stats in (ours, exact)]
+            _close(lse[0], lse[1], 1e-6 + logit, 1e-7)
+            _close(ours[2], exact[2], 1e-7, NATS)
+    size = float(expected[1][2:].abs().max())
+    _close(row_stats[3], expected[1][3], (NATS + logit) * size, NATS)
+    _close(loss.double(), expected[0].double(), (NATS + logit) * size * len(row_stats[3]), NATS)
+
+
+def _check_gradient(actual: Tensor, exact: Tensor, logit: float = 0.0) -> None:
+    # The interpreter truncates to bfloat16: one unit in the last place, not half.
+    rounding = torch.finfo(actual.dtype).eps * (1 if actual.is_cuda else 2)
+    scale = float(exact.abs().max())
+    _close(actual.double(), exact.double(), (NATS + 2 * logit) * scale + 1e-7 * scale, rounding)
+
+
+def _close(actual: Any, expected: Any, atol: float, rtol: float = 0.0) -> None:
+    torch.testing.assert_close(actual, expected, atol=atol, rtol=rtol, check_dtype=False)
+
+
+def single_entry_tables() -> Iterator[tuple[Any, str, Any]]:
+    """(module, name, the table with one entry only) for every entry of every tuning table."""
+    for stem in STEMS:
+        for name, table in vars(kernels(stem)).items():
+            if not name.isupper():
+                continue
+            if isinstance(table, tuple):
+                yield from ((kernels(stem), name, (entry,)) for entry in table)
+            if isinstance(table, dict):
+                for size, entries in table.items():
+                    if isinstance(entries, tuple):
+                        yield from (
+                            (kernels(stem), name, {**table, size: (entry,)}) for entry in entries
+                        )
+
+
+class Launch(NamedTuple):
+    """One specialisation of one kernel, as Triton's own launcher would derive it."""
+
+    kernel: Any
+    signature: tuple[tuple[str, str], ...]
+    constants: tuple[tuple[str, Any], ...]
+    divisible: tuple[str, ...]
+    options: tuple[tuple[str, Any], ...]
+
+    def compile(self, capability: int) -> Any:
+        from triton.backends.compiler import GPUTarget
+        from triton.compiler import ASTSource, compile
+
+        names = [name for name, _ in self.signature]
+        source = ASTSource(
+            self.kernel,
+            signature=dict(self.signature),
+            constexprs=dict(self.constants),
+            attrs={(names.index(name),): [["tt.divisibility", 16]] for name in self.divisible},
+        )
+        target = GPUTarget("cuda", capability, 32)
+        return compile(source, target=target, options=dict(self.options))
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[list[Launch]]:
+    """Collect launches instead of making them: tensors may live on the meta device."""
+    launches: list[Launch] = []
+
+    def record(kernel, grid, like, *args, **options):
+        launches.append(_specialise(kernel, args, {**options, "enable_fp_fusion": True}))
+
+    with pytest.MonkeyPatch.context() as patch:
+        for stem in STEMS:
+            patch.setattr(kernels(stem), "launch", record)
+        yield launches
+
+
+def _specialise(kernel: Any, args: tuple, options: dict) -> Launch:
+    named = [
+        inspect.Parameter(p.name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for p in kernel.params
+    ]
+    compiler = {"num_warps", "num_stages", "enable_fp_fusion"}
+    given = {name: value for name, value in options.items() if name not in compiler}
+    values = inspect.Signature(named).bind(*args, **given).arguments
+    signature = {p.name: _type(p, values[p.name]) for p in kernel.params}
+    constants = {n: v for n, v in values.items() if signature[n] == "constexpr"}
+    divisible = [n for n, v in values.items() if n not in constants and _divisible(v)]
+    return Launch(
+        kernel, tuple(signature.items()), tuple(constants.items()), tuple(divisible),
+        tuple((name, value) for name, value in options.items() if name in compiler),
+    )  # fmt: skip
+
+
+def _divisible(value: Any) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, int) and value % 16 == 0)
+
+
+def _type(parameter: Any, value: Any) -> str:
+    if parameter.is_constexpr or value is None or (type(value) is int and value == 1):
+        return "constexpr"
+    if isinstance(value, Tensor):
+        names = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16"}
+        return "*" + names.get(value.dtype, "fp16")
+    if isinstance(value, int):
+        return "i32" if -(2**31) <= value < 2**31 else "i64"
+    return parameter.annotation_type or "fp32"
