@@ -117,21 +117,21 @@ def run(cases: list[Case], device: str, arguments: argparse.Namespace) -> int:
 def attempt(case: Case, options: Options, results: report.Results) -> str:
     """Measure one case into `results`; a line about it."""
     try:
-        rows = measure(case, options)
+        for row in measure(case, options):
+            results.rows.append(row)
     except WrongResult as error:
         results.failures[str(case)] = f"wrong result: {error}"
     except Exception as error:
         traceback.print_exc()
         first = str(error).strip().partition("\n")[0]
         results.failures[str(case)] = f"{type(error).__name__}: {first}"
-    else:
-        results.rows += rows
-        s = rows[-1].speedup
-        return f"{case}: {s.median:.2f} x {rows[-1].fastest} ({s.low:.2f}-{s.high:.2f})"
     finally:
         if case.device == "cuda":
             torch.cuda.empty_cache()
-    return f"{case}: FAILED, {results.failures[str(case)]}"
+    if str(case) in results.failures:
+        return f"{case}: FAILED, {results.failures[str(case)]}"
+    s = row.speedup
+    return f"{case}: {s.median:.2f} x {row.fastest} ({s.low:.2f}-{s.high:.2f})"
 
 
 @contextmanager

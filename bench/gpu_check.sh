@@ -74,7 +74,11 @@ step() {
     else
         record "$name" $((SECONDS - start)) "failed: exit status $status"
     fi
-    ((status == 0)) || tail -n "+$line" "$log" | tail -n 12 | sed 's/^/    | /' >>"$out/summary.txt"
+    if ((status != 0)); then
+        tail -n "+$line" "$log" >"$work/tail"
+        { grep -m 6 'rror:' "$work/tail"; tail -n 8 "$work/tail"; } | cut -c -160 |
+            sed 's/^/    | /' >>"$out/summary.txt"
+    fi
     return "$status"
 }
 

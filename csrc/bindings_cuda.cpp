@@ -39,32 +39,32 @@ PYBIND11_MODULE(_cuda, m) {
   });
   m.def(
       "sinkhorn_step",
-      [](Pointer s, int64_t n, int64_t k, int64_t stride, int dtype, double scale, Pointer col, Pointer row,
-         Pointer column_lse, Pointer scratch, int device, Pointer stream) {
+      [](Pointer s, int64_t n, int64_t k, int64_t stride, int dtype, double scale, Pointer col,
+         Pointer row, Pointer column_lse, Pointer scratch, int device, Pointer stream) {
         DeviceGuard guard(device);
-        sinkhorn_step(matrix(s, n, k, stride, dtype), scale, at<double>(col), at<double>(row), at<double>(column_lse),
-                      at<void>(scratch), stream_at(stream));
+        sinkhorn_step(matrix(s, n, k, stride, dtype), scale, at<double>(col), at<double>(row),
+                      at<double>(column_lse), at<void>(scratch), stream_at(stream));
       },
       NoGil());
   m.def(
       "row_potential",
-      [](Pointer s, int64_t n, int64_t k, int64_t stride, int dtype, double scale, Pointer col, Pointer row,
-         Pointer scratch, int device, Pointer stream) {
+      [](Pointer s, int64_t n, int64_t k, int64_t stride, int dtype, double scale, Pointer col,
+         Pointer row, Pointer scratch, int device, Pointer stream) {
         DeviceGuard guard(device);
-        sinkhorn_row_potential(matrix(s, n, k, stride, dtype), scale, at<double>(col), at<double>(row),
-                               at<void>(scratch), stream_at(stream));
+        sinkhorn_row_potential(matrix(s, n, k, stride, dtype), scale, at<double>(col),
+                               at<double>(row), at<void>(scratch), stream_at(stream));
       },
       NoGil());
   // Says whether the on-chip form ran.
   m.def(
       "sinkhorn",
-      [](Pointer s, int64_t n, int64_t k, int64_t stride, int dtype, double scale, Pointer log_prior, int iterations,
-         bool softmax_start, Pointer q, Pointer row, Pointer col, bool on_chip, Pointer scratch, int device,
-         Pointer stream) {
+      [](Pointer s, int64_t n, int64_t k, int64_t stride, int dtype, double scale,
+         Pointer log_prior, int iterations, bool softmax_start, Pointer q, Pointer row, Pointer col,
+         bool on_chip, Pointer scratch, int device, Pointer stream) {
         DeviceGuard guard(device);
-        return sinkhorn_potentials(matrix(s, n, k, stride, dtype), scale, at<double>(log_prior), iterations,
-                                   softmax_start, at<double>(row), at<double>(col), at<float>(q), on_chip,
-                                   at<void>(scratch), stream_at(stream));
+        return sinkhorn_potentials(matrix(s, n, k, stride, dtype), scale, at<double>(log_prior),
+                                   iterations, softmax_start, at<double>(row), at<double>(col),
+                                   at<float>(q), on_chip, at<void>(scratch), stream_at(stream));
       },
       NoGil());
 
@@ -74,37 +74,41 @@ PYBIND11_MODULE(_cuda, m) {
   });
   m.def(
       "evaluate",
-      [](Pointer s, int64_t n, int64_t k, int64_t stride, int dtype, double scale, Pointer row, Pointer col, Pointer q,
-         Pointer scratch, int device, Pointer stream) {
+      [](Pointer s, int64_t n, int64_t k, int64_t stride, int dtype, double scale, Pointer row,
+         Pointer col, Pointer q, Pointer scratch, int device, Pointer stream) {
         DeviceGuard guard(device);
-        evaluate({matrix(s, n, k, stride, dtype), scale, at<double>(row), at<double>(col)}, at<float>(q),
-                 at<void>(scratch), stream_at(stream));
+        evaluate({matrix(s, n, k, stride, dtype), scale, at<double>(row), at<double>(col)},
+                 at<float>(q), at<void>(scratch), stream_at(stream));
       },
       NoGil());
   m.def(
       "cross_entropy_forward",
-      [](Pointer l, int64_t n, int64_t k, int64_t stride, int dtype, double inv_temperature, Pointer values,
-         int64_t values_stride, int values_dtype, double scale, Pointer row, Pointer col, double factor,
-         Pointer row_stats, Pointer col_stats, Pointer loss, Pointer scratch, int device, Pointer stream) {
+      [](Pointer l, int64_t n, int64_t k, int64_t stride, int dtype, double inv_temperature,
+         Pointer values, int64_t values_stride, int values_dtype, double scale, Pointer row,
+         Pointer col, double factor, Pointer row_stats, Pointer col_stats, Pointer loss,
+         Pointer scratch, int device, Pointer stream) {
         DeviceGuard guard(device);
-        cross_entropy_forward(
-            matrix(l, n, k, stride, dtype), inv_temperature,
-            {matrix(values, n, k, values_stride, values_dtype), scale, at<double>(row), at<double>(col)}, factor,
-            at<double>(row_stats), at<double>(col_stats), at<float>(loss), at<void>(scratch), stream_at(stream));
+        cross_entropy_forward(matrix(l, n, k, stride, dtype), inv_temperature,
+                              {matrix(values, n, k, values_stride, values_dtype), scale,
+                               at<double>(row), at<double>(col)},
+                              factor, at<double>(row_stats), at<double>(col_stats), at<float>(loss),
+                              at<void>(scratch), stream_at(stream));
       },
       NoGil());
   m.def(
       "cross_entropy_backward",
-      [](Pointer l, int64_t n, int64_t k, int64_t stride, int dtype, double inv_temperature, Pointer values,
-         int64_t values_stride, int values_dtype, double scale, Pointer row, Pointer col, Pointer row_stats,
-         int64_t row_stats_stride, Pointer col_stats, Pointer d_loss, int64_t d_loss_stride, double factor,
-         Pointer d_logits, int64_t d_logits_stride, Pointer scratch, int device, Pointer stream) {
+      [](Pointer l, int64_t n, int64_t k, int64_t stride, int dtype, double inv_temperature,
+         Pointer values, int64_t values_stride, int values_dtype, double scale, Pointer row,
+         Pointer col, Pointer row_stats, int64_t row_stats_stride, Pointer col_stats,
+         Pointer d_loss, int64_t d_loss_stride, double factor, Pointer d_logits,
+         int64_t d_logits_stride, Pointer scratch, int device, Pointer stream) {
         DeviceGuard guard(device);
-        cross_entropy_backward(
-            matrix(l, n, k, stride, dtype), inv_temperature,
-            {matrix(values, n, k, values_stride, values_dtype), scale, at<double>(row), at<double>(col)},
-            at<double>(row_stats), row_stats_stride, at<double>(col_stats), at<float>(d_loss), d_loss_stride, factor,
-            at<void>(d_logits), d_logits_stride, at<void>(scratch), stream_at(stream));
+        cross_entropy_backward(matrix(l, n, k, stride, dtype), inv_temperature,
+                               {matrix(values, n, k, values_stride, values_dtype), scale,
+                                at<double>(row), at<double>(col)},
+                               at<double>(row_stats), row_stats_stride, at<double>(col_stats),
+                               at<float>(d_loss), d_loss_stride, factor, at<void>(d_logits),
+                               d_logits_stride, at<void>(scratch), stream_at(stream));
       },
       NoGil());
 }

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy
@@ -23,6 +22,8 @@ from ssl_fast.bench import (
     timers,
 )
 from ssl_fast.bench.cases import Bar, Case, Floor, Limit, Problem
+
+from ssl_fast import cli
 
 MODULES = (bench_sinkhorn, bench_cross_entropy, bench_resa)
 QUICK = harness.Options(rounds=3, compile=False, backend="reference", quick=True)
@@ -51,7 +52,7 @@ def tiny(case: Case, **changes) -> Case:
     "case", list({c.problem.name: c for c in EVERY}.values()), ids=lambda case: case.problem.name
 )
 def test_every_problem_runs(case):
-    rows = harness.measure(tiny(case), QUICK)
+    rows = list(harness.measure(tiny(case), QUICK))
     directions = ["forward", "backward", "both"] if case.problem.differentiable else ["forward"]
     assert [row.direction for row in rows] == directions
     assert {row.backend for row in rows} == {"reference"}
@@ -95,13 +96,13 @@ def test_a_wrong_gradient_is_found():
         return bench_cross_entropy.eager(1.5 * logits - 0.5 * logits.detach(), targets)
 
     with pytest.raises(harness.WrongResult, match="ours's gradient 1 is off by"):
-        harness.measure(tiny(bench_cross_entropy.CASES[0], ours=steeper), QUICK)
+        next(harness.measure(tiny(bench_cross_entropy.CASES[0], ours=steeper), QUICK))
 
 
 def test_a_rival_that_is_missing_or_wrong_is_left_out_with_its_reason():
     twice = ("twice", lambda: lambda scores: 2 * bench_sinkhorn.eager(scores))
     lightly = ("lightly", bench_sinkhorn.lightly)
-    row = harness.measure(tiny(bench_sinkhorn.CASES[0], rivals=(twice, lightly)), QUICK)[0]
+    row = next(harness.measure(tiny(bench_sinkhorn.CASES[0], rivals=(twice, lightly)), QUICK))
     assert "twice" not in row.milliseconds and "off by" in row.skipped["twice"]
     assert "lightly" in row.milliseconds or "not installed" in row.skipped["lightly"]
 
@@ -231,13 +232,10 @@ def test_a_missing_gpu_is_said(capsys):
     assert "PyTorch finds no GPU" in capsys.readouterr().err
 
 
-def test_help_shows_examples_that_parse():
-    text = subprocess.run(
-        [sys.executable, "-m", "ssl_fast.bench", "--help"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
+def test_help_shows_examples_that_parse(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["bench", "--help"])
+    text = capsys.readouterr().out
     lines = [line.strip() for line in text.splitlines() if line.startswith("  ssl-fast bench")]
     assert len(lines) > 4
     for line in lines:

@@ -48,27 +48,26 @@ def factored(z: Tensor, prototypes: Tensor) -> tuple[SimpleNamespace, SimpleName
     return given, exact
 
 
-def check_sinkhorn(scores: Tensor, log_prior: Tensor | None = None, iterations: int = 3) -> None:
+def check_sinkhorn(scores: Tensor, log_prior: Tensor | None = None, iterations: int = 2) -> None:
     """Every function of the stem, from both starts."""
     ours, exact = kernels("sinkhorn"), reference.sinkhorn
     wide = scores.double()
-    for softmax_start in (False, True):
-        arguments = SCALE, log_prior, iterations, softmax_start
-        row, col = exact.potentials(wide, *arguments)
-        _close(ours.potentials(scores, *arguments), (row, col), NATS)
-        q = exact.evaluate(wide, SCALE, row, col)
-        # An assignment moves by the error of its exponent.
-        dense = ours.dense(scores, *arguments)
-        assert dense.dtype == torch.float32
-        _close(dense, q, 1e-7, NATS)
-        _close(ours.evaluate(scores, SCALE, row, col), q, 1e-7, NATS)
+    softmax = SCALE, log_prior, iterations, True
+    _close(ours.potentials(scores, *softmax), exact.potentials(wide, *softmax), NATS)
+    zero = SCALE, log_prior, iterations, False
+    row, col = exact.potentials(wide, *zero)
+    _close(ours.potentials(scores, *zero), (row, col), NATS)
+    # An assignment moves by the error of its exponent.
+    q, dense = exact.evaluate(wide, SCALE, row, col), ours.dense(scores, *zero)
+    assert dense.dtype == torch.float32
+    _close(dense, q, 1e-7, NATS)
+    _close(ours.evaluate(scores, SCALE, row, col), q, 1e-7, NATS)
     _close(ours.step(scores, SCALE, None), exact.step(wide, SCALE, None), NATS)
     _close(ours.step(scores, SCALE, col), exact.step(wide, SCALE, col), NATS)
-    for potential in (None, col):
-        expected = exact.row_potential(wide, SCALE, potential)
-        _close(ours.row_potential(scores, SCALE, potential), expected, NATS)
-    expected = exact.evaluate(wide, SCALE, row, None).clamp(max=1e30)
-    _close(ours.evaluate(scores, SCALE, row, None).clamp(max=1e30), expected, 1e-7, NATS)
+    row = exact.row_potential(wide, SCALE, None)
+    _close(ours.row_potential(scores, SCALE, None), row, NATS)
+    q = exact.evaluate(wide, SCALE, row, None)
+    _close(ours.evaluate(scores, SCALE, row, None), q, 1e-7, NATS)
 
 
 def check_cross_entropy(

@@ -1,4 +1,5 @@
-// Per-element mathematics that host and device share. Base-2 exponents: MUFU and vector units have exp2.
+// Per-element mathematics that host and device share. Base-2 exponents: MUFU and vector units have
+// exp2.
 #pragma once
 #include <cmath>
 #include <cstdint>

@@ -1,9 +1,10 @@
 // Cross-entropy of softmax(l), l = logits * inv_temperature, against an assignment q:
-//     loss_i = a_i LSE_k(l_ik) - sum_k q_ik l_ik,   a_i = sum_k q_ik;      dloss_i/dl_ik = a_i P_ik - q_ik
-// (SwAV Eq. 2, DINO Eq. 1). Symmetric (ReSA Eq. 2): the same once more with rows and columns exchanged.
-// Not stored: the softmax, and q when it comes as potentials.
-// Forward reads logits and targets once (twice when symmetric: N is a batch there, L2 holds it);
-// backward reads both once and writes the gradient. One exp2 an element, one more where q is evaluated.
+//     loss_i = a_i LSE_k(l_ik) - sum_k q_ik l_ik,   a_i = sum_k q_ik;      dloss_i/dl_ik = a_i P_ik
+//     - q_ik
+// (SwAV Eq. 2, DINO Eq. 1). Symmetric (ReSA Eq. 2): the same once more with rows and columns
+// exchanged. Not stored: the softmax, and q when it comes as potentials. Forward reads logits and
+// targets once (twice when symmetric: N is a batch there, L2 holds it); backward reads both once
+// and writes the gradient. One exp2 an element, one more where q is evaluated.
 #include "evaluate.cuh"
 #include "ssl_fast_cuda.h"
 
@@ -42,7 +43,9 @@ struct Stats {
     mass += q;
   }
   __device__ __forceinline__ double log() const { return log_of(sum); }
-  __device__ __forceinline__ double loss(double inv_temperature) const { return mass * log() + cross * inv_temperature; }
+  __device__ __forceinline__ double loss(double inv_temperature) const {
+    return mass * log() + cross * inv_temperature;
+  }
 };
 
 __device__ __forceinline__ Stats exchange(Stats x, int mask) {
@@ -69,7 +72,7 @@ struct MergeStats {
 
 // A block a row.
 template <typename T, typename Q, int V>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 1)
     cross_entropy_rows(Logits<T> logits, TargetView<Q> targets, double* row_stats /*(4, N)*/) {
   const int64_t i = blockIdx.x, n = logits.n;
   const T* const l = logits.data + i * logits.stride;
@@ -111,9 +114,9 @@ __global__ void __launch_bounds__(256)
 
 // V columns of kRowsAtOnce rows, all loads before the first use; past the end the first row again.
 template <typename T, typename Q, int V>
-__device__ __forceinline__ void visit_rows(const Logits<T>& logits, const TargetView<Q>& targets, int64_t i0, int k,
-                                           const float (&col2)[V], float (&l)[kRowsAtOnce][V],
-                                           float (&q)[kRowsAtOnce][V]) {
+__device__ __forceinline__ void visit_rows(const Logits<T>& logits, const TargetView<Q>& targets,
+                                           int64_t i0, int k, const float (&col2)[V],
+                                           float (&l)[kRowsAtOnce][V], float (&q)[kRowsAtOnce][V]) {
   Pack<T, V> packs[kRowsAtOnce];
   Pack<Q, V> values[kRowsAtOnce];
   int64_t rows[kRowsAtOnce];
@@ -134,14 +137,16 @@ __device__ __forceinline__ void visit_rows(const Logits<T>& logits, const Target
 
 // A thread V columns, over this block's rows.
 template <typename T, typename Q, int V>
-__global__ void __launch_bounds__(kColumnThreads)
-    cross_entropy_columns(Logits<T> logits, TargetView<Q> targets, Stats* partials /*(gridDim.y, K)*/) {
+__global__ void __launch_bounds__(kColumnThreads, 1)
+    cross_entropy_columns(Logits<T> logits, TargetView<Q> targets,
+                          Stats* partials /*(gridDim.y, K)*/) {
   const int k = (blockIdx.x * blockDim.x + threadIdx.x) * V;
   if (k >= logits.columns) return;
   float col2[V];
   load_col2<V>(targets, k, col2);
   Stats stats[V];
-  for (int64_t i0 = blockIdx.y; i0 < logits.n; i0 += static_cast<int64_t>(gridDim.y) * kRowsAtOnce) {
+  for (int64_t i0 = blockIdx.y; i0 < logits.n;
+       i0 += static_cast<int64_t>(gridDim.y) * kRowsAtOnce) {
     float l[kRowsAtOnce][V], q[kRowsAtOnce][V];
     visit_rows(logits, targets, i0, k, col2, l, q);
 #pragma unroll
@@ -152,21 +157,26 @@ __global__ void __launch_bounds__(kColumnThreads)
       stats[v].raise(top, logits.scale2);
 #pragma unroll
       for (int r = 0; r < kRowsAtOnce; ++r)
-        if (i0 + static_cast<int64_t>(r) * gridDim.y < logits.n) stats[v].add(l[r][v], q[r][v], logits.scale2);
+        if (i0 + static_cast<int64_t>(r) * gridDim.y < logits.n)
+          stats[v].add(l[r][v], q[r][v], logits.scale2);
     }
   }
 #pragma unroll
-  for (int v = 0; v < V; ++v) partials[static_cast<int64_t>(blockIdx.y) * logits.columns + k + v] = stats[v];
+  for (int v = 0; v < V; ++v)
+    partials[static_cast<int64_t>(blockIdx.y) * logits.columns + k + v] = stats[v];
 }
 
 __global__ void __launch_bounds__(kCombineThreads)
-    cross_entropy_combine(const Stats* partials /*(parts, K)*/, int parts, int columns, double inv_temperature,
-                          double* col_stats /*(3, K)*/, double* col_loss /*(K)*/) {
+    cross_entropy_combine(const Stats* partials /*(parts, K)*/, int parts, int columns,
+                          double inv_temperature, double* col_stats /*(3, K)*/,
+                          double* col_loss /*(K)*/) {
   Stats* shared = reinterpret_cast<Stats*>(dynamic_shared());
-  const int slices = blockDim.x / kTile, slice = threadIdx.x / kTile, k = blockIdx.x * kTile + threadIdx.x % kTile;
+  const int slices = blockDim.x / kTile, slice = threadIdx.x / kTile,
+            k = blockIdx.x * kTile + threadIdx.x % kTile;
   const MergeStats merge{static_cast<float>(inv_temperature * kLog2e)};
   Stats stats;
-  for (int64_t p = slice; p < parts && k < columns; p += slices) stats = merge(stats, partials[p * columns + k]);
+  for (int64_t p = slice; p < parts && k < columns; p += slices)
+    stats = merge(stats, partials[p * columns + k]);
   shared[threadIdx.x] = stats;
   __syncthreads();
   if (slice != 0 || k >= columns) return;
@@ -178,8 +188,9 @@ __global__ void __launch_bounds__(kCombineThreads)
 }
 
 __global__ void __launch_bounds__(kMaxThreads, 1)
-    cross_entropy_total(const double* row_loss /*(N)*/, int64_t n, const double* col_loss /*(K) or null*/, int columns,
-                        double factor, float* loss /*()*/) {
+    cross_entropy_total(const double* row_loss /*(N)*/, int64_t n,
+                        const double* col_loss /*(K) or null*/, int columns, double factor,
+                        float* loss /*()*/) {
   double sum = 0;
   for (int64_t i = threadIdx.x; i < n; i += blockDim.x) sum += row_loss[i];
   for (int k = threadIdx.x; col_loss != nullptr && k < columns; k += blockDim.x) sum += col_loss[k];
@@ -193,21 +204,26 @@ struct Softmax {
   float shift, log2, mass;
 };
 
-__device__ __forceinline__ Softmax softmax_of(const double* stats /*(3, ...)*/, int64_t stride, int64_t i) {
+__device__ __forceinline__ Softmax softmax_of(const double* stats /*(3, ...)*/, int64_t stride,
+                                              int64_t i) {
   return {static_cast<float>(stats[i]), static_cast<float>(stats[stride + i] * kLog2e),
           static_cast<float>(stats[2 * stride + i])};
 }
 
-__device__ __forceinline__ float mass_times_softmax(const Softmax& softmax, float logit, float scale2) {
+__device__ __forceinline__ float mass_times_softmax(const Softmax& softmax, float logit,
+                                                    float scale2) {
   return softmax.mass * exp2_fast(fmaf(logit - softmax.shift, scale2, -softmax.log2));
 }
 
-// A thread V columns, over this block's rows. `d_logits` may be the logits: a pack is read before it is written.
+// A thread V columns, over this block's rows. `d_logits` may be the logits: a pack is read before
+// it is written.
 template <typename T, typename Q, int V>
-__global__ void __launch_bounds__(kColumnThreads)
-    cross_entropy_gradient(Logits<T> logits, TargetView<Q> targets, const double* row_stats /*(4, N)*/,
-                           int64_t row_stats_stride, const double* col_stats /*(3, K) or null*/, const float* d_loss /*() or (N)*/,
-                           int64_t d_loss_stride, double factor, T* d_logits /*(N, K)*/, int64_t d_stride) {
+__global__ void __launch_bounds__(kColumnThreads, 1)
+    cross_entropy_gradient(Logits<T> logits, TargetView<Q> targets,
+                           const double* row_stats /*(4, N)*/, int64_t row_stats_stride,
+                           const double* col_stats /*(3, K) or null*/,
+                           const float* d_loss /*() or (N)*/, int64_t d_loss_stride, double factor,
+                           T* d_logits /*(N, K)*/, int64_t d_stride) {
   const int k = (blockIdx.x * blockDim.x + threadIdx.x) * V;
   if (k >= logits.columns) return;
   float col2[V];
@@ -216,7 +232,8 @@ __global__ void __launch_bounds__(kColumnThreads)
 #pragma unroll
   for (int v = 0; v < V; ++v)
     if (col_stats != nullptr) columns[v] = softmax_of(col_stats, logits.columns, k + v);
-  for (int64_t i0 = blockIdx.y; i0 < logits.n; i0 += static_cast<int64_t>(gridDim.y) * kRowsAtOnce) {
+  for (int64_t i0 = blockIdx.y; i0 < logits.n;
+       i0 += static_cast<int64_t>(gridDim.y) * kRowsAtOnce) {
     float l[kRowsAtOnce][V], d[kRowsAtOnce][V];
     visit_rows(logits, targets, i0, k, col2, l, d);
 #pragma unroll
@@ -231,7 +248,8 @@ __global__ void __launch_bounds__(kColumnThreads)
         const float q = d[r][v];
         // d_l = a_i P_ik - q_ik  [+ b_k P'_ik - q_ik]
         d[r][v] = mass_times_softmax(row, l[r][v], logits.scale2) - q;
-        if (col_stats != nullptr) d[r][v] += mass_times_softmax(columns[v], l[r][v], logits.scale2) - q;
+        if (col_stats != nullptr)
+          d[r][v] += mass_times_softmax(columns[v], l[r][v], logits.scale2) - q;
         d[r][v] *= g;
       }
       store<V>(d_logits + i * d_stride + k, d[r]);
@@ -243,26 +261,30 @@ __global__ void __launch_bounds__(kColumnThreads)
 
 template <typename T>
 Logits<T> view(const Scores& s, double inv_temperature) {
-  return {static_cast<const T*>(s.data), s.stride, s.n, static_cast<int>(s.k), inv_temperature,
-          static_cast<float>(inv_temperature * kLog2e)};
+  return {
+      static_cast<const T*>(s.data), s.stride,        s.n,
+      static_cast<int>(s.k),         inv_temperature, static_cast<float>(inv_temperature * kLog2e)};
 }
 
 int64_t column_chunks(int64_t n, int64_t k) { return column_owner(n, k, 8, nullptr).grid.y; }
 
 int row_threads(int64_t k, int width) {  // two packs a thread or more, unmeasured
-  return static_cast<int>(std::min<int64_t>(256, std::max<int64_t>(1, ceil_div(k, width * 2 * kWarp)) * kWarp));
+  return static_cast<int>(
+      std::min<int64_t>(256, std::max<int64_t>(1, ceil_div(k, width * 2 * kWarp)) * kWarp));
 }
 
 // Calls function(T, Q, V) for logits of T against targets of float32 or of T.
 template <typename Function>
-void dispatch_pair(const Scores& logits, const Scores& values, bool more_aligned, Function function) {
+void dispatch_pair(const Scores& logits, const Scores& values, bool more_aligned,
+                   Function function) {
   dispatch(logits.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     auto with = [&](auto value_type) {
       using Q = typename decltype(value_type)::type;
       constexpr int width = 16 / sizeof(T);
       const bool fits = more_aligned && is_aligned<T>(logits.data, logits.stride, logits.k) &&
-                        is_aligned<Q>(values.data, values.stride, values.k) && values.stride % width == 0;
+                        is_aligned<Q>(values.data, values.stride, values.k) &&
+                        values.stride % width == 0;
       dispatch_width<T>(fits, [&](auto v) { function(type, value_type, v); });
     };
     if (values.dtype == kFloat32) return with(Type<float>());
@@ -274,51 +296,60 @@ void dispatch_pair(const Scores& logits, const Scores& values, bool more_aligned
 }  // namespace
 
 int64_t cross_entropy_scratch_bytes(int64_t n, int64_t k, bool symmetric) {
-  const int64_t partials = symmetric ? column_chunks(n, k) * k * static_cast<int64_t>(sizeof(Stats)) : 0;
-  return prepare_bytes(k) + ceil_div(k * static_cast<int64_t>(sizeof(double)), 256) * 256 + partials;
+  const int64_t partials =
+      symmetric ? column_chunks(n, k) * k * static_cast<int64_t>(sizeof(Stats)) : 0;
+  return prepare_bytes(k) + ceil_div(k * static_cast<int64_t>(sizeof(double)), 256) * 256 +
+         partials;
 }
 
-void cross_entropy_forward(const Scores& logits, double inv_temperature, const Targets& targets, double factor,
-                           double* row_stats, double* col_stats, float* loss, void* scratch, cudaStream_t stream) {
+void cross_entropy_forward(const Scores& logits, double inv_temperature, const Targets& targets,
+                           double factor, double* row_stats, double* col_stats, float* loss,
+                           void* scratch, cudaStream_t stream) {
   const int64_t n = logits.n, k = logits.k;
   const int columns = static_cast<int>(k);
   char* const free = static_cast<char*>(scratch) + prepare_bytes(k);
   double* const col_loss = col_stats == nullptr ? nullptr : reinterpret_cast<double*>(free);
-  auto* const partials = reinterpret_cast<Stats*>(free + ceil_div(k * static_cast<int64_t>(sizeof(double)), 256) * 256);
+  auto* const partials = reinterpret_cast<Stats*>(
+      free + ceil_div(k * static_cast<int64_t>(sizeof(double)), 256) * 256);
   dispatch_pair(logits, targets.values, true, [&](auto t, auto q, auto width) {
     using T = typename decltype(t)::type;
     using Q = typename decltype(q)::type;
     constexpr int V = decltype(width)::value;
     const auto values = prepare<Q>(targets, scratch, stream);
-    launch("cross_entropy_rows",
-           {static_cast<unsigned>(n), static_cast<unsigned>(row_threads(k, V)), kReduceBytes, stream},
-           cross_entropy_rows<T, Q, V>, view<T>(logits, inv_temperature), values, row_stats);
+    launch(
+        "cross_entropy_rows",
+        {static_cast<unsigned>(n), static_cast<unsigned>(row_threads(k, V)), kReduceBytes, stream},
+        cross_entropy_rows<T, Q, V>, view<T>(logits, inv_temperature), values, row_stats);
     if (col_stats == nullptr) return;
     Launch how = column_owner(n, k, V, stream);
     how.grid.y = static_cast<unsigned>(column_chunks(n, k));
-    launch("cross_entropy_columns", how, cross_entropy_columns<T, Q, V>, view<T>(logits, inv_temperature), values,
-           partials);
+    launch("cross_entropy_columns", how, cross_entropy_columns<T, Q, V>,
+           view<T>(logits, inv_temperature), values, partials);
     launch("cross_entropy_combine",
-           {static_cast<unsigned>(ceil_div(k, kTile)), kCombineThreads, kCombineThreads * sizeof(Stats), stream},
-           cross_entropy_combine, partials, how.grid.y, columns, inv_temperature, col_stats, col_loss);
+           {static_cast<unsigned>(ceil_div(k, kTile)), kCombineThreads,
+            kCombineThreads * sizeof(Stats), stream},
+           cross_entropy_combine, partials, how.grid.y, columns, inv_temperature, col_stats,
+           col_loss);
   });
-  launch("cross_entropy_total", {1, kMaxThreads, kReduceBytes, stream}, cross_entropy_total, row_stats + 3 * n, n,
-         col_loss, columns, factor, loss);
+  launch("cross_entropy_total", {1, kMaxThreads, kReduceBytes, stream}, cross_entropy_total,
+         row_stats + 3 * n, n, col_loss, columns, factor, loss);
 }
 
 void cross_entropy_backward(const Scores& logits, double inv_temperature, const Targets& targets,
-                            const double* row_stats, int64_t row_stats_stride, const double* col_stats,
-                            const float* d_loss, int64_t d_loss_stride, double factor, void* d_logits, int64_t d_logits_stride,
-                            void* scratch, cudaStream_t stream) {
+                            const double* row_stats, int64_t row_stats_stride,
+                            const double* col_stats, const float* d_loss, int64_t d_loss_stride,
+                            double factor, void* d_logits, int64_t d_logits_stride, void* scratch,
+                            cudaStream_t stream) {
   const bool out_aligned = reinterpret_cast<uintptr_t>(d_logits) % 16 == 0 &&
                            d_logits_stride * element_size(logits.dtype) % 16 == 0;
   dispatch_pair(logits, targets.values, out_aligned, [&](auto t, auto q, auto width) {
     using T = typename decltype(t)::type;
     using Q = typename decltype(q)::type;
     constexpr int V = decltype(width)::value;
-    launch("cross_entropy_gradient", column_owner(logits.n, logits.k, V, stream), cross_entropy_gradient<T, Q, V>,
-           view<T>(logits, inv_temperature), prepare<Q>(targets, scratch, stream), row_stats, row_stats_stride,
-           col_stats, d_loss, d_loss_stride, factor, static_cast<T*>(d_logits), d_logits_stride);
+    launch("cross_entropy_gradient", column_owner(logits.n, logits.k, V, stream),
+           cross_entropy_gradient<T, Q, V>, view<T>(logits, inv_temperature),
+           prepare<Q>(targets, scratch, stream), row_stats, row_stats_stride, col_stats, d_loss,
+           d_loss_stride, factor, static_cast<T*>(d_logits), d_logits_stride);
   });
 }
 

@@ -1,7 +1,7 @@
 // Targets q_ik = exp(scale s_ik + row_i + col_k) on the fly, or stored probabilities.
-// float32 after a cancellation by row: scale (s_ik - c_i) + (col_k - shift), with c_i = -(row_i + shift) / scale.
-// As q <= 1, both terms are at most about the spread of col, so up to kNarrowSpan nats float32 is enough;
-// beyond, exponents are summed in float64.
+// float32 after a cancellation by row: scale (s_ik - c_i) + (col_k - shift), with c_i = -(row_i +
+// shift) / scale. As q <= 1, both terms are at most about the spread of col, so up to kNarrowSpan
+// nats float32 is enough; beyond, exponents are summed in float64.
 #pragma once
 #include <algorithm>
 
@@ -21,9 +21,9 @@ struct TargetView {
   const Q* values;  // (N, K)
   int64_t stride;
   double scale;
-  const double* row;         // (N)
-  const double* col;         // (K), or null: zeros
-  const float* col2;         // (K): (col - shift) in powers of two
+  const double* row;  // (N)
+  const double* col;  // (K), or null: zeros
+  const float* col2;  // (K): (col - shift) in powers of two
   const ColumnState* state;
   bool dense;
 };
@@ -56,8 +56,9 @@ __device__ __forceinline__ void load_col2(const TargetView<Q>& targets, int k, f
 }
 
 template <int V, typename Q>
-__device__ __forceinline__ void evaluate_pack(const TargetView<Q>& targets, const RowTerm& term, const Pack<Q, V>& values,
-                                              const float (&col2)[V], int k, float (&q)[V]) {
+__device__ __forceinline__ void evaluate_pack(const TargetView<Q>& targets, const RowTerm& term,
+                                              const Pack<Q, V>& values, const float (&col2)[V],
+                                              int k, float (&q)[V]) {
 #pragma unroll
   for (int v = 0; v < V; ++v) {
     const float s = to_float(values.value[v]);
@@ -66,14 +67,16 @@ __device__ __forceinline__ void evaluate_pack(const TargetView<Q>& targets, cons
     else if (!term.wide)
       q[v] = exp2_fast(fmaf(s - term.reference, term.scale2, col2[v] + term.offset2));
     else
-      q[v] = exp_of(targets.scale * s + term.row + (targets.col == nullptr ? 0 : targets.col[k + v]));
+      q[v] =
+          exp_of(targets.scale * s + term.row + (targets.col == nullptr ? 0 : targets.col[k + v]));
   }
 }
 
 namespace {
 
 __global__ void __launch_bounds__(kMaxThreads, 1)
-    prepare_columns(const double* col /*(K)*/, int columns, float* col2 /*(K)*/, ColumnState* state) {
+    prepare_columns(const double* col /*(K)*/, int columns, float* col2 /*(K)*/,
+                    ColumnState* state) {
   BlockReduce reduce;
   double max = -INFINITY, negated_min = -INFINITY;
   for (int k = threadIdx.x; col != nullptr && k < columns; k += blockDim.x) {
@@ -95,20 +98,28 @@ TargetView<Q> prepare(const Targets& targets, void* scratch, cudaStream_t stream
   if (!targets.dense())
     launch("prepare_columns", {1, kMaxThreads, kReduceBytes, stream}, prepare_columns, targets.col,
            static_cast<int>(targets.values.k), col2, state);
-  return {static_cast<const Q*>(targets.values.data), targets.values.stride, targets.scale, targets.row, targets.col,
-          col2, state, targets.dense()};
+  return {static_cast<const Q*>(targets.values.data),
+          targets.values.stride,
+          targets.scale,
+          targets.row,
+          targets.col,
+          col2,
+          state,
+          targets.dense()};
 }
 
 inline int64_t prepare_bytes(int64_t k) { return 256 + ceil_div(k * sizeof(float), 256) * 256; }
 
 // Column-owner launches: a thread holds V columns and visits rows; no barrier, no sharing.
 inline Launch column_owner(int64_t n, int64_t k, int width, cudaStream_t stream) {
-  const int threads = static_cast<int>(std::min<int64_t>(128, ceil_div(ceil_div(k, width), kWarp) * kWarp));
+  const int threads =
+      static_cast<int>(std::min<int64_t>(128, ceil_div(ceil_div(k, width), kWarp) * kWarp));
   const int64_t tiles = ceil_div(k, threads * width);
   const int64_t processors = device_attribute(cudaDevAttrMultiProcessorCount);
   const int64_t wanted = std::max<int64_t>(1, processors * 2048 / threads / tiles);
   const int64_t chunks = std::min<int64_t>({ceil_div(n, 4), wanted, 65535});
-  return {dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(chunks)), static_cast<unsigned>(threads), 0, stream};
+  return {dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(chunks)),
+          static_cast<unsigned>(threads), 0, stream};
 }
 
 }  // namespace

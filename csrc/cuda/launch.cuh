@@ -1,4 +1,5 @@
-// Launching: one helper for plain and cooperative kernels, checked; and what a block needs from its launch.
+// Launching: one helper for plain and cooperative kernels, checked; and what a block needs from its
+// launch.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -11,13 +12,16 @@ namespace ssl_fast {
 
 inline void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
-  const std::string text = std::string("ssl_fast: ") + what + ": " + cudaGetErrorString(error) + ". ";
+  const std::string text =
+      std::string("ssl_fast: ") + what + ": " + cudaGetErrorString(error) + ". ";
   if (error == cudaErrorInsufficientDriver || error == cudaErrorNoDevice)
-    throw std::runtime_error(text +
-                             "The CUDA backend needs an NVIDIA GPU and a driver at least as new as its CUDA "
-                             "runtime: update the driver, or use set_backend('triton' or 'reference').");
+    throw std::runtime_error(
+        text +
+        "The CUDA backend needs an NVIDIA GPU and a driver at least as new as its CUDA "
+        "runtime: update the driver, or use set_backend('triton' or 'reference').");
   if (error == cudaErrorNoKernelImageForDevice)
-    throw std::runtime_error(text + "Rebuild with this GPU's architecture in TORCH_CUDA_ARCH_LIST.");
+    throw std::runtime_error(text +
+                             "Rebuild with this GPU's architecture in TORCH_CUDA_ARCH_LIST.");
   throw std::runtime_error(text);
 }
 
@@ -52,20 +56,23 @@ struct Launch {
 template <typename Kernel>
 void allow_shared(Kernel kernel, size_t bytes) {
   if (bytes > 48 * 1024)
-    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                               cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
-          "cudaFuncSetAttribute");
+    check(
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+        "cudaFuncSetAttribute");
 }
 
 template <typename Kernel>
 int blocks_per_multiprocessor(Kernel kernel, int threads, size_t shared) {
   int blocks = 0;
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared), "occupancy");
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared),
+        "occupancy");
   return blocks;
 }
 
 template <typename... Parameters, typename... Arguments>
-void launch(const char* name, const Launch& how, void (*kernel)(Parameters...), Arguments... arguments) {
+void launch(const char* name, const Launch& how, void (*kernel)(Parameters...),
+            Arguments... arguments) {
   cudaLaunchAttribute attribute = {};
   attribute.id = cudaLaunchAttributeCooperative;
   attribute.val.cooperative = 1;
@@ -79,7 +86,7 @@ void launch(const char* name, const Launch& how, void (*kernel)(Parameters...), 
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), name);
 }
 
-#ifndef SSL_FAST_EMULATE
+#if defined(__CUDACC__) && !defined(SSL_FAST_EMULATE)
 __device__ __forceinline__ unsigned char* dynamic_shared() {
   extern __shared__ __align__(16) unsigned char memory[];
   return memory;
@@ -87,8 +94,10 @@ __device__ __forceinline__ unsigned char* dynamic_shared() {
 __device__ __forceinline__ void spin() {}
 #endif
 
-// All blocks of a cooperative launch meet here. `counter` starts at zero and only grows: no reset race.
-// The fences order what was written before against what is read after, on every multiprocessor.
+#if defined(__CUDACC__) || defined(SSL_FAST_EMULATE)  // not for the bindings, which g++ compiles
+// All blocks of a cooperative launch meet here. `counter` starts at zero and only grows: no reset
+// race. The fences order what was written before against what is read after, on every
+// multiprocessor.
 __device__ __forceinline__ void grid_barrier(unsigned* counter, unsigned& passed) {
   __syncthreads();
   if (threadIdx.x == 0) {
@@ -100,6 +109,7 @@ __device__ __forceinline__ void grid_barrier(unsigned* counter, unsigned& passed
   }
   __syncthreads();
 }
+#endif
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

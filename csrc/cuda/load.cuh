@@ -6,7 +6,8 @@ namespace ssl_fast {
 
 enum DType { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
 
-// V neighbouring elements of a row: V * sizeof(T) is a multiple of 16 bytes, or V = 1 where rows are unaligned.
+// V neighbouring elements of a row: V * sizeof(T) is a multiple of 16 bytes, or V = 1 where rows
+// are unaligned.
 template <typename T, int V>
 struct alignas(V * sizeof(T) >= 16 ? 16 : V * sizeof(T)) Pack {
   T value[V];
@@ -49,8 +50,9 @@ void dispatch(int dtype, Function function) {
   if (dtype == kFloat32) return function(Type<float>());
   if (dtype == kBFloat16) return function(Type<bf16>());
   if (dtype == kFloat16) return function(Type<f16>());
-  throw std::runtime_error("ssl_fast: the CUDA kernels take float32, bfloat16 and float16 (codes 0, 2, 3), got code " +
-                           std::to_string(dtype));
+  throw std::runtime_error(
+      "ssl_fast: the CUDA kernels take float32, bfloat16 and float16 (codes 0, 2, 3), got code " +
+      std::to_string(dtype));
 }
 
 // Calls function(Width<16 bytes of T>) or function(Width<1>).

@@ -9,11 +9,15 @@ constexpr int kMaxThreads = 512;
 // Two buffers of one 16-byte value a warp; the first bytes of dynamic shared memory.
 constexpr int kReduceBytes = 2 * (kMaxThreads / kWarp) * 16;
 
-__device__ __forceinline__ float exchange(float x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
-__device__ __forceinline__ double exchange(double x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
+__device__ __forceinline__ float exchange(float x, int mask) {
+  return __shfl_xor_sync(0xffffffffu, x, mask);
+}
+__device__ __forceinline__ double exchange(double x, int mask) {
+  return __shfl_xor_sync(0xffffffffu, x, mask);
+}
 
-// Every result passes through one of two buffers in turn, so that one barrier a reduction is enough:
-// a warp can overwrite a buffer only after the barrier of the reduction in between.
+// Every result passes through one of two buffers in turn, so that one barrier a reduction is
+// enough: a warp can overwrite a buffer only after the barrier of the reduction in between.
 class BlockReduce {
  public:
   template <typename Value, typename Merge>

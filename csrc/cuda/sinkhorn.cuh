@@ -1,15 +1,16 @@
-// The passes of Sinkhorn-Knopp over a block's own rows, wherever those lie: device memory or shared memory.
-// Every pass reads each score once and ends in the block's own slice of column sums: no atomics.
+// The passes of Sinkhorn-Knopp over a block's own rows, wherever those lie: device memory or shared
+// memory. Every pass reads each score once and ends in the block's own slice of column sums: no
+// atomics.
 #pragma once
 #include "load.cuh"
 #include "reduce.cuh"
 
 namespace ssl_fast {
 
-constexpr int kColumns = 16;                       // columns a thread holds in registers
+constexpr int kColumns = 16;                         // columns a thread holds in registers
 constexpr int kMaxColumns = kColumns * kMaxThreads;  // wider rows take the loop form
 constexpr int kRowsAtOnce = 4;
-constexpr int kTile = 8;                           // columns that a block combines at once: one 32-byte sector
+constexpr int kTile = 8;  // columns that a block combines at once: one 32-byte sector
 
 enum class Finish { kColumnSums, kDense, kRows };  // what follows a row's normalisation
 // float32 sums; float64 log-sums; the latter only if State asks for it; whichever State says.
@@ -18,7 +19,7 @@ enum class Form { kNarrow, kWide, kIfWide, kEither };
 // The rows of one block: r = 0 ... count-1 stands for row first + r * step of the matrix.
 template <typename T>
 struct Tile {
-  const T* data;   // (count, columns), rows `pitch` apart
+  const T* data;  // (count, columns), rows `pitch` apart
   int64_t pitch;
   int64_t count, first, step;
   int columns;
@@ -42,20 +43,25 @@ struct Pass {
   float* sums;        // (parts, K) out
   Range* ranges;      // (blocks) out
   State* state;
-  float* q;           // (N, K) contiguous, dense only
-  int64_t part;       // this block's slice
+  float* q;  // (N, K) contiguous, dense only
+  Finish finish;
+  int rows_at_once;  // loop form: as many as L2 holds until their second visit, at most kRowsAtOnce
+  int64_t part;      // this block's slice
 };
 
-__device__ __forceinline__ double column_shift(const double* col, int columns, BlockReduce& reduce) {
+__device__ __forceinline__ double column_shift(const double* col, int columns,
+                                               BlockReduce& reduce) {
   if (col == nullptr) return 0;
   double shift = -INFINITY;
   for (int k = threadIdx.x; k < columns; k += blockDim.x) shift = fmax(shift, col[k]);
   return reduce(shift, Max());
 }
 
-// Column k's log-sum over the rows of this block, row = 0; one thread a pack of columns, no barrier.
+// Column k's log-sum over the rows of this block, row = 0; one thread a pack of columns, no
+// barrier.
 template <typename T, int V>
-__device__ __forceinline__ void start_pass(const Tile<T>& tile, const Pass& pass, int begin, int end, Range& range) {
+__device__ __forceinline__ void start_pass(const Tile<T>& tile, const Pass& pass, int begin,
+                                           int end, Range& range) {
   const float scale2 = static_cast<float>(pass.scale * kLog2e);
   for (int k = begin + threadIdx.x * V; k < end; k += blockDim.x * V) {
     float max[V], sum[V];
@@ -79,7 +85,8 @@ __device__ __forceinline__ void start_pass(const Tile<T>& tile, const Pass& pass
         max[v] = top;
 #pragma unroll
         for (int i = 0; i < kRowsAtOnce; ++i)
-          sum[v] += r + i < tile.count ? exp2_fast((to_float(packs[i].value[v]) - top) * scale2) : 0.0f;
+          sum[v] +=
+              r + i < tile.count ? exp2_fast((to_float(packs[i].value[v]) - top) * scale2) : 0.0f;
       }
     }
 #pragma unroll
@@ -92,9 +99,11 @@ __device__ __forceinline__ void start_pass(const Tile<T>& tile, const Pass& pass
 }
 
 // float32, the row in registers: e_ik = exp(scale (s_ik - reference)), one exp2 an element.
-//   row_i = -log sum_k e_ik w_k - ...,   w_k = exp(col_k - shift),   column sums of e_ik / sum_k e_ik w_k
-template <typename T, int V, Finish finish>
-__device__ __forceinline__ void narrow_pass(const Tile<T>& tile, const Pass& pass, BlockReduce& reduce) {
+//   row_i = -log sum_k e_ik w_k - ...,   w_k = exp(col_k - shift),   column sums of e_ik / sum_k
+//   e_ik w_k
+template <typename T, int V>
+__device__ __forceinline__ void narrow_pass(const Tile<T>& tile, const Pass& pass,
+                                            BlockReduce& reduce) {
   constexpr int kPacks = kColumns / V;
   const int stride = blockDim.x * V, k0 = threadIdx.x * V;
   const float scale2 = static_cast<float>(pass.scale * kLog2e);
@@ -116,7 +125,8 @@ __device__ __forceinline__ void narrow_pass(const Tile<T>& tile, const Pass& pas
       reference = fmaxf(reference, to_float(next[j].value[v]));
     }
   }
-  reference = reduce(reference, Max());  // near the largest score: exponents that matter are the most exact
+  reference =
+      reduce(reference, Max());  // near the largest score: exponents that matter are the most exact
   Range range;
   for (int64_t r = 0; r < tile.count; ++r) {
     float partial = 0;
@@ -138,35 +148,36 @@ __device__ __forceinline__ void narrow_pass(const Tile<T>& tile, const Pass& pas
     const float inverse = 1.0f / total;
     if (pass.row != nullptr && threadIdx.x == 0)
       pass.row[tile.index(r)] = -(pass.scale * reference + shift + log_of(total));
-    if constexpr (finish != Finish::kRows) {
+    if (pass.finish == Finish::kRows) continue;
 #pragma unroll
     for (int j = 0; j < kPacks; ++j) {
       const int k = k0 + j * stride;
       if (k >= tile.columns) continue;
 #pragma unroll
       for (int v = 0; v < V; ++v) {
-        if (finish == Finish::kColumnSums)
+        if (pass.finish == Finish::kColumnSums)
           sum[j][v] = fmaf(e[j][v], inverse, sum[j][v]);
         else
           e[j][v] *= weight[j][v] * inverse;
       }
-      if (finish == Finish::kDense) store<V>(pass.q + tile.index(r) * tile.columns + k, e[j]);
-    }
+      if (pass.finish == Finish::kDense) store<V>(pass.q + tile.index(r) * tile.columns + k, e[j]);
     }
   }
-  if (finish == Finish::kColumnSums) {
+  if (pass.finish == Finish::kColumnSums) {
 #pragma unroll
     for (int j = 0; j < kPacks; ++j)
-      if (k0 + j * stride < tile.columns) store<V>(pass.sums + pass.part * tile.columns + k0 + j * stride, sum[j]);
+      if (k0 + j * stride < tile.columns)
+        store<V>(pass.sums + pass.part * tile.columns + k0 + j * stride, sum[j]);
     range = reduce(range, MergeRanges());
     if (threadIdx.x == 0) pass.ranges[blockIdx.x] = range;
   }
 }
 
-// The same in float64 log-sums, any width: the row is read again (from L2) once its potential is known,
-// and the column sums live in this block's slice of device memory.
-template <typename T, int V, Finish finish>
-__device__ __forceinline__ void wide_pass(const Tile<T>& tile, const Pass& pass, BlockReduce& reduce) {
+// The same in float64 log-sums, any width: the row is read again (from L2) once its potential is
+// known, and the column sums live in this block's slice of device memory.
+template <typename T, int V>
+__device__ __forceinline__ void wide_pass(const Tile<T>& tile, const Pass& pass,
+                                          BlockReduce& reduce) {
   double* const maxima = pass.maxima + pass.part * tile.columns;
   float* const sums = pass.sums + pass.part * tile.columns;
   for (int64_t r = 0; r < tile.count; ++r) {
@@ -182,14 +193,14 @@ __device__ __forceinline__ void wide_pass(const Tile<T>& tile, const Pass& pass,
     total = reduce(total, MergeLogSums());
     const double row = -(total.max + log_of(total.sum));
     if (pass.row != nullptr && threadIdx.x == 0) pass.row[tile.index(r)] = row;
-    if constexpr (finish != Finish::kRows)
+    if (pass.finish == Finish::kRows) continue;
     for (int k = threadIdx.x * V; k < tile.columns; k += blockDim.x * V) {
       const Pack<T, V> pack = load<V>(tile.row(r) + k);
-      float q[V];
+      float q[V] = {};
 #pragma unroll
       for (int v = 0; v < V; ++v) {
         const double exponent = pass.scale * to_float(pack.value[v]) + row;
-        if (finish == Finish::kDense) {
+        if (pass.finish == Finish::kDense) {
           q[v] = exp_of(exponent + (pass.col == nullptr ? 0 : pass.col[k + v]));
         } else {
           LogSum<float> column;
@@ -199,24 +210,28 @@ __device__ __forceinline__ void wide_pass(const Tile<T>& tile, const Pass& pass,
           sums[k + v] = column.sum;
         }
       }
-      if (finish == Finish::kDense) store<V>(pass.q + tile.index(r) * tile.columns + k, q);
+      if (pass.finish == Finish::kDense) store<V>(pass.q + tile.index(r) * tile.columns + k, q);
     }
   }
 }
 
-// float32, any width: kRowsAtOnce rows share one visit of the weights and of the column sums.
-template <typename T, int V, Finish finish>
-__device__ __forceinline__ void narrow_loop_pass(const Tile<T>& tile, const Pass& pass, BlockReduce& reduce) {
+// float32, any width: a few rows share one visit of the weights and of the column sums.
+template <typename T, int V>
+__device__ __forceinline__ void narrow_loop_pass(const Tile<T>& tile, const Pass& pass,
+                                                 BlockReduce& reduce) {
   float* const sums = pass.sums + pass.part * tile.columns;
   const float scale2 = static_cast<float>(pass.scale * kLog2e);
   const double shift = column_shift(pass.col, tile.columns, reduce);
   if (blockIdx.x == 0 && threadIdx.x == 0) pass.state->shift = shift;
   float reference = -INFINITY;
-  for (int k = threadIdx.x; k < tile.columns; k += blockDim.x) reference = fmaxf(reference, to_float(tile.row(0)[k]));
+  for (int k = threadIdx.x; k < tile.columns; k += blockDim.x)
+    reference = fmaxf(reference, to_float(tile.row(0)[k]));
   reference = reduce(reference, Max());
   Range range;
-  for (int64_t r = 0; r < tile.count; r += kRowsAtOnce) {
-    const int rows = tile.count - r < kRowsAtOnce ? static_cast<int>(tile.count - r) : kRowsAtOnce;
+  int rows = 0;
+  for (int64_t r = 0; r < tile.count; r += rows) {
+    const int64_t left = tile.count - r;
+    rows = left < pass.rows_at_once ? static_cast<int>(left) : pass.rows_at_once;
     float inverse[kRowsAtOnce] = {};
     for (int k = threadIdx.x * V; k < tile.columns; k += blockDim.x * V) {
       Pack<T, V> packs[kRowsAtOnce];
@@ -224,7 +239,8 @@ __device__ __forceinline__ void narrow_loop_pass(const Tile<T>& tile, const Pass
       for (int i = 0; i < kRowsAtOnce; ++i) packs[i] = load<V>(tile.row(i < rows ? r + i : r) + k);
 #pragma unroll
       for (int v = 0; v < V; ++v) {
-        const float col2 = pass.col == nullptr ? 0 : static_cast<float>((pass.col[k + v] - shift) * kLog2e);
+        const float col2 =
+            pass.col == nullptr ? 0 : static_cast<float>((pass.col[k + v] - shift) * kLog2e);
 #pragma unroll
         for (int i = 0; i < kRowsAtOnce; ++i) {
           const float s = to_float(packs[i].value[v]);
@@ -240,13 +256,14 @@ __device__ __forceinline__ void narrow_loop_pass(const Tile<T>& tile, const Pass
       if (pass.row != nullptr && threadIdx.x == 0 && i < rows)
         pass.row[tile.index(r + i)] = -(pass.scale * reference + shift + log_of(total));
     }
-    if constexpr (finish != Finish::kRows)
+    if (pass.finish == Finish::kRows) continue;
     for (int k = threadIdx.x * V; k < tile.columns; k += blockDim.x * V) {
-      float sum[V], weight[V];
+      float sum[V] = {}, weight[V] = {};
 #pragma unroll
       for (int v = 0; v < V; ++v) {
-        if (finish == Finish::kColumnSums) sum[v] = r > 0 ? sums[k + v] : 0;
-        if (finish == Finish::kDense) weight[v] = pass.col == nullptr ? 1.0f : exp_of(pass.col[k + v] - shift);
+        if (pass.finish == Finish::kColumnSums) sum[v] = r > 0 ? sums[k + v] : 0;
+        if (pass.finish == Finish::kDense)
+          weight[v] = pass.col == nullptr ? 1.0f : exp_of(pass.col[k + v] - shift);
       }
 #pragma unroll
       for (int i = 0; i < kRowsAtOnce; ++i) {
@@ -256,15 +273,16 @@ __device__ __forceinline__ void narrow_loop_pass(const Tile<T>& tile, const Pass
 #pragma unroll
         for (int v = 0; v < V; ++v) {
           q[v] = exp2_fast((to_float(pack.value[v]) - reference) * scale2);
-          if (finish == Finish::kColumnSums) sum[v] = fmaf(q[v], inverse[i], sum[v]);
-          if (finish == Finish::kDense) q[v] *= weight[v] * inverse[i];
+          if (pass.finish == Finish::kColumnSums) sum[v] = fmaf(q[v], inverse[i], sum[v]);
+          if (pass.finish == Finish::kDense) q[v] *= weight[v] * inverse[i];
         }
-        if (finish == Finish::kDense) store<V>(pass.q + tile.index(r + i) * tile.columns + k, q);
+        if (pass.finish == Finish::kDense)
+          store<V>(pass.q + tile.index(r + i) * tile.columns + k, q);
       }
-      if (finish == Finish::kColumnSums) store<V>(sums + k, sum);
+      if (pass.finish == Finish::kColumnSums) store<V>(sums + k, sum);
     }
   }
-  if (finish == Finish::kColumnSums) {
+  if (pass.finish == Finish::kColumnSums) {
     range = reduce(range, MergeRanges());
     if (threadIdx.x == 0) pass.ranges[blockIdx.x] = range;
   }
@@ -272,8 +290,10 @@ __device__ __forceinline__ void narrow_loop_pass(const Tile<T>& tile, const Pass
 
 // Sums of the blocks' slices, in fixed order, for kTile columns from `k0`:
 //   out_k = sign * log-sum + log_prior_k.  All threads; `shared` holds a LogSum<double> a thread.
-__device__ __forceinline__ void combine_tile(const Pass& pass, bool wide, int64_t parts, int columns, int k0, double sign,
-                                             const double* log_prior, double* out, LogSum<double>* shared) {
+__device__ __forceinline__ void combine_tile(const Pass& pass, bool wide, int64_t parts,
+                                             int columns, int k0, double sign,
+                                             const double* log_prior, double* out,
+                                             LogSum<double>* shared) {
   const int slices = blockDim.x / kTile, slice = threadIdx.x / kTile, k = k0 + threadIdx.x % kTile;
   LogSum<double> total;
   if (!wide) total.max = 0;
@@ -298,7 +318,8 @@ __device__ __forceinline__ void combine_tile(const Pass& pass, bool wide, int64_
   out[k] = sign * log_sum + (log_prior == nullptr ? 0 : log_prior[k]);
 }
 
-__device__ __forceinline__ bool is_wide(const Range* ranges, int64_t count, double scale, BlockReduce& reduce) {
+__device__ __forceinline__ bool is_wide(const Range* ranges, int64_t count, double scale,
+                                        BlockReduce& reduce) {
   Range range;
   for (int64_t i = threadIdx.x; i < count; i += blockDim.x) range = MergeRanges()(range, ranges[i]);
   range = reduce(range, MergeRanges());

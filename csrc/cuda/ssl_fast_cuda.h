@@ -1,4 +1,5 @@
-// The launchers, on raw device pointers of the current device. Every call only enqueues work on `stream`.
+// The launchers, on raw device pointers of the current device. Every call only enqueues work on
+// `stream`.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -24,31 +25,36 @@ struct Targets {
 // Scratch that sinkhorn_* want for scores of this size on the current device.
 int64_t sinkhorn_scratch_bytes(int64_t n, int64_t k, int dtype);
 
-void sinkhorn_step(const Scores& scores, double scale, const double* col /*(K) or null*/, double* row /*(N)*/,
-                   double* column_lse /*(K)*/, void* scratch, cudaStream_t stream);
+void sinkhorn_step(const Scores& scores, double scale, const double* col /*(K) or null*/,
+                   double* row /*(N)*/, double* column_lse /*(K)*/, void* scratch,
+                   cudaStream_t stream);
 
-void sinkhorn_row_potential(const Scores& scores, double scale, const double* col /*(K) or null*/, double* row /*(N)*/,
-                            void* scratch, cudaStream_t stream);
+void sinkhorn_row_potential(const Scores& scores, double scale, const double* col /*(K) or null*/,
+                            double* row /*(N)*/, void* scratch, cudaStream_t stream);
 
 // q null: potentials only. `on_chip` allows the cooperative form; the result says whether it ran.
-bool sinkhorn_potentials(const Scores& scores, double scale, const double* log_prior /*(K) or null*/, int iterations,
-                         bool softmax_start, double* row /*(N)*/, double* col /*(K)*/, float* q /*(N, K) or null*/,
-                         bool on_chip, void* scratch, cudaStream_t stream);
+bool sinkhorn_potentials(const Scores& scores, double scale,
+                         const double* log_prior /*(K) or null*/, int iterations,
+                         bool softmax_start, double* row /*(N)*/, double* col /*(K)*/,
+                         float* q /*(N, K) or null*/, bool on_chip, void* scratch,
+                         cudaStream_t stream);
 
 // Scratch that evaluate, forward and backward want.
 int64_t cross_entropy_scratch_bytes(int64_t n, int64_t k, bool symmetric);
 
 void evaluate(const Targets& targets, float* q /*(N, K)*/, void* scratch, cudaStream_t stream);
 
-void cross_entropy_forward(const Scores& logits, double inv_temperature, const Targets& targets, double factor,
-                           double* row_stats /*(4, N)*/, double* col_stats /*(3, K) or null*/, float* loss /*()*/,
-                           void* scratch, cudaStream_t stream);
+void cross_entropy_forward(const Scores& logits, double inv_temperature, const Targets& targets,
+                           double factor, double* row_stats /*(4, N)*/,
+                           double* col_stats /*(3, K) or null*/, float* loss /*()*/, void* scratch,
+                           cudaStream_t stream);
 
 // d_loss: null, or float32 with stride 0 (a scalar) or more (a row each).
 void cross_entropy_backward(const Scores& logits, double inv_temperature, const Targets& targets,
                             const double* row_stats /*(4, N)*/, int64_t row_stats_stride,
-                            const double* col_stats /*(3, K) or null*/, const float* d_loss /*() or (N)*/, int64_t d_loss_stride, double factor,
-                            void* d_logits /*(N, K) as logits*/, int64_t d_logits_stride, void* scratch,
-                            cudaStream_t stream);
+                            const double* col_stats /*(3, K) or null*/,
+                            const float* d_loss /*() or (N)*/, int64_t d_loss_stride, double factor,
+                            void* d_logits /*(N, K) as logits*/, int64_t d_logits_stride,
+                            void* scratch, cudaStream_t stream);
 
 }  // namespace ssl_fast

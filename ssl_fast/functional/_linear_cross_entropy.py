@@ -28,10 +28,10 @@ from ._tiles import (
 
 
 def _fake_forward(x, weight, inv_temperature, values, z, prototypes, scale, row, col,
-                  symmetric, reduction, want_grad, *_: Any):  # fmt: skip
+                  symmetric, reduction, want_grad, name, group):  # fmt: skip
     rows, columns = x.shape[0], weight.shape[0]
     kept = x.new_empty((_kept_rows(x, weight, want_grad), columns), dtype=product_dtype(x))
-    return (*fake_outputs(x, rows, columns, symmetric, reduction), kept)
+    return (*fake_outputs(x, rows, columns, symmetric, reduction, group), kept)
 
 
 @operator(_fake_forward)
@@ -52,7 +52,7 @@ def linear_cross_entropy_forward(
     name: str,
     group: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Loss, row_stats, col_stats, the global number of rows, and d_logits of the kept rows."""
+    """As `cross_entropy_forward`, and d_logits of the kept rows."""
     kernels = backend.implementation(name, "cross_entropy")
     targets = Targets(values, z, prototypes, scale, row, col)
     if hasattr(kernels, "linear_forward"):
@@ -94,7 +94,7 @@ def linear_cross_entropy_backward(
     row: Tensor | None,
     col: Tensor | None,
     row_stats: Tensor,  # (4, N)
-    col_stats: Tensor,  # (3, K), or (3, 0) unless symmetric
+    col_stats: Tensor | None,  # (3, K), nothing unless symmetric
     cache: Tensor,  # (kept, K)
     d_loss: Tensor,  # 0-d, or (N,)
     factor: float,
@@ -105,7 +105,7 @@ def linear_cross_entropy_backward(
     """(d_x, d_weight); empty tensors for what is not needed."""
     kernels = backend.implementation(name, "cross_entropy")
     targets = Targets(values, z, prototypes, scale, row, col)
-    columns = col_stats if col_stats.shape[1] else None
+    columns = col_stats if col_stats is not None and col_stats.numel() else None
     if hasattr(kernels, "linear_backward"):
         d_x, d_weight = kernels.linear_backward(
             x, weight, inv_temperature, targets, row_stats, columns, d_loss, factor,

@@ -36,28 +36,31 @@ def loss_factor(reduction: str, symmetric: bool, rows: int) -> float:
 def finish(
     parts: list[Part], like: Tensor, inv_temperature: float, symmetric: bool, reduction: str,
     group: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """(loss, row_stats, col_stats, rows of all ranks) from the tiles' statistics."""
-    row_stats = torch.cat([part[0] for part in parts], 1)
-    col_stats = row_stats.new_empty(3, 0)
-    count = _distributed.all_reduce(row_stats.new_full((), row_stats.shape[1]), "sum", group)
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+    """Loss, row_stats, col_stats if symmetric, and with a group the rows of all ranks."""
+    row_stats = parts[0][0] if len(parts) == 1 else torch.cat([part[0] for part in parts], 1)
+    col_stats = None
+    rows = row_stats.shape[1]
+    count = _distributed.all_reduce(row_stats.new_full((), rows), "sum", group) if group else None
     if reduction == "none":
         return row_stats[3].to(product_dtype(like)), row_stats, col_stats, count
     total = row_stats[3].sum()
     if symmetric:
         col_stats = _columns([part[1] for part in parts], inv_temperature, group)
-        _check_square(count, col_stats.shape[1])
+        _check_square(rows if count is None else count, col_stats.shape[1])
+        # sum_ik q l is in the rows' losses once, and belongs to the columns as well
         total = total + total - (row_stats[2] * _log_sum_exp(row_stats, inv_temperature)).sum()
     total = _distributed.all_reduce(total, "sum", group)
-    if symmetric:
+    if col_stats is not None:
         total = total + (col_stats[2] * _log_sum_exp(col_stats, inv_temperature)).sum()
     loss = total * loss_factor(reduction, symmetric, 1)
-    loss = loss / count if reduction == "mean" else loss
+    if reduction == "mean":
+        loss = loss / (rows if count is None else count)
     return loss.to(product_dtype(like)), row_stats, col_stats, count
 
 
 def upstream(
-    d_loss: Tensor, count: Tensor, reduction: str, symmetric: bool, rows: int, group: str
+    d_loss: Tensor, count: Tensor | None, reduction: str, symmetric: bool, rows: int, group: str
 ) -> tuple[Tensor, float]:
     """(d_loss, factor): the gradient of a row's loss is factor * d_loss.
 
@@ -66,17 +69,21 @@ def upstream(
     if not group:
         return d_loss, loss_factor(reduction, symmetric, rows)
     factor = _distributed.world_size(group) * loss_factor(reduction, symmetric, 1)
-    return ((d_loss / count).to(d_loss.dtype) if reduction == "mean" else d_loss), factor
+    if reduction == "mean":
+        d_loss = (d_loss / count).to(d_loss.dtype)
+    return d_loss, factor
 
 
-def fake_outputs(like: Tensor, rows: int, columns: int, symmetric: bool, reduction: str) -> Any:
-    """Shapes of what `finish` returns."""
+def fake_outputs(
+    like: Tensor, rows: int, columns: int, symmetric: bool, reduction: str, group: str
+) -> Any:
+    """Shapes of what `finish` returns; an operator has an empty tensor for None."""
     double = {"dtype": torch.float64}
     return (
         like.new_empty((rows,) if reduction == "none" else (), dtype=product_dtype(like)),
         like.new_empty((4, rows), **double),
-        like.new_empty((3, columns if symmetric else 0), **double),
-        like.new_empty((), **double),
+        like.new_empty((3, columns), **double) if symmetric else like.new_empty(0),
+        like.new_empty((), **double) if group else like.new_empty(0),
     )
 
 
@@ -94,8 +101,9 @@ def _log_sum_exp(stats: Tensor, inv_temperature: float) -> Tensor:
     return stats[0] * inv_temperature + stats[1]
 
 
-def _check_square(count: Tensor, columns: int) -> None:
-    if count.device.type == "cpu" and int(count) != columns:
+def _check_square(count: Tensor | int, columns: int) -> None:
+    on_gpu = isinstance(count, Tensor) and count.is_cuda  # reading it would synchronise
+    if not on_gpu and int(count) != columns:
         raise ValueError(
             f"symmetric=True needs square logits: {int(count)} rows over all ranks, {columns} columns"
         )

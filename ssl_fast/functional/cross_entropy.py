@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .. import backend
 from . import _check
+from ._autograd import apply, once_differentiable
 from ._linear_cross_entropy import linear_cross_entropy_backward, linear_cross_entropy_forward
 from ._operator import operator
 from ._stats import Targets, fake_outputs, finish, loss_factor, upstream
@@ -57,9 +57,10 @@ def soft_cross_entropy(
     group = _arguments(logits.shape, symmetric, reduction, group)
     inv_temperature = 1.0 / _check.positive("temperature", temperature)
     name = backend.select("cross_entropy", logits.device, logits.dtype)
-    return _SoftCrossEntropy.apply(
-        _check.rows_contiguous(logits), inv_temperature, *target, symmetric, reduction, name, group
-    )[0]
+    logits = _check.rows_contiguous(logits)
+    return apply(
+        _SoftCrossEntropy, logits, inv_temperature, *target, symmetric, reduction, name, group
+    )
 
 
 def linear_soft_cross_entropy(
@@ -100,9 +101,10 @@ def linear_soft_cross_entropy(
     name = backend.select("linear_cross_entropy", x.device, x.dtype)
     x, weight = _check.rows_contiguous(x), _check.rows_contiguous(weight)
     want_grad = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    return _LinearSoftCrossEntropy.apply(
-        x, weight, inv_temperature, *target, symmetric, reduction, want_grad, name, group
-    )[0]
+    return apply(
+        _LinearSoftCrossEntropy,
+        x, weight, inv_temperature, *target, symmetric, reduction, want_grad, name, group,
+    )  # fmt: skip
 
 
 def _arguments(shape: Any, symmetric: bool, reduction: str, group: Any) -> str:
@@ -121,22 +123,19 @@ def _arguments(shape: Any, symmetric: bool, reduction: str, group: Any) -> str:
 def _target(targets: Any, shape: Any, like: Tensor, name: str) -> tuple:
     """The fields of `targets` that cross into operators: values, z, prototypes, scale, row, col."""
     if isinstance(targets, Assignment):
-        held = targets.values if targets.values is not None else targets.z
-        if targets.shape != tuple(shape):
-            raise ValueError(f"targets are {targets.shape}, {name} is {tuple(shape)}")
+        fields = targets.values, targets.z, targets.prototypes, targets.scale, targets.row, targets.col
     else:
         _check.matrix("targets", targets)
         _check.constant("targets", targets)
-        if targets.shape != shape:
-            raise ValueError(f"targets are {tuple(targets.shape)}, {name} is {tuple(shape)}")
-        held = targets
-        targets = Assignment(values=_check.rows_contiguous(targets))
-    if held.device != like.device:
-        raise ValueError(f"targets are on {held.device}, {name} is on {like.device}: move one")
-    values = targets.values
-    if values is not None and values.dtype not in (like.dtype, product_dtype(like)):
+        fields = _check.rows_contiguous(targets), None, None, None, None, None
+    if targets.shape != shape:
+        raise ValueError(f"targets are {tuple(targets.shape)}, but {name} is {tuple(shape)}")
+    if targets.device != like.device:
+        raise ValueError(f"targets are on {targets.device}, {name} is on {like.device}: move one")
+    values = fields[0]
+    if values is not None and values.dtype != like.dtype and values.dtype != product_dtype(like):
         values = values.to(product_dtype(like))
-    return values, targets.z, targets.prototypes, targets.scale, targets.row, targets.col
+    return values, *fields[1:]
 
 
 class _SoftCrossEntropy(torch.autograd.Function):
@@ -150,7 +149,7 @@ class _SoftCrossEntropy(torch.autograd.Function):
     def setup_context(ctx, inputs, output):
         logits, ctx.inv_temperature, values, z, prototypes, ctx.scale, row, col = inputs[:8]
         ctx.symmetric, ctx.reduction, ctx.name, ctx.group = inputs[8:]
-        ctx.mark_non_differentiable(*output[1:])
+        ctx.mark_non_differentiable(*[t for t in output[1:] if t is not None])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(logits, values, z, prototypes, row, col, *output[1:])
 
@@ -181,7 +180,7 @@ class _LinearSoftCrossEntropy(torch.autograd.Function):
     def setup_context(ctx, inputs, output):
         x, weight, ctx.inv_temperature, values, z, prototypes, ctx.scale, row, col = inputs[:9]
         ctx.symmetric, ctx.reduction, _, ctx.name, ctx.group = inputs[9:]
-        ctx.mark_non_differentiable(*output[1:])
+        ctx.mark_non_differentiable(*[t for t in output[1:] if t is not None])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, weight, values, z, prototypes, row, col, *output[1:])
 
@@ -204,8 +203,8 @@ class _LinearSoftCrossEntropy(torch.autograd.Function):
 
 
 def _fake_forward(logits, inv_temperature, values, z, prototypes, scale, row, col,
-                  symmetric, reduction, *_: Any):  # fmt: skip
-    return fake_outputs(logits, *logits.shape, symmetric, reduction)
+                  symmetric, reduction, name, group):  # fmt: skip
+    return fake_outputs(logits, *logits.shape, symmetric, reduction, group)
 
 
 @operator(_fake_forward)
@@ -224,7 +223,7 @@ def cross_entropy_forward(
     name: str,
     group: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Loss, row_stats, col_stats and the global number of rows."""
+    """Loss, row_stats, col_stats if symmetric, and with a group the rows of all ranks."""
     kernels = backend.implementation(name, "cross_entropy")
     targets = Targets(values, z, prototypes, scale, row, col)
     if values is not None and not group and reduction != "none":
@@ -232,8 +231,7 @@ def cross_entropy_forward(
         loss, row_stats, col_stats = kernels.forward(
             logits, inv_temperature, targets, symmetric, factor
         )
-        empty = row_stats.new_empty((3, 0))
-        return loss, row_stats, empty if col_stats is None else col_stats, row_stats.new_empty(())
+        return loss, row_stats, col_stats, None
     parts = [
         kernels.forward(logits[rows], inv_temperature, targets.tile(rows), symmetric, 1.0)[1:]
         for rows in _slices(logits, values)
@@ -257,7 +255,7 @@ def cross_entropy_backward(
     row: Tensor | None,
     col: Tensor | None,
     row_stats: Tensor,  # (4, N)
-    col_stats: Tensor,  # (3, K), or (3, 0) unless symmetric
+    col_stats: Tensor | None,  # (3, K), nothing unless symmetric
     d_loss: Tensor,  # 0-d, or (N,)
     factor: float,
     name: str,
@@ -265,7 +263,7 @@ def cross_entropy_backward(
     """d_logits (N, K), contiguous, in the logits' type."""
     kernels = backend.implementation(name, "cross_entropy")
     targets = Targets(values, z, prototypes, scale, row, col)
-    columns = col_stats if col_stats.shape[1] else None
+    columns = col_stats if col_stats is not None and col_stats.numel() else None
     if values is not None:
         return kernels.backward(
             logits, inv_temperature, targets, row_stats, columns, d_loss, factor

@@ -71,7 +71,8 @@ def _why_no_gpu(module: ModuleType) -> str | None:
     if torch.version.cuda is None:
         return "this PyTorch is built without CUDA; install a CUDA build of torch"
     if error := module.device_error():
-        return f"the CUDA driver says: {error}"
+        toolkit = build_record().get("nvcc")
+        return f"it needs an NVIDIA GPU and a driver for CUDA {toolkit}; CUDA says: {error}"
     archs = (build_record().get("cuda_archs") or "").split(";")
     oldest = min((int(arch.split("-")[0].rstrip("af")) for arch in archs if arch), default=0)
     major, minor = torch.cuda.get_device_capability()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from torch.utils.data import DataLoader
 
 from . import evaluate
@@ -54,6 +54,13 @@ class Monitor(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.rows, self.seconds = state["rows"], state["seconds"]
+
+
+class ProgressBar(RichProgressBar):
+    """Loss and k-nn accuracy, without the logger's version."""
+
+    def get_metrics(self, trainer, module):
+        return {k: v for k, v in super().get_metrics(trainer, module).items() if k != "v_num"}
 
 
 def checkpoint(run: Path) -> ModelCheckpoint:

@@ -96,8 +96,8 @@ class Parser(ArgumentParser):
     def parse_args(self, args=None, *rest, **more):
         return super().parse_args([_underscored(arg) for arg in args or []], *rest, **more)
 
-    def format_help(self) -> str:
-        return _dashed(super().format_help())
+    def format_help(self, *args, **kwargs):
+        return _dashed(super().format_help(*args, **kwargs))
 
 
 def build_parser(method: str, data: str) -> Parser:

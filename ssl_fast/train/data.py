@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,13 +20,17 @@ CANVAS = 32  # pixels
 SMALLEST, LARGEST, DEGREES = 12, 24, 30  # of the digits on it
 
 
-class Source(NamedTuple):
-    """`train` and `test` give (image, label); `views` maps weak and strong to augmentations."""
+Images = Any  # a map-style data set of (image, label)
 
-    train: Dataset
-    test: Dataset
+
+class Source(NamedTuple):
+    """What a data set offers; a view is a weak or strong augmentation."""
+
+    pretrain: Images  # the labels are never looked at
+    train: Images  # for nearest neighbours and linear probe
+    test: Images
     plain: Callable | None  # un-augmented image -> tensor; None: images are tensors already
-    views: dict[str, Callable]
+    views: dict[str, Any]
     channels: int
     image_size: int
 
@@ -53,38 +57,39 @@ def digits(seed: int) -> Source:
     )
     train, test = (TensorDataset(images[part], labels[part]) for part in parts)
     augment = {
-        "weak": views.DigitView(degrees=10, zoom=0.15, shift=0.15),
-        "strong": views.DigitView(
-            degrees=20, zoom=0.3, shift=0.3, contrast=0.4, noise=0.1, erase=0.3
-        ),
+        "weak": views.DigitView(degrees=8, zoom=0.15, shift=0.1),
+        "strong": views.DigitView(degrees=15, zoom=0.3, shift=0.2, contrast=0.4, noise=0.1),
     }
-    return Source(train, test, None, augment, channels=1, image_size=CANVAS)
+    return Source(train, train, test, None, augment, channels=1, image_size=CANVAS)
 
 
-def _cifar(dataset: type, size: int, folder: Path) -> Source:
+def _cifar(dataset: Any, size: int, folder: Path) -> Source:
     names = [name for name, _ in dataset.train_list + dataset.test_list]
     _expect(folder, [f"{dataset.base_folder}/{name}" for name in names], dataset.url)
     train, test = (dataset(str(folder), train=part) for part in (True, False))
-    return _photos(train, test, size)
+    return _photos(train, train, test, size)
 
 
 def _stl10(size: int, folder: Path) -> Source:
     names = ["train_X.bin", "train_y.bin", "unlabeled_X.bin", "test_X.bin", "test_y.bin"]
     base = datasets.STL10.base_folder
     _expect(folder, [f"{base}/{name}" for name in names], datasets.STL10.url)
-    train, test = (datasets.STL10(str(folder), split=part) for part in ("train", "test"))
-    return _photos(train, test, size)
+    everything, train, test = (
+        datasets.STL10(str(folder), split=split) for split in ("train+unlabeled", "train", "test")
+    )
+    return _photos(everything, train, test, size)
 
 
 def _imagefolder(size: int, folder: Path) -> Source:
-    test = "test" if (folder / "test").is_dir() else "val"
-    _expect(folder, ["train", test], "one folder per class in each: train/cat/001.jpg")
-    parts = [datasets.ImageFolder(str(folder / part)) for part in ("train", test)]
-    return _photos(*parts, size)
+    held_out = "test" if (folder / "test").is_dir() else "val"
+    _expect(folder, ["train", held_out], "one folder per class in each: train/cat/001.jpg")
+    train, test = (datasets.ImageFolder(str(folder / part)) for part in ("train", held_out))
+    return _photos(train, train, test, size)
 
 
-def _photos(train: Dataset, test: Dataset, size: int) -> Source:
-    return Source(train, test, views.photo_plain(size), views.photo_views(size), 3, size)
+def _photos(pretrain: Images, train: Images, test: Images, size: int) -> Source:
+    plain, augment = views.photo_plain(size), views.photo_views(size)
+    return Source(pretrain, train, test, plain, augment, channels=3, image_size=size)
 
 
 def _expect(folder: Path, names: Sequence[str], origin: str) -> None:
@@ -119,7 +124,7 @@ class EpochSampler(DistributedSampler):
 class Views(Dataset):
     """Photographs: (epoch, index) -> one tensor per view, seeded by (seed, epoch, index)."""
 
-    def __init__(self, images: Dataset, transforms: Sequence[Callable], seed: int) -> None:
+    def __init__(self, images: Images, transforms: Sequence[Callable], seed: int) -> None:
         self.images, self.transforms, self.seed = images, transforms, seed
 
     def __getitem__(self, key: tuple[int, int]) -> list[Tensor]:
@@ -132,7 +137,7 @@ class Views(Dataset):
 class Batches(Dataset):
     """Images that are tensors already, fetched a batch at a time and augmented later."""
 
-    def __init__(self, images: TensorDataset) -> None:
+    def __init__(self, images: Images) -> None:
         self.images = images
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> Tensor:
@@ -154,8 +159,8 @@ class ViewData(LightningDataModule):
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
 
     def train_dataloader(self) -> DataLoader:
-        world, rank = self.trainer.world_size, self.trainer.global_rank
-        images, size = self.source.train, self.batch_size // world
+        world, rank = self._place()
+        images, size = self.source.pretrain, self.batch_size // world
         sampler = EpochSampler(
             images, world, rank, shuffle=True, seed=self.seed % 2**31, drop_last=True
         )
@@ -169,8 +174,8 @@ class ViewData(LightningDataModule):
     def on_after_batch_transfer(self, batch, dataloader_idx: int) -> list[Tensor]:
         if self.source.plain is not None:
             return batch
-        world, rank = self.trainer.world_size, self.trainer.global_rank
-        random = generator(self.seed, 1, self.trainer.global_step)
+        world, rank = self._place()
+        random = generator(self.seed, 1, self.trainer.global_step)  # type: ignore[union-attr]
         out = []
         for name in self.view_names:
             view = self.source.views[name]
@@ -178,6 +183,11 @@ class ViewData(LightningDataModule):
             own = {k: v[rank::world].to(batch.device) for k, v in numbers.items()}
             out.append(view(batch, **own))
         return out
+
+    def _place(self) -> tuple[int, int]:
+        """World size and rank."""
+        assert self.trainer is not None
+        return self.trainer.world_size, self.trainer.global_rank
 
 
 def plain_loader(source: Source, part: str, limit: int = 0, workers: int = 0) -> DataLoader:
@@ -193,7 +203,7 @@ def plain_loader(source: Source, part: str, limit: int = 0, workers: int = 0) ->
 
 
 class Plain(Dataset):
-    def __init__(self, images: Dataset, transform: Callable) -> None:
+    def __init__(self, images: Images, transform: Callable) -> None:
         self.images, self.transform = images, transform
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
@@ -204,5 +214,5 @@ class Plain(Dataset):
         return len(self.images)
 
 
-def _unchanged(batch: Tensor) -> Tensor:
+def _unchanged(batch: Any) -> Any:
     return batch

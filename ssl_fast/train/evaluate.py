@@ -1,5 +1,6 @@
 """How good the features are: k-nn, linear probe, clustering. All by scikit-learn."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ class Features(NamedTuple):
 
 @torch.no_grad()
 def extract(
-    networks: list[nn.Module], train: DataLoader, test: DataLoader, device: torch.device
+    networks: Sequence[nn.Module], train: DataLoader, test: DataLoader, device: torch.device
 ) -> list[Features]:
     """Features after each of `networks`, applied one after the other, in evaluation mode.
 
@@ -35,17 +36,16 @@ def extract(
     modes = [(module, module.training) for network in networks for module in network.modules()]
     for network in networks:
         network.eval()
-    parts = [_pass(networks, loader, device) for loader in (train, test)]
+    rows, labels = _pass(networks, train, device)
+    test_rows, test_labels = _pass(networks, test, device)
     for module, mode in modes:
         module.training = mode
-    (train_rows, train_labels), (test_rows, test_labels) = parts
-    return [
-        Features(a, train_labels, b, test_labels)
-        for a, b in zip(train_rows, test_rows, strict=True)
-    ]
+    return [Features(a, labels, b, test_labels) for a, b in zip(rows, test_rows, strict=True)]
 
 
-def _pass(networks, loader, device) -> tuple[list[np.ndarray], np.ndarray]:
+def _pass(
+    networks: Sequence[nn.Module], loader: DataLoader, device: torch.device
+) -> tuple[list[np.ndarray], np.ndarray]:
     rows: list[list[torch.Tensor]] = [[] for _ in networks]
     labels = []
     for images, target in loader:

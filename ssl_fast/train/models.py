@@ -39,11 +39,11 @@ def predictor(dim: int, hidden: int) -> nn.Module:
 
 
 def _small(channels: int, width: int) -> Encoder:
-    stem = [nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False)]
-    stem += [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+    stem = nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False)
     widths = [width, width, 2 * width, 4 * width, 8 * width]
     blocks = [_block(widths[i], widths[i + 1], stride=1 if i == 0 else 2) for i in range(4)]
-    return Encoder(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), dim=8 * width)
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return Encoder(stem, nn.BatchNorm2d(width), nn.ReLU(), *blocks, *head, dim=8 * width)
 
 
 def _block(inputs: int, outputs: int, stride: int) -> BasicBlock:

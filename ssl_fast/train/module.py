@@ -1,5 +1,7 @@
 """The training loop's hooks: loss of the method, optimiser, schedules, seeds."""
 
+from typing import Any
+
 import torch
 from lightning.pytorch import LightningModule, seed_everything
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
@@ -34,7 +36,7 @@ class Pretraining(LightningModule):
         self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(views[0]))
         return loss
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> Any:
         o, total = self.options, int(self.trainer.estimated_stepping_batches)
         trained = [p for p in self.method.parameters() if p.requires_grad]
         optimizer = torch.optim.SGD(

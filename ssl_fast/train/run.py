@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 
 from . import data, evaluate, report
-from .callbacks import Monitor, checkpoint
+from .callbacks import Monitor, ProgressBar, checkpoint
 from .config import TrainOptions, check, options_of, parse
 from .errors import UsageError
 from .files import AtomicCheckpointIO, write_text
@@ -41,13 +40,14 @@ def main(argv: list[str]) -> int:
         options, own = options_of(config)
         folder = _new_folder(options)
     config.run_dir, config.config, config.resume = str(folder), None, None
-    options.run_dir = str(folder)
-    train(options, own, parser.dump(config))
+    train(folder, options, own, parser.dump(config))
     return 0
 
 
-def train(options: TrainOptions, method_options: dict[str, Any], resolved: str) -> None:
-    """Starts or continues the run in `options.run_dir`; `resolved` is its YAML configuration."""
+def train(
+    folder: Path, options: TrainOptions, method_options: dict[str, Any], resolved: str
+) -> None:
+    """Starts or continues the run in `folder`; `resolved` is its YAML configuration."""
     check(options)
     _quiet()
     if options.threads:
@@ -55,18 +55,19 @@ def train(options: TrainOptions, method_options: dict[str, Any], resolved: str) 
     source = data.open_data(
         options.data, seed=options.seed, data_dir=options.data_dir, image_size=options.image_size
     )
-    _check_batch(options, len(source.train))
+    _check_batch(options, len(source.pretrain))
     method = build_method(options, method_options, source)
-    folder = Path(options.run_dir)
     images = data.ViewData(source, method.views, options.batch_size, options.seed, options.workers)
     trainer = build_trainer(options, folder, source)
     if trainer.is_global_zero:
         write_text(folder / "config.yaml", resolved)
         print(f"run folder: {folder}", flush=True)
     last = folder / "last.ckpt"
-    trainer.fit(Pretraining(method, options), images, ckpt_path=last if last.exists() else None)
-    if trainer.interrupted:
-        raise UsageError(f"interrupted; continue with: ssl-fast train --resume {folder}")
+    try:
+        trainer.fit(Pretraining(method, options), images, ckpt_path=last if last.exists() else None)
+    except SystemExit as stop:  # how Lightning answers Ctrl-C
+        message = f"interrupted; continue with: ssl-fast train --resume {folder}"
+        raise UsageError(message) from stop
     if trainer.is_global_zero:
         finish(trainer, method, build_method(options, method_options, source), options, source)
 
@@ -80,11 +81,8 @@ def build_method(options: TrainOptions, method_options: dict[str, Any], source) 
 
 def build_trainer(options: TrainOptions, folder: Path, source: data.Source) -> Trainer:
     bar = options.progress == "on" or (options.progress == "auto" and sys.stdout.isatty())
-    plain = [
-        data.plain_loader(source, part, options.eval_limit, options.workers)
-        for part in ("train", "test")
-    ]
-    callbacks = [Monitor(*plain, every=options.eval_every, lines=not bar), checkpoint(folder)]
+    train, test = _loaders(options, source, options.eval_limit)
+    callbacks = [Monitor(train, test, options.eval_every, lines=not bar), checkpoint(folder)]
     several = options.devices * options.num_nodes > 1
     return Trainer(
         accelerator=options.accelerator,
@@ -94,7 +92,8 @@ def build_trainer(options: TrainOptions, folder: Path, source: data.Source) -> T
         sync_batchnorm=several and options.accelerator != "cpu" and torch.cuda.is_available(),
         precision=options.precision,
         max_epochs=options.epochs,
-        callbacks=[*callbacks, RichProgressBar()] if bar else callbacks,
+        default_root_dir=folder,
+        callbacks=[*callbacks, ProgressBar()] if bar else callbacks,
         enable_progress_bar=bar,
         enable_model_summary=False,
         logger=[
@@ -110,11 +109,11 @@ def build_trainer(options: TrainOptions, folder: Path, source: data.Source) -> T
 def finish(trainer, method: Method, untrained: Method, options: TrainOptions, source) -> None:
     """Measures and draws; the momentum encoder stands for the trained one, as in ReSA's code."""
     monitor = next(c for c in trainer.callbacks if isinstance(c, Monitor))
-    loaders = [data.plain_loader(source, part, 0, options.workers) for part in ("train", "test")]
-    device = torch.device("cpu") if trainer.strategy is None else trainer.strategy.root_device
+    train, test = _loaders(options, source)
+    device = trainer.strategy.root_device
 
     def features(*networks: nn.Module) -> list[evaluate.Features]:
-        return evaluate.extract([n.to(device) for n in networks], *loaders, device)
+        return evaluate.extract([n.to(device) for n in networks], train, test, device)
 
     end, embeddings = features(*method.evaluated())
     start, _ = features(*untrained.evaluated())
@@ -125,7 +124,7 @@ def finish(trainer, method: Method, untrained: Method, options: TrainOptions, so
         "embeddings": embeddings,
     }
     scores = {name: evaluate.measure(f) for name, f in measured.items()}
-    folder = Path(options.run_dir)
+    folder = Path(trainer.default_root_dir)
     report.draw_curves(folder / "curves.png", monitor.rows, scores)
     report.draw_scatter(folder / "scatter.png", start, end)
     report.draw_assignment(folder / "assignment.png", start, end, epsilon=0.05)
@@ -157,6 +156,13 @@ def _new_folder(options: TrainOptions) -> Path:
         )
     os.environ[FOLDER_VARIABLE] = str(folder)
     return folder
+
+
+def _loaders(options: TrainOptions, source: data.Source, limit: int = 0) -> tuple:
+    """Un-augmented training and test images."""
+    return tuple(
+        data.plain_loader(source, part, limit, options.workers) for part in ("train", "test")
+    )
 
 
 def _check_batch(options: TrainOptions, images: int) -> None:

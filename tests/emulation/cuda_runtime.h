@@ -1,8 +1,9 @@
-// Runs .cu sources on the CPU: put this folder on the include path ahead of the toolkit's cuda_runtime.h.
-// One fibre a CUDA thread. A block's fibres run one at a time and switch at barriers and shuffles only, in an order that
-// tests can turn round; a cooperative launch keeps all blocks alive, an ordinary one runs them in turn.
-// Seen: wrong indices (with ASan), barriers that some threads miss, results that depend on the order of threads.
-// Not seen: races inside one stretch between switches, memory ordering, registers, speed.
+// Runs .cu sources on the CPU: put this folder on the include path ahead of the toolkit's
+// cuda_runtime.h. One fibre a CUDA thread. A block's fibres run one at a time and switch at
+// barriers and shuffles only, in an order that tests can turn round; a cooperative launch keeps all
+// blocks alive, an ordinary one runs them in turn. Seen: wrong indices (with ASan), barriers that
+// some threads miss, results that depend on the order of threads. Not seen: races inside one
+// stretch between switches, memory ordering, registers, speed.
 #pragma once
 #define SSL_FAST_EMULATE
 
@@ -50,6 +51,7 @@ enum cudaDeviceAttr {
   cudaDevAttrMaxSharedMemoryPerBlockOptin,
   cudaDevAttrMaxSharedMemoryPerMultiprocessor,
   cudaDevAttrCooperativeLaunch,
+  cudaDevAttrL2CacheSize,
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative };
@@ -127,8 +129,12 @@ inline std::vector<void*> free_stacks;
 #if defined(__SANITIZE_ADDRESS__)
 inline const void* scheduler_stack = nullptr;
 inline size_t scheduler_size = 0;
-inline void leave(void** fake, const void* stack, size_t size) { __sanitizer_start_switch_fiber(fake, stack, size); }
-inline void enter(void* fake, const void** stack, size_t* size) { __sanitizer_finish_switch_fiber(fake, stack, size); }
+inline void leave(void** fake, const void* stack, size_t size) {
+  __sanitizer_start_switch_fiber(fake, stack, size);
+}
+inline void enter(void* fake, const void** stack, size_t* size) {
+  __sanitizer_finish_switch_fiber(fake, stack, size);
+}
 #else
 inline const void* scheduler_stack = nullptr;
 inline size_t scheduler_size = 0;
@@ -198,8 +204,9 @@ inline std::unique_ptr<Block> make_block(dim3 index) {
   block->warps.resize((threads + kWarp - 1) / kWarp);
   for (size_t w = 0; w < block->warps.size(); ++w)
     block->warps[w].barrier.expected = std::min<unsigned>(kWarp, threads - w * kWarp);
-  block->shared.reset(new unsigned char[running->shared + 1]);  // exact, so that ASan sees what lies beyond
-  std::memset(block->shared.get(), 0xff, running->shared);      // NaN
+  block->shared.reset(
+      new unsigned char[running->shared + 1]);  // exact, so that ASan sees what lies beyond
+  std::memset(block->shared.get(), 0xff, running->shared);  // NaN
   return block;
 }
 
@@ -214,7 +221,9 @@ inline void run_to_end(std::vector<std::unique_ptr<Fibre>>& fibres) {
       left -= fibre->done;
     }
     if (!moved) {
-      std::fprintf(stderr, "emulation: %zu threads wait at a barrier that others left or never reach\n", left);
+      std::fprintf(stderr,
+                   "emulation: %zu threads wait at a barrier that others left or never reach\n",
+                   left);
       std::abort();
     }
   }
@@ -249,7 +258,8 @@ T shuffle_xor(T value, int mask) {
 }
 
 inline int blocks_that_fit(int threads, size_t shared) {
-  return std::min<int>(2048 / threads, device.shared_per_processor / static_cast<int>(shared + 1024));
+  return std::min<int>(2048 / threads,
+                       device.shared_per_processor / static_cast<int>(shared + 1024));
 }
 
 }  // namespace emulation
@@ -268,8 +278,9 @@ inline void spin() { emulation::yield(); }
 }  // namespace ssl_fast
 
 inline const char* cudaGetErrorString(cudaError_t error) {
-  return error == cudaErrorInsufficientDriver ? "CUDA driver version is insufficient for CUDA runtime version"
-                                              : "emulated error";
+  return error == cudaErrorInsufficientDriver
+             ? "CUDA driver version is insufficient for CUDA runtime version"
+             : "emulated error";
 }
 inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
@@ -282,18 +293,31 @@ inline cudaError_t cudaGetDeviceCount(int* count) {
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
-    case cudaDevAttrMultiProcessorCount: *value = emulation::device.processors; break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = emulation::device.shared_per_processor - 1024; break;
-    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = emulation::device.shared_per_processor; break;
-    case cudaDevAttrCooperativeLaunch: *value = 1; break;
+    case cudaDevAttrMultiProcessorCount:
+      *value = emulation::device.processors;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = emulation::device.shared_per_processor - 1024;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+      *value = emulation::device.shared_per_processor;
+      break;
+    case cudaDevAttrCooperativeLaunch:
+      *value = 1;
+      break;
+    case cudaDevAttrL2CacheSize:
+      *value = 1 << 20;
+      break;
   }
   return cudaSuccess;
 }
 inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int bytes) {
-  return bytes <= emulation::device.shared_per_processor - 1024 ? cudaSuccess : cudaErrorInvalidConfiguration;
+  return bytes <= emulation::device.shared_per_processor - 1024 ? cudaSuccess
+                                                                : cudaErrorInvalidConfiguration;
 }
 template <typename Kernel>
-cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel, int threads, size_t shared) {
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel, int threads,
+                                                          size_t shared) {
   *blocks = emulation::blocks_that_fit(threads, shared);
   return cudaSuccess;
 }
@@ -303,14 +327,19 @@ inline cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_
 }
 
 template <typename... Parameters, typename... Arguments>
-cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments&&... arguments) {
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments&&... arguments) {
   const dim3 grid = config->gridDim, block = config->blockDim;
   const bool cooperative = config->numAttrs > 0 && config->attrs[0].val.cooperative;
-  const int resident = emulation::blocks_that_fit(block.x, config->dynamicSmemBytes) * emulation::device.processors;
+  const int resident =
+      emulation::blocks_that_fit(block.x, config->dynamicSmemBytes) * emulation::device.processors;
   if (!emulation::device.has_driver) return cudaErrorInsufficientDriver;
-  if (grid.x == 0 || grid.y == 0 || grid.y > 65535 || block.x == 0 || block.x > 1024 || block.x % 32 || resident == 0)
+  if (grid.x == 0 || grid.y == 0 || grid.y > 65535 || block.x == 0 || block.x > 1024 ||
+      block.x % 32 || resident == 0)
     return cudaErrorInvalidConfiguration;
-  if (cooperative && static_cast<int>(grid.x * grid.y) > resident) return cudaErrorCooperativeLaunchTooLarge;
-  emulation::run({grid, block, config->dynamicSmemBytes, [&] { kernel(Parameters(arguments)...); }}, cooperative);
+  if (cooperative && static_cast<int>(grid.x * grid.y) > resident)
+    return cudaErrorCooperativeLaunchTooLarge;
+  emulation::run({grid, block, config->dynamicSmemBytes, [&] { kernel(Parameters(arguments)...); }},
+                 cooperative);
   return cudaSuccess;
 }

@@ -6,8 +6,6 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..models import Encoder
-
 
 class Method(nn.Module):
     """Networks and loss of one method, built around an encoder."""
@@ -21,7 +19,7 @@ class Method(nn.Module):
         """Scalar; `views` as declared, (N, C, H, W) each; `progress` runs from 0 to 1."""
         raise NotImplementedError
 
-    def evaluated(self) -> tuple[Encoder, nn.Module]:
+    def evaluated(self) -> tuple[nn.Module, nn.Module]:
         """Encoder (images -> encodings) and projector (encodings -> embeddings) to be measured."""
         raise NotImplementedError
 
@@ -35,6 +33,8 @@ class MomentumNetwork(AveragedModel):
 
     Batch-norm statistics are averaged too, and updated by this network's own forward passes.
     """
+
+    module: nn.ModuleList
 
     def __init__(self, network: nn.Module, start: float) -> None:
         super().__init__(network, use_buffers=True)

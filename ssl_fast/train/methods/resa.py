@@ -65,8 +65,8 @@ class ReSA(Method):
             embeddings, momentum_embeddings, F.normalize(weak), F.normalize(momentum_weak)
         )
 
-    def evaluated(self) -> tuple[Encoder, nn.Module]:
-        return tuple(self.target.module)
+    def evaluated(self) -> tuple[nn.Module, nn.Module]:
+        return self.target.module[0], self.target.module[1]
 
     def use_group(self, group: Any) -> None:
         self.criterion.group = group

@@ -1,0 +1,71 @@
+"""Backward passes in closed form are differentiable once; a second time is refused, never zero."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def once_differentiable(backward: Callable) -> Callable:
+    """As torch's decorator of that name, but refuses whatever the second derivative is taken by.
+
+    Torch's own looks at the incoming gradient alone: where that is a constant, a gradient penalty
+    would silently lose its gradient.
+    """
+
+    @functools.wraps(backward)
+    def wrapped(ctx: Any, *d_outputs: Any) -> tuple:
+        if not torch.is_grad_enabled():  # no graph asked for
+            return backward(ctx, *d_outputs)
+        with torch.no_grad():
+            gradients = backward(ctx, *d_outputs)
+        held = (*ctx.saved_tensors, *d_outputs)
+        inputs = [t for t in held if isinstance(t, Tensor) and t.requires_grad]
+        present = [g for g in gradients if g is not None]
+        refusing = iter(_Refuse.apply(len(inputs), *inputs, *present))
+        return tuple(None if g is None else next(refusing) for g in gradients)
+
+    return wrapped
+
+
+def apply(function: Any, *args: Any) -> Tensor:
+    """The first output of an autograd function written with `setup_context`.
+
+    torch.func needs that form, but eager calls of it inspect signatures for 80 microseconds: they
+    go through a twin in the older form, which also returns the first output alone.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return function.apply(*args)[0]
+    return _eager_twin(function).apply(*args)
+
+
+@functools.cache
+def _eager_twin(function: Any) -> Any:
+    def forward(ctx, *args):
+        outputs = function.forward(*args)
+        function.setup_context(ctx, args, outputs)
+        return outputs[0]
+
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(function.backward)}
+    return type(function.__name__, (torch.autograd.Function,), methods)
+
+
+class _Refuse(torch.autograd.Function):
+    """Gradients as they are, with a graph back to the inputs that raises when it is walked."""
+
+    @staticmethod
+    def forward(count, *tensors):
+        return tuple(t.view_as(t) for t in tensors[count:])
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise RuntimeError(
+            "ssl_fast losses are differentiable once, their second derivative is not implemented: "
+            "drop create_graph=True, or write this loss in plain PyTorch"
+        )

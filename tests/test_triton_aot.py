@@ -1,0 +1,162 @@
+"""Every Triton kernel to a cubin for sm_80, sm_90 and sm_100, on a machine without any of them.
+
+The launches are those that the public launchers make for tensors on the meta device: what is
+compiled here is what would run there.
+"""
+
+import multiprocessing
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from triton_harness import SCALE, Launch, assignment, kernels, recorded
+
+pytestmark = [
+    pytest.mark.aot,
+    pytest.mark.skipif(
+        os.environ.get("TRITON_INTERPRET") == "1", reason="interpreted kernels are not compiled"
+    ),
+]
+pytest.importorskip("triton")
+# Most shared memory of a block, bytes (CUDA programming guide, table of compute capabilities).
+SHARED = {80: 166912, 90: 232448, 100: 232448}
+TENSOR_CORE = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
+# Bytes of a thread's stack, mostly spilled registers; 0 for all that is not listed.
+STACK = {80: 640, 90: 64, 100: 256}
+STACK_FLOAT16 = 640
+HALF = torch.bfloat16, torch.float16
+SINGLE = torch.float32
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def potential(size: int) -> torch.Tensor:
+    return meta(size, dtype=torch.float64)
+
+
+def dense_targets(n: int, k: int, dtype: torch.dtype):
+    return assignment(values=meta(n, k, dtype=dtype))
+
+
+def scored_targets(n: int, k: int, dtype: torch.dtype):
+    values = meta(n, k, dtype=dtype)
+    return assignment(values=values, scale=SCALE, row=potential(n), col=potential(k))
+
+
+def usual(dtype: torch.dtype) -> None:
+    """The calls of every training step."""
+    sinkhorn, cross_entropy = kernels("sinkhorn"), kernels("cross_entropy")
+    scores = meta(4096, 3000, dtype=dtype)
+    sinkhorn.dense(scores, SCALE, None, 3, False)
+    sinkhorn.potentials(scores, SCALE, potential(3000), 3, False)
+    targets = scored_targets(4096, 3000, dtype)
+    stats = cross_entropy.forward(scores, 10.0, targets, False, 1.0)[1]
+    cross_entropy.backward(scores, 10.0, targets, stats, None, meta(), 1.0)
+
+
+def unusual(dtype: torch.dtype) -> None:
+    """Every other specialisation and every other entry of the tables."""
+    sinkhorn, cross_entropy = kernels("sinkhorn"), kernels("cross_entropy")
+    scores = meta(4096, 3000, dtype=dtype)
+    sinkhorn.potentials(scores, SCALE, None, 2, True)
+    sinkhorn.step(scores, SCALE, None)
+    sinkhorn.step(scores, SCALE, potential(3000))
+    sinkhorn.evaluate(scores, SCALE, potential(4096), potential(3000))
+    sinkhorn.evaluate(scores, SCALE, potential(4096), None)
+    for columns in (64, 16000, 65536):
+        sinkhorn.dense(meta(256, columns, dtype=dtype), SCALE, None, 1, False)
+    for n, d_loss in ((128, None), (1024, meta(1024))):
+        logits, targets = meta(n, n, dtype=dtype), dense_targets(n, n, dtype)
+        _, rows, columns = cross_entropy.forward(logits, 10.0, targets, True, 1.0)
+        cross_entropy.backward(logits, 10.0, targets, rows, columns, d_loss, 1.0)
+
+
+def linear(dtype: torch.dtype, widths: tuple[int, ...]) -> None:
+    """From embeddings: targets by value at one width, in factors at the next."""
+    cross_entropy = kernels("cross_entropy")
+    n, k = 8192, 65536
+    for i, d in enumerate(widths):
+        x, weight = meta(n, d, dtype=dtype), meta(k, d, dtype=dtype)
+        targets = scored_targets(n, k, dtype)
+        if i % 2:
+            z, prototypes = meta(n, d // 2, dtype=dtype), meta(k, d // 2, dtype=dtype)
+            targets = assignment(
+                **{**vars(targets), "values": None, "z": z, "prototypes": prototypes}
+            )
+        stats = cross_entropy.linear_forward(x, weight, 10.0, targets, False, 1.0)[1]
+        cross_entropy.linear_backward(
+            x, weight, 10.0, targets, stats, None, meta(), 1.0, True, False
+        )
+
+
+def column_gradient(dtype: torch.dtype) -> None:
+    """d_weight, symmetric, with one upstream gradient a row."""
+    n, d = 1024, 128
+    x, targets = meta(n, d, dtype=dtype), dense_targets(n, n, dtype)
+    cross_entropy = kernels("cross_entropy")
+    _, rows, columns = cross_entropy.linear_forward(x, x, 10.0, targets, True, 1.0)
+    cross_entropy.linear_backward(x, x, 10.0, targets, rows, columns, meta(n), 1.0, False, True)
+
+
+def launches(capability: int) -> list[Launch]:
+    """All dtypes on every GPU; the rarer specialisations in bfloat16, on sm_90 in float16 too."""
+    with recorded() as found:
+        for dtype in (*HALF, SINGLE) if capability == 90 else (torch.bfloat16, SINGLE):
+            usual(dtype)
+            column_gradient(dtype)
+        unusual(torch.bfloat16)
+        linear(torch.bfloat16, (64, 128, 256, 512))
+        linear(torch.float16, (256, 128, 64, 512) if capability == 90 else (256,))
+        linear(SINGLE, (64, 128))
+    return list(dict.fromkeys(found))
+
+
+@pytest.mark.parametrize("capability", SHARED)
+def test_kernels_compile(capability):
+    global _todo
+    _todo = [(launch, capability) for launch in launches(capability)]
+    assert len({launch.kernel.fn for launch, _ in _todo}) == 9
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        faults = pool.map(_compile, range(len(_todo)), chunksize=1)
+    assert [fault for fault in faults if fault] == []
+
+
+_todo: list[tuple[Launch, int]] = []
+
+
+def _compile(index: int) -> str:
+    """What is wrong with a launch; nothing, if all is well. Runs in a process of its own."""
+    launch, capability = _todo[index]
+    dtype = launch.signature[0][1]
+    name = f"{launch.kernel.__name__} {dtype} {dict(launch.constants)} sm_{capability}"
+    try:
+        compiled = launch.compile(capability)
+    except Exception as error:  # a pool cannot carry Triton's errors
+        return f"{name}: {error!r}, {error.__cause__!r}"
+    if compiled.metadata.shared > SHARED[capability]:
+        return f"{name}: {compiled.metadata.shared} bytes of shared memory"
+    products = "PRECISION" in dict(launch.constants)
+    if products and TENSOR_CORE[capability] not in compiled.asm["ptx"]:
+        return f"{name}: no tensor cores"
+    stack, allowed = _stack(compiled.asm["cubin"]), 0
+    if products:
+        allowed = STACK_FLOAT16 if dtype == "*fp16" else STACK[capability]
+    return f"{name}: {stack} bytes of stack, allowed {allowed}" if stack > allowed else ""
+
+
+def _stack(cubin: bytes) -> int:
+    """Bytes of local memory a thread, as NVIDIA's tool in Triton's wheel reads them."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        output = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True)
+    return max(int(size) for size in re.findall(r"STACK:(\d+)", output.stdout))
