@@ -1,6 +1,6 @@
 """The CUDA kernels behind the backend protocol: tensors in, pointers and the current stream down.
 
-float32, bfloat16 and float16; scratch comes from torch's allocator, so that a CUDA graph can hold it.
+float32, bfloat16 and float16. Scratch comes from torch's allocator: a CUDA graph can hold it.
 """
 
 import functools

@@ -107,6 +107,16 @@ def assert_relative(
     )
 
 
+def spread(*lists: Sequence) -> list[tuple]:
+    """All pairs of the first two lists; the others take turns along them."""
+    first, second, *rest = lists
+    return [
+        (a, b, *(other[(i + j) % len(other)] for other in rest))
+        for i, a in enumerate(first)
+        for j, b in enumerate(second)
+    ]
+
+
 def gradcheck(function: Callable, *inputs: Tensor) -> None:
     """torch.autograd.gradcheck with float64 copies of the inputs."""
     copies = [x.detach().double().clone().requires_grad_() for x in inputs]
@@ -151,6 +161,10 @@ class Saved(torch.autograd.graph.saved_tensors_hooks):
         self._given = {x.untyped_storage().data_ptr() for x in given}
         self._kept: dict[int, int] = {}
         super().__init__(self._pack, lambda x: x)
+
+    def __enter__(self) -> "Saved":
+        super().__enter__()
+        return self
 
     def _pack(self, x: Tensor) -> Tensor:
         storage = x.untyped_storage()

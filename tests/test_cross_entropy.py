@@ -17,6 +17,7 @@ from checks import (
     normal,
     probabilities,
     same_bits,
+    spread,
     unit,
     value_and_grads,
 )
@@ -27,7 +28,7 @@ pytestmark = [pytest.mark.cpu_kernels, pytest.mark.usefixtures("poisoned")]
 
 SHAPES = [(1, 1), (1, 17), (7, 1), (7, 3), (67, 777), (1031, 64), (5, 5003)]
 # N, K, D: the last two recompute most of their logits in backward, in one tile and in several.
-LINEAR_SHAPES = [(1, 1, 1), (7, 3, 5), (67, 777, 16), (131, 257, 32), (67, 1031, 2), (300, 5003, 4)]
+LINEAR_SHAPES = [(1, 1, 1), (7, 3, 5), (67, 777, 16), (131, 257, 32), (67, 1031, 2)]
 
 # How targets come: ours, and the same probabilities by formula, from teacher scores (N, K).
 TARGETS = {
@@ -52,18 +53,19 @@ def upstream(reduction: str, n: int) -> torch.Tensor:
     return normal(n, seed=7) if reduction == "none" else torch.tensor(-2.5)
 
 
-@pytest.mark.parametrize("targets", TARGETS)
-@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_right(backend, shape, dtype, targets) -> None:
-    """Every type, shape and kind of target; the reduction and its upstream gradient take turns."""
+@pytest.mark.parametrize(
+    ("shape", "dtype", "targets", "reduction"),
+    spread(SHAPES, list(DTYPES), list(TARGETS), REDUCTIONS),
+    ids=str,
+)
+def test_right(backend, shape, dtype, targets, reduction) -> None:
+    """Every shape and type; targets, and reductions with their upstream gradients, take turns."""
     ours, formula = TARGETS[targets]
-    reduction = REDUCTIONS[(shape[0] + len(targets)) % 3]
     options = {"temperature": 0.1, "reduction": reduction}
     assert_right(
         lambda logits, s: soft_cross_entropy(logits, ours(s), **options),
         lambda logits, s: oracles.cross_entropy(logits, formula(s), **options),
-        [normal(*shape, dtype=dtype), teacher(*shape, dtype)],
+        [normal(*shape, dtype=DTYPES[dtype]), teacher(*shape, DTYPES[dtype])],
         wrt=1,
         upstream=upstream(reduction, shape[0]),
     )
@@ -91,28 +93,34 @@ def test_reductions(backend, dtype, reduction) -> None:
     )
 
 
-@pytest.mark.parametrize("targets", TARGETS)
-@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-@pytest.mark.parametrize("n", [1, 7, 67, 257])
-def test_symmetric(backend, n, dtype, targets) -> None:
+@pytest.mark.parametrize(
+    ("n", "dtype", "targets", "reduction"),
+    spread([1, 7, 67, 131], list(DTYPES), list(TARGETS), ["mean", "sum"]),
+)
+def test_symmetric(backend, n, dtype, targets, reduction) -> None:
     ours, formula = TARGETS[targets]
-    options = {"temperature": 0.2, "symmetric": True, "reduction": REDUCTIONS[n % 2]}
+    options = {"temperature": 0.2, "symmetric": True, "reduction": reduction}
     assert_right(
         lambda logits, s: soft_cross_entropy(logits, ours(s), **options),
         lambda logits, s: oracles.cross_entropy(logits, formula(s), **options),
-        [normal(n, n, dtype=dtype), teacher(n, n, dtype)],
+        [normal(n, n, dtype=DTYPES[dtype]), teacher(n, n, DTYPES[dtype])],
         wrt=1,
         upstream=torch.tensor(0.3),
     )
 
 
-@pytest.mark.parametrize("targets", TARGETS)
-@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-@pytest.mark.parametrize("shape", LINEAR_SHAPES, ids=str)
-def test_linear(backend, shape, dtype, targets) -> None:
-    n, k, d = shape
+@pytest.mark.parametrize(
+    ("shape", "dtype", "targets", "reduction"),
+    [
+        *spread(LINEAR_SHAPES, list(DTYPES), list(TARGETS), REDUCTIONS),
+        ((300, 5003, 4), "float32", "sinkhorn", "none"),
+        ((300, 5003, 4), "bfloat16", "dense", "mean"),
+    ],
+    ids=str,
+)
+def test_linear(backend, shape, dtype, targets, reduction) -> None:
+    (n, k, d), dtype = shape, DTYPES[dtype]
     ours, formula = TARGETS[targets]
-    reduction = REDUCTIONS[(n + len(targets)) % 3]
     options = {"temperature": 0.1, "reduction": reduction}
     assert_right(
         lambda x, w, s: linear_soft_cross_entropy(x, w, ours(s), **options),
@@ -123,13 +131,15 @@ def test_linear(backend, shape, dtype, targets) -> None:
     )
 
 
-@pytest.mark.parametrize("targets", TARGETS)
-@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (131, 32), (257, 3)], ids=str)
-def test_linear_symmetric(backend, shape, dtype, targets) -> None:
-    n, d = shape
+@pytest.mark.parametrize(
+    ("shape", "dtype", "targets", "reduction"),
+    spread([(1, 1), (7, 5), (67, 32), (257, 3)], list(DTYPES), list(TARGETS), ["mean", "sum"]),
+    ids=str,
+)
+def test_linear_symmetric(backend, shape, dtype, targets, reduction) -> None:
+    (n, d), dtype = shape, DTYPES[dtype]
     ours, formula = TARGETS[targets]
-    options = {"temperature": 0.4, "symmetric": True, "reduction": REDUCTIONS[d % 2]}
+    options = {"temperature": 0.4, "symmetric": True, "reduction": reduction}
     assert_right(
         lambda x, w, s: linear_soft_cross_entropy(x, w, ours(s), **options),
         lambda x, w, s: oracles.linear_cross_entropy(x, w, formula(s), **options),
@@ -162,12 +172,12 @@ def test_pair_targets(backend, dtype, symmetric) -> None:
     )
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize(
+    ("symmetric", "reduction"),
+    [(False, "mean"), (False, "sum"), (False, "none"), (True, "mean"), (True, "sum")],
+)
 @pytest.mark.parametrize("targets", [*TARGETS, "pair"])
 def test_gradcheck(backend, targets, symmetric, reduction) -> None:
-    if symmetric and reduction == "none":
-        return  # refused: test_refuses
     n, k = (4, 4) if symmetric else (5, 4)
     options = {"temperature": 0.7, "symmetric": symmetric, "reduction": reduction}
     scores = teacher(n, k, torch.float64)
@@ -389,7 +399,7 @@ def losses(n: int, k: int, d: int) -> dict:
 
 @pytest.mark.parametrize("form", losses(2, 2, 1))
 def test_same_bits_every_run(backend, form) -> None:
-    function, inputs = losses(257, 257, 8)[form]
+    function, inputs = losses(131, 131, 8)[form]
     runs = [value_and_grads(function, inputs, len(inputs)) for _ in range(3)]
     for run in runs[1:]:
         assert all(same_bits(a, b) for a, b in zip(run, runs[0], strict=True))
@@ -408,7 +418,7 @@ def test_backward_twice(backend, form, shape) -> None:
     second = torch.autograd.grad(value, inputs, d_value)
     assert all(same_bits(a, b) for a, b in zip(first, second, strict=True))
     for a, b in zip(first, between, strict=True):
-        assert_relative(b, -3 * a.double(), 1e-6, tiny=1e-9)
+        assert_relative(b, -3 * a.double(), 1e-6, tiny=2e-6 * float(a.abs().max()))
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
@@ -439,8 +449,8 @@ def test_without_grad(backend, form) -> None:
     assert saved.nbytes() == 0
 
 
-def test_half_and_needed_gradient_of_one_row(backend) -> None:
-    """Upstream zeros select rows: the others' gradients are exactly zero."""
+def test_upstream_selects_rows(backend) -> None:
+    """A row whose upstream gradient is zero gets exactly zero."""
     q, d_value = probabilities(9, 33), torch.zeros(9)
     d_value[4] = 1
     _, grad = value_and_grads(

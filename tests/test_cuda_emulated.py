@@ -211,11 +211,16 @@ def test_symmetric_cross_entropy(kernels, n, dtype, target_dtype, kind):
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_cross_entropy_of_large_logits(kernels, symmetric):
     logits = random(24, 24, size=1e4)
-    check_cross_entropy(kernels, logits, make_targets((24, 24), torch.float32, "dense"), symmetric, TOLERANCE)
+    check_cross_entropy(
+        kernels, logits, make_targets((24, 24), torch.float32, "dense"), symmetric, TOLERANCE
+    )
 
 
 def test_gradient_in_place_and_in_another_type(kernels):
-    logits, targets = random(9, 48, dtype=torch.bfloat16), make_targets((9, 48), torch.float32, "dense")
+    logits, targets = (
+        random(9, 48, dtype=torch.bfloat16),
+        make_targets((9, 48), torch.float32, "dense"),
+    )
     _, rows, _ = kernels.forward(logits, 7.0, targets, False, 1.0)
     expected = kernels.backward(logits, 7.0, targets, rows, None, None, 1.0)
     wide = kernels.backward(logits, 7.0, targets, rows, None, None, 1.0, torch.empty(9, 48))

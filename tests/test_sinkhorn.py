@@ -70,7 +70,7 @@ def test_assignment_right(backend, shape, dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-@pytest.mark.parametrize("shape", [(1, 1, 1), (7, 3, 5), (257, 1031, 16), (300, 5003, 4)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (7, 3, 5), (67, 1031, 16), (67, 1031, 2)], ids=str)
 def test_pair_right(backend, shape, dtype) -> None:
     """(z, prototypes) stands for z @ prototypes.T: with scores kept, partly kept, and recomputed."""
     n, k, d = shape
@@ -78,6 +78,14 @@ def test_pair_right(backend, shape, dtype) -> None:
         lambda *pair: Assignment.sinkhorn(pair).dense(),
         lambda z, prototypes: oracles.swav(z @ prototypes.T),
         [unit(n, d, dtype=dtype), unit(k, d, dtype=dtype, seed=1)],
+    )
+
+
+def test_pair_of_several_tiles(backend) -> None:
+    assert_right(
+        lambda *pair: Assignment.sinkhorn(pair).dense(),
+        lambda z, prototypes: oracles.swav(z @ prototypes.T),
+        [unit(300, 4), unit(5003, 4, seed=1)],
     )
 
 
@@ -252,12 +260,12 @@ def test_expanded(backend) -> None:
     assert_right(sinkhorn, oracles.swav, [columns])
 
 
-@pytest.mark.parametrize("shape", [(7, 3), (257, 3000), (1031, 64)], ids=str)
+@pytest.mark.parametrize("shape", [(7, 3), (67, 1031)], ids=str)
 def test_same_bits_every_run(backend, shape) -> None:
     scores = cosines(*shape)
     first = sinkhorn(scores)
-    assert all(same_bits(sinkhorn(scores.clone()), first) for _ in range(3))
-    potentials = [Assignment.sinkhorn(scores) for _ in range(3)]
+    assert all(same_bits(sinkhorn(scores.clone()), first) for _ in range(2))
+    potentials = [Assignment.sinkhorn(scores) for _ in range(2)]
     assert all(same_bits(p.row, potentials[0].row) for p in potentials)
     assert all(same_bits(p.col, potentials[0].col) for p in potentials)
 
@@ -343,7 +351,7 @@ def test_pair_is_never_stored(backend) -> None:
     n, k, d = 1024, 4096, 8
     z, prototypes = unit(n, d), unit(k, d, seed=1)
     with Allocations() as watch:
-        held = Assignment.sinkhorn((z, prototypes))
+        held = Assignment.sinkhorn((z, prototypes), iterations=1)
     assert any("mm" in name for name, *_ in watch.results)
     assert watch.largest() <= n * k // 4
     kept = [held.values, held.row, held.col]

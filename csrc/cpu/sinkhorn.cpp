@@ -109,6 +109,8 @@ bool scaling_form(const Matrix& scores, double scale, const double* log_prior, i
   C shift = head[0];
   for (int64_t k = 1; k < columns; k++) shift = head[k] > shift ? head[k] : shift;
   const Scaling<C> state{scores, (C)(scale * kLog2e), shift, alpha, log_prior ? (C*)prior : nullptr};
+  // exp(scale * c) went into E; it belongs to the potential that came second.
+  const double row_gauge = softmax_start ? -shift * scale : 0, col_gauge = -shift * scale - row_gauge;
   bool narrow = true;
 
   parallel(threads, rows * columns, [&](Team team) {
@@ -134,7 +136,7 @@ bool scaling_form(const Matrix& scores, double scale, const double* log_prior, i
         if (!last && (b % kFoldBlocks == kFoldBlocks - 1 || b == blocks - 1)) fold(sums, total, columns);
         for (int r = 0; r < n && !ones; r++) smallest = beta[r] * (C)kTinySum < 1 ? smallest : 0;
         if (last && q) rescale<C>(rows_e, columns, n, beta, alpha, columns);
-        for (int r = 0; r < n && last && row; r++) row[i + r] = log((double)beta[r]);
+        for (int r = 0; r < n && last && row; r++) row[i + r] = log((double)beta[r]) + row_gauge;
       }
       if (last) break;
       team.barrier();
@@ -154,7 +156,7 @@ bool scaling_form(const Matrix& scores, double scale, const double* log_prior, i
       narrow = false;
   });
   if (narrow && col)
-    for (int64_t k = 0; k < columns; k++) col[k] = log((double)alpha[k]) - shift * scale;
+    for (int64_t k = 0; k < columns; k++) col[k] = log((double)alpha[k]) + col_gauge;
   return narrow;
 }
 

@@ -12,7 +12,7 @@ _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 def matrix(name: str, value: Any) -> None:
     """`value` is a plain floating-point tensor (N, K) with N, K >= 1."""
-    if type(value) is not Tensor:
+    if type(value) is not Tensor or value.layout is not torch.strided:
         _plain(name, value)
     if value.dtype not in _FLOATS:
         raise TypeError(
@@ -50,14 +50,18 @@ def _plain(name: str, value: Any) -> None:
 
 def same(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
     """Both tensors live on one device and have one type."""
-    if value.device != other.device:
-        raise ValueError(
-            f"{name} is on {value.device} and {other_name} on {other.device}: move one of them"
-        )
+    device(name, value, other_name, other.device)
     if value.dtype != other.dtype:
         raise TypeError(
             f"{name} is {value.dtype} and {other_name} is {other.dtype}: convert one of them, "
             "or run under torch.autocast"
+        )
+
+
+def device(name: str, value: Tensor, other_name: str, expected: torch.device) -> None:
+    if value.device != expected:
+        raise ValueError(
+            f"{name} is on {value.device}, {other_name} on {expected}: move one of them"
         )
 
 
@@ -90,7 +94,7 @@ def positive(name: str, value: Any) -> float:
         )
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a Python float, got {type(value).__name__}")
-    if not 0 < value < math.inf:
+    if not 1e-300 < value < math.inf:  # 1 / value must be finite too
         raise ValueError(f"{name} must be finite and > 0, got {value}")
     return float(value)
 
@@ -100,13 +104,12 @@ def choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
-def prior(value: Any, num_prototypes: int, device: torch.device) -> Tensor:
+def prior(value: Any, num_prototypes: int, scores_device: torch.device) -> Tensor:
     """(K,), non-negative, sums to 1 within 1e-3. Values are read on CPU tensors only: no sync."""
     tensor("prior", value, (num_prototypes,))
-    if value.device != device:
-        raise ValueError(f"prior is on {value.device}, the scores are on {device}: move the prior")
+    device("prior", value, "the scores", scores_device)
     value = value.detach()
-    if device.type == "cpu" and not torch.compiler.is_compiling():
+    if scores_device.type == "cpu" and not torch.compiler.is_compiling():
         smallest, total = float(value.min()), float(value.double().sum())
         if not smallest >= 0:
             raise ValueError(f"prior must be non-negative, its smallest entry is {smallest}")

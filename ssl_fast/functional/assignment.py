@@ -107,6 +107,7 @@ class Assignment:
         held.scale = 1.0 / _check.positive("temperature", temperature)
         if center is not None:
             _check.tensor("center", center, (held.shape[1],))
+            _check.device("center", center, "the scores", held.device)
             held.col = center.detach().double() * -held.scale
         first, prototypes, name = held._operands()
         held.row = softmax_potential(first, prototypes, held.scale, held.col, name)
@@ -149,7 +150,7 @@ class Assignment:
             self,
             values=None if self.values is None else self.values[rows],
             z=None if self.z is None else self.z[rows],
-            row=None if self.row is None else self.row[rows],
+            row=None if self.row is None else self.row[rows].contiguous(),
         )
 
     def __repr__(self) -> str:

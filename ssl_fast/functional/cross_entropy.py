@@ -130,8 +130,7 @@ def _target(targets: Any, shape: Any, like: Tensor, name: str) -> tuple:
         fields = _check.rows_contiguous(targets), None, None, None, None, None
     if targets.shape != shape:
         raise ValueError(f"targets are {tuple(targets.shape)}, but {name} is {tuple(shape)}")
-    if targets.device != like.device:
-        raise ValueError(f"targets are on {targets.device}, {name} is on {like.device}: move one")
+    _check.device("targets", targets, name, like.device)
     values = fields[0]
     if values is not None and values.dtype != like.dtype and values.dtype != product_dtype(like):
         values = values.to(product_dtype(like))

@@ -1,6 +1,6 @@
 """Builds `_cuda` from the same sources with g++ and the emulated runtime, and swaps it in.
 
-The module takes CPU tensors, so `ssl_fast.native_cuda`, the bindings, the launchers and the kernels all run.
+The module takes CPU tensors: `ssl_fast.native_cuda`, bindings, launchers and kernels all run.
 """
 
 import contextlib
@@ -55,7 +55,8 @@ def _compile(flags: list[str], folder: Path, module: Path) -> None:
         subprocess.Popen([*command, "-x", "c++", "-c", source, "-o", target])
         for source, target in zip(SOURCES, objects, strict=True)
     ]
-    if any([job.wait() for job in jobs]):
+    codes = [job.wait() for job in jobs]
+    if any(codes):
         raise RuntimeError("the emulated build failed; its errors are above")
     finished = folder / f"_cuda.{unique}.so"
     subprocess.run([*command, "-shared", *objects, "-o", finished], check=True)
@@ -72,7 +73,7 @@ def why_not() -> str | None:
 
 
 class Machine:
-    """The emulated GPU: three multiprocessors, small enough that both forms are met at test sizes."""
+    """The emulated GPU: three multiprocessors; both forms are met at test sizes."""
 
     def __init__(self, path: Path):
         spec = importlib.util.spec_from_file_location("_cuda", path)
@@ -83,7 +84,11 @@ class Machine:
         self.reset()
 
     def reset(
-        self, processors: int = 3, shared: int = 64 * 1024, driver: bool = True, backwards: bool = False
+        self,
+        processors: int = 3,
+        shared: int = 64 * 1024,
+        driver: bool = True,
+        backwards: bool = False,
     ) -> None:
         self._set(processors, shared, driver, backwards)
 
