@@ -137,19 +137,25 @@ elif step build 120 log.txt "$base" -m pip --python "$python" install \
     built=yes
 fi
 
-# on_gpu NAME LIMIT LOG COMMAND...: a step, or why it cannot run
-on_gpu() {
-    if [ -z "$built" ]; then
-        record "$1" 0 "skipped because the build failed"
-    elif [ -z "$gpu" ]; then
-        record "$1" 0 "skipped because there is no GPU"
-    else
+# off_gpu, on_gpu NAME LIMIT LOG COMMAND...: a step, or why it cannot run
+off_gpu() {
+    if [ -n "$built" ]; then
         step "$@"
+    else
+        record "$1" 0 "skipped because the build failed"
+    fi
+}
+
+on_gpu() {
+    if [ -n "$gpu" ]; then
+        off_gpu "$@"
+    else
+        record "$1" 0 "skipped because there is no GPU"
     fi
 }
 
 sanitize() {
-    if [ -z "$sanitizer" ]; then
+    if [ -n "$gpu" ] && [ -z "$sanitizer" ]; then
         record "$1" 0 "skipped because compute-sanitizer is not installed"
     else
         # Without the caching allocator every tensor is an allocation of its own: overruns show.
@@ -162,20 +168,16 @@ workers=()
 has xdist && workers=(-n 6)
 pytest=("$python" -m pytest -q -ra -p no:cacheprovider)
 has pytest_benchmark && pytest+=(--benchmark-disable)
-if [ -n "$built" ]; then
-    step info 30 log.txt "$python" -m ssl_fast.info
+off_gpu info 30 log.txt "$python" -m ssl_fast.info &&
     "$python" -m ssl_fast.info >>"$out/summary.txt" 2>>"$out/log.txt"
-fi
 on_gpu "gpu tests" 130 tests.txt "${pytest[@]}" "${workers[@]}" -m "gpu and not slow"
 on_gpu bench 160 log.txt "$python" -m ssl_fast.bench --device cuda --out "$out" --time-limit 130
 sanitize memcheck 45 --large
 sanitize racecheck 45
-if [ -n "$built" ]; then
-    step "other tests" 120 tests.txt "${pytest[@]}" "${workers[@]}" \
-        -m "not gpu and not slow and not interpreter"
-else
-    record "other tests" 0 "skipped because the build failed"
-fi
+has xdist && workers=(-n auto)
+rest="not gpu and not slow and not interpreter"
+off_gpu "other tests" 80 tests.txt "${pytest[@]}" "${workers[@]}" -m "$rest and not aot and not emulated"
+off_gpu "compile tests" 120 tests.txt "${pytest[@]}" "${workers[@]}" -m "$rest and (aot or emulated)"
 
 say "$failures failed, $SECONDS s in all; files: $(cd "$out" && echo *)"
 ((failures == 0))

@@ -101,6 +101,7 @@ def draw(results: Results, path: Path) -> None:
         axes.barh(y, s.median, xerr=error, color="tab:blue" if met else "tab:orange")
         axes.annotate(f" {s.median:.2f}", (s.high, y), va="center", fontsize=8)
     axes.axvline(1, color="black", linewidth=0.8)
+    axes.margins(x=0.1, y=0.02)
     axes.set_yticks(range(len(rows)), [f"{row.title}\n{row.direction}" for row in rows], fontsize=7)
     axes.set_xlabel("x faster than eager and torch.compile (orange: a bar is missed)")
     machine = results.machine
@@ -153,13 +154,18 @@ def _notes(results: Results) -> str:
     for row in results.rows:
         for name, why in row.skipped.items():
             skipped.setdefault(f"{name} left out: {why}", []).append(row.title)
-    lines = [f"- {why} ({', '.join(dict.fromkeys(titles))})" for why, titles in skipped.items()]
+    lines = [f"- {why} ({_some(titles)})" for why, titles in skipped.items()]
     lines += [f"- not run: {case}: {why}" for case, why in results.not_run.items()]
     lines += [f"- **failed**: {case}: {message}" for case, message in results.failures.items()]
     bars = [bar for row in results.rows for bar in row.bars]
     met = sum(bar["met"] for bar in bars)
     lines += [f"- bars: {met} of {len(bars)} met"] if bars else []
     return "\n".join(lines)
+
+
+def _some(titles: list[str]) -> str:
+    distinct = list(dict.fromkeys(titles))
+    return ", ".join(distinct) if len(distinct) <= 3 else f"{len(distinct)} cases"
 
 
 def _is_last(row: Row, rows: list[Row]) -> bool:

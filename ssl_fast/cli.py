@@ -1,4 +1,4 @@
-"""The `ssl-fast` command. Sub-commands are imported when called: `--help` needs no torch."""
+"""The `ssl-fast` command. Sub-commands are imported when called."""
 
 import difflib
 import sys
@@ -66,7 +66,7 @@ def bench(argv: list[str]) -> int:
 def info(argv: list[str]) -> int:
     from .info import main as run
 
-    return run()
+    return run(argv)
 
 
 COMMANDS = {"train": train, "methods": methods, "bench": bench, "info": info}

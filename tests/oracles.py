@@ -22,9 +22,7 @@ def swav(
     return balance((scores / epsilon).exp(), iterations, prior)
 
 
-def msn(
-    scores: Tensor, temperature: float, sharpening: float, iterations: int
-) -> Tensor:
+def msn(scores: Tensor, temperature: float, sharpening: float, iterations: int) -> Tensor:
     """MSN's targets: softmax, sharpened, normalised, then Sinkhorn on those probabilities."""
     p = (scores / temperature).softmax(1) ** (1 / sharpening)
     return balance(p / p.sum(1, keepdim=True), iterations)

@@ -265,9 +265,7 @@ def test_far_logits(backend, case, dtype, symmetric) -> None:
     logits, scores = far()[case].to(dtype), teacher(67, 67)
     options = {"temperature": 0.5, "symmetric": symmetric, "reduction": "sum"}
     q = oracles.swav(scores.double())
-    exact = value_and_grads(
-        lambda x: oracles.cross_entropy(x, q, **options), [logits.double()], 1
-    )
+    exact = value_and_grads(lambda x: oracles.cross_entropy(x, q, **options), [logits.double()], 1)
     for targets in (Assignment.sinkhorn(scores), q.float()):
         value, grad = value_and_grads(
             lambda x, t=targets: soft_cross_entropy(x, t, **options), [logits], 1

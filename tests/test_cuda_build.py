@@ -1,7 +1,8 @@
 """Every CUDA source compiles for every architecture, warnings as errors, within its registers.
 
 tests/cuda_budget.json holds the registers of each kernel, the largest over types and widths,
-rounded up to the eight that hardware hands out; no kernel may spill. After a deliberate change: `python tests/test_cuda_build.py` writes it anew.
+rounded up to the eight that hardware hands out; no kernel may spill.
+After a deliberate change: `python tests/test_cuda_build.py` writes it anew.
 """
 
 import json

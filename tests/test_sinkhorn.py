@@ -18,7 +18,6 @@ from checks import (
     unit,
 )
 
-import ssl_fast
 from ssl_fast import backend as dispatch
 from ssl_fast.functional import Assignment, sinkhorn
 

@@ -1,7 +1,7 @@
 """The Triton kernels' numbers, on the CPU: TRITON_INTERPRET=1 pytest -m interpreter.
 
-The interpreter multiplies float32 exactly as IEEE asks, knows no tensor cores and no races; bfloat16
-operands are upcast for it. Grids are tiny on purpose.
+The interpreter multiplies float32 exactly as IEEE asks, knows no tensor cores and no races;
+bfloat16 operands are upcast for it. Grids are tiny on purpose.
 """
 
 import os
@@ -167,7 +167,7 @@ def test_cross_entropy_of_large_numbers(size):
     logits = normal(34, 131) * size
     check_cross_entropy(logits, 1.0, assignment(values=probabilities(34, 131)))
     check_cross_entropy(logits, 1.0, balanced(scores(34, 131, size=size)))
-    # All mass on the largest logit: the loss is the log of its probability, not a difference of 1e4s.
+    # All mass on the largest logit: the loss is minus its log-probability, no difference of 1e4s.
     one_hot = torch.nn.functional.one_hot(logits.argmax(1), 131).float()
     loss = kernels("cross_entropy").forward(logits, 1.0, assignment(values=one_hot), False, 1.0)[0]
     exact = -logits.double().log_softmax(1).amax(1).sum()
@@ -185,7 +185,7 @@ def test_assignment_with_an_empty_prototype_and_without_col():
 
 
 def test_assignment_whose_rows_lie_apart():
-    """A row whose potential is far from its neighbour's: float64 exponents, decided by potentials."""
+    """A row whose potential is far from its neighbour's: exponents have to be float64."""
     values = scores(16, 2100)
     values[1::2, 2090] += 1e4
     check_cross_entropy(normal(16, 2100), 1.0, balanced(values))

@@ -16,7 +16,7 @@ from checks import same_bits
 from torch import Tensor
 
 import ssl_fast.reference.cross_entropy
-import ssl_fast.reference.sinkhorn
+import ssl_fast.reference.sinkhorn  # noqa: F401
 from ssl_fast import reference
 
 STEMS = ("sinkhorn", "cross_entropy", "_linear_cross_entropy", "_statistics")
@@ -42,7 +42,7 @@ def balanced(scores: Tensor) -> SimpleNamespace:
 
 
 def factored(z: Tensor, prototypes: Tensor) -> tuple[SimpleNamespace, SimpleNamespace]:
-    """The same with scores = z @ prototypes.T: as kernels see it, and with scores for the oracle."""
+    """The same of scores = z @ prototypes.T: as kernels see it, and with scores for the oracle."""
     exact = balanced(z.double() @ prototypes.double().T)
     given = assignment(**{**vars(exact), "values": None, "z": z, "prototypes": prototypes})
     return given, exact
@@ -223,6 +223,8 @@ def _divisible(value: Any) -> bool:
 
 
 def _type(parameter: Any, value: Any) -> str:
+    # An annotated type is kept whatever the value: None would fail at launch.
+    assert value is not None or not parameter.annotation_type, parameter.name
     if parameter.is_constexpr or value is None or (type(value) is int and value == 1):
         return "constexpr"
     if isinstance(value, Tensor):

@@ -58,7 +58,7 @@ def potential(pointer, index, size):
 
 @triton.jit
 def assignment(
-    values,  # (own, other): scores, or q itself when scale is None
+    values,  # (own, other): scores, or q itself when both potentials are None
     stride_own,
     stride_other,
     scale,  # nats per unit of score, float64
@@ -80,7 +80,7 @@ def assignment(
     mask = (own < size_own)[:, None] & (other < size_other)[None, :]
     offsets = own.to(tl.int64)[:, None] * stride_own + other.to(tl.int64)[None, :] * stride_other
     s = tl.load(values + offsets, mask=mask, other=0.0).to(tl.float32)
-    if scale is None:
+    if (own_potential is None) and (other_potential is None):
         q = s
     else:
         reference = element(values, first_own, stride_own, first_other, stride_other)

@@ -95,7 +95,7 @@ class _Problem:
 
     def __init__(self, x: Tensor, weight: Tensor, targets):
         self.own, self.other = x, weight
-        self.values, self.scale = targets.values, targets.scale
+        self.values, self.scale = targets.values, targets.scale or 0.0
         self.potentials = (targets.row, targets.col)
         self.factors = (None, None)
         self.strides = (0, 0)
@@ -218,7 +218,7 @@ def _statistics_kernel(
     values,  # (N, K), or None
     values_stride_row,
     values_stride_col,
-    scale: tl.float64,  # or None
+    scale: tl.float64,
     row,  # (N,) float64, or None
     col,  # (K,) float64, or None
     N,
@@ -286,7 +286,7 @@ def _gradient_kernel(
     values,  # (N, K), or None
     values_stride_row,
     values_stride_col,
-    scale: tl.float64,  # or None
+    scale: tl.float64,
     row,  # (N,) float64, or None
     col,  # (K,) float64, or None
     N,

@@ -1,7 +1,7 @@
 """Cross-entropy of softmax(l), l = logits * inv_temperature, against an assignment q.
 
     loss_i = a_i LSE_k(l_ik) - sum_k q_ik l_ik,    a_i = sum_k q_ik
-    dloss_i / dl_ik = a_i P_ik - q_ik               symmetric: the same of rows and columns exchanged
+    dloss_i / dl_ik = a_i P_ik - q_ik             symmetric: the same of rows and columns exchanged
 
 From stored logits. Not stored: softmax, q of an assignment in potentials. Bytes: forward one read
 of logits and targets (two when symmetric: the columns are a second, transposed pass), backward one
@@ -70,7 +70,7 @@ def backward(
         out = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
     launch(
         _gradient, (cdiv(size, rows) * cdiv(columns, cols),), logits,
-        logits, logits.stride(0), targets.values, targets.values.stride(0), targets.scale,
+        logits, logits.stride(0), targets.values, targets.values.stride(0), targets.scale or 0.0,
         targets.row, targets.col, row_stats, row_stats.stride(0), col_stats,
         0 if col_stats is None else col_stats.stride(0), d_loss,
         0 if d_loss is None or d_loss.dim() == 0 else d_loss.stride(0),
@@ -83,7 +83,7 @@ def backward(
 def _statistics(logits: Tensor, inv_temperature: float, targets, transposed: bool) -> Tensor:
     """(4, N) float64: shift, log, mass, loss of the rows, or of the columns of logits."""
     values = targets.values
-    operands = [logits, *logits.stride(), values, *values.stride(), targets.scale]
+    operands = [logits, *logits.stride(), values, *values.stride(), targets.scale or 0.0]
     potentials, shape = [targets.row, targets.col], list(logits.shape)
     table = ROWS
     if transposed:
@@ -116,7 +116,7 @@ def _statistics_kernel(
     values,  # (N, K)
     values_stride_row,
     values_stride_col,
-    scale: tl.float64,  # or None
+    scale: tl.float64,
     row,  # (N,) float64, or None
     col,  # (K,) float64, or None
     partial,  # (P, 4, N) float32, out
@@ -150,7 +150,7 @@ def _gradient(
     stride,
     values,  # (N, K)
     values_stride,
-    scale: tl.float64,  # or None
+    scale: tl.float64,
     row,  # (N,) float64, or None
     col,  # (K,) float64, or None
     row_stats,  # (3 or more, N) float64

@@ -5,8 +5,8 @@
 
 Not stored: exponents, exponentials, assignments. A program owns blocks of rows and sweeps each of
 them twice, for row_i and then, from the cache, for its share of the column sums of
-exp(scale s_ik + row_i + col_k) <= 1. Bytes: one read of s an iteration (twice that where a block of rows outgrows the
-cache) and 8 K per program. Operations: two exponentials an element.
+exp(scale s_ik + row_i + col_k) <= 1. Bytes: one read of s an iteration (twice that where a block of
+rows outgrows the cache) and 8 K per program. Operations: two exponentials an element.
 
 Precision: scores are taken relative to a score c of their block and col relative to its maximum so
 far, both in float64. Where |s - c| scale exceeds NARROW, the block is done again with float64

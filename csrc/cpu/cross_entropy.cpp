@@ -225,11 +225,14 @@ void forward(const Matrix& logits, double inv_temperature, const Targets& target
   const int64_t stride = stats.row_stride, columns = logits.cols;
   for (int64_t i = 0; i < logits.rows; i++) total += row[3 * stride + i];
   if (col) {
-    total *= 2;  // sum_ik q l is in the row losses; the columns have it once more
+    // sum_ik q l is in the row losses; the columns have it once more. Row and column masses have one
+    // sum, so a common offset drops out before it could cancel digits.
+    const double offset = row[0];
+    total *= 2;
     for (int64_t i = 0; i < logits.rows; i++)
-      total -= row[2 * stride + i] * (row[i] * inv_temperature + row[stride + i]);
+      total -= row[2 * stride + i] * ((row[i] - offset) * inv_temperature + row[stride + i]);
     for (int64_t k = 0; k < columns; k++)
-      total += col[2 * columns + k] * (col[k] * inv_temperature + col[columns + k]);
+      total += col[2 * columns + k] * ((col[k] - offset) * inv_temperature + col[columns + k]);
   }
   *loss = (C)(factor * total);
 }

@@ -29,6 +29,23 @@ class Scratch {
   C* p_;
 };
 
+// Memory that a thread keeps between calls: freeing megabytes and asking for them again costs more
+// in page faults than a small problem costs altogether. For sizes with a bound only.
+inline void* kept(int64_t bytes) {
+  struct Owner {
+    void* p = nullptr;
+    int64_t bytes = 0;
+    ~Owner() { free(p); }
+  };
+  static thread_local Owner owner;
+  if (owner.bytes < bytes) {
+    free(owner.p);
+    owner.bytes = bytes;
+    if (posix_memalign(&owner.p, 64, bytes)) abort();
+  }
+  return owner.p;
+}
+
 template <typename C>
 struct TypeOf;
 template <>

@@ -3,7 +3,7 @@
 // Scores that span at most 64 nats take the scaling form, float32 throughout: E = exp(scale*(s - c)),
 // then alternately alpha_k = prior_k / sum_i E_ik beta_i and beta_i = 1 / sum_k E_ik alpha_k. A pass
 // over a block of rows yields beta and, while the block is in cache, the next column sums: T + 1
-// passes. A dense q stores E once and rescales it; potentials alone recompute E and store nothing.
+// passes. A dense q stores E once and rescales it; potentials alone recompute E where it is large.
 // Wider scores go through the log domain with exponents in float64.
 //
 // Bytes: (T + 1) reads of N K scores, one write if dense. Operations: one exp an element (dense) or
@@ -18,6 +18,7 @@ namespace {
 constexpr int kBlockRows = 4;
 constexpr int64_t kBlockBytes = 256 << 10;  // of E, so that a block stays in the second-level cache
 constexpr int kFoldBlocks = 64;             // float32 sums this long, then float64
+constexpr int64_t kStoredBytes = 4 << 20;   // an E this small is stored although no q is wanted
 constexpr double kTinySum = 1e-30;          // below, float32 sums lose digits: log domain
 
 // The scaling form's state, shared by a team.
@@ -99,6 +100,9 @@ bool scaling_form(const Matrix& scores, double scale, const double* log_prior, i
   const int64_t rows = scores.rows, columns = scores.cols;
   int block = (int)(kBlockBytes / (columns * (int64_t)sizeof(C)));
   block = block < 1 ? 1 : block > kBlockRows ? kBlockRows : block;
+  const int64_t bytes = rows * columns * sizeof(C);
+  const bool stored = q || bytes <= kStoredBytes;
+  C* all_e = q ? q : stored ? static_cast<C*>(kept(bytes)) : nullptr;  // [N, K]
   Scratch<C> alpha(columns), prior(log_prior ? columns : 0), first(columns);
   Scratch<C> parts(threads * columns);        // [threads, K] column sums of some blocks
   Scratch<double> totals(threads * columns);  // [threads, K] of all
@@ -116,7 +120,7 @@ bool scaling_form(const Matrix& scores, double scale, const double* log_prior, i
   parallel(threads, rows * columns, [&](Team team) {
     C* sums = parts + team.thread * columns;
     double* total = totals + team.thread * columns;
-    Scratch<C> scratch(converts<C>(scores) ? block * columns : 0), e(q ? 0 : block * columns);
+    Scratch<C> scratch(converts<C>(scores) ? block * columns : 0), e(stored ? 0 : block * columns);
     Vec<C> most(0), least(0);
     C beta[kBlockRows], smallest = 1;
     const int64_t begin = team.begin(rows), end = team.end(rows);
@@ -128,8 +132,8 @@ bool scaling_form(const Matrix& scores, double scale, const double* log_prior, i
         // Every other pass runs backwards: it begins with what is still in cache.
         const int64_t i = begin + (pass % 2 ? blocks - 1 - b : b) * block;
         const int n = (int)(end - i < block ? end - i : block);
-        C* rows_e = q ? q + i * columns : (C*)e;
-        if (pass == 0 || !q)
+        C* rows_e = stored ? all_e + i * columns : (C*)e;
+        if (pass == 0 || !stored)
           exponentials<C>(state, i, n, rows_e, columns, ones ? sums : nullptr, most, least, scratch);
         if (!ones) row_scalings<C>(rows_e, columns, n, alpha, columns, beta);
         if (!ones && !last) add_columns<C>(rows_e, columns, n, beta, columns, sums);

@@ -268,9 +268,10 @@ Logits<T> view(const Scores& s, double inv_temperature) {
 
 int64_t column_chunks(int64_t n, int64_t k) { return column_owner(n, k, 8, nullptr).grid.y; }
 
-int row_threads(int64_t k, int width) {  // two packs a thread or more, unmeasured
-  return static_cast<int>(
-      std::min<int64_t>(256, std::max<int64_t>(1, ceil_div(k, width * 2 * kWarp)) * kWarp));
+// Unmeasured: one round of loads a thread, so that many rows are in flight on a multiprocessor.
+int row_threads(int64_t k, int width) {
+  const int64_t warps = ceil_div(k, width * kPacksAtOnce * kWarp);
+  return static_cast<int>(std::min<int64_t>(256, warps * kWarp));
 }
 
 // Calls function(T, Q, V) for logits of T against targets of float32 or of T.

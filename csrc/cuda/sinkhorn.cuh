@@ -98,69 +98,100 @@ __device__ __forceinline__ void start_pass(const Tile<T>& tile, const Pass& pass
   }
 }
 
-// float32, the row in registers: e_ik = exp(scale (s_ik - reference)), one exp2 an element.
-//   row_i = -log sum_k e_ik w_k - ...,   w_k = exp(col_k - shift),   column sums of e_ik / sum_k
-//   e_ik w_k
+template <int R>
+struct Totals {
+  float row[R];
+};
+
+template <int R>
+__device__ __forceinline__ Totals<R> exchange(Totals<R> x, int mask) {
+#pragma unroll
+  for (int i = 0; i < R; ++i) x.row[i] = exchange(x.row[i], mask);
+  return x;
+}
+
+struct AddTotals {
+  template <int R>
+  __device__ __forceinline__ Totals<R> operator()(Totals<R> a, const Totals<R>& b) const {
+#pragma unroll
+    for (int i = 0; i < R; ++i) a.row[i] += b.row[i];
+    return a;
+  }
+};
+
+// float32, rows in registers: e_ik = exp(scale (s_ik - reference)), one exp2 an element.
+//   t_i = sum_k e_ik w_k,  w_k = exp(col_k - shift);  row_i = -log t_i - scale reference - shift
+//   column sums of e_ik / t_i, or q_ik = e_ik w_k / t_i
+// Half types take two rows at once: as many bytes in flight, and one barrier for both.
 template <typename T, int V>
 __device__ __forceinline__ void narrow_pass(const Tile<T>& tile, const Pass& pass,
                                             BlockReduce& reduce) {
-  constexpr int kPacks = kColumns / V;
+  constexpr int kPacks = kColumns / V, kRows = 4 / sizeof(T);
   const int stride = blockDim.x * V, k0 = threadIdx.x * V;
   const float scale2 = static_cast<float>(pass.scale * kLog2e);
   const double shift = column_shift(pass.col, tile.columns, reduce);
   if (blockIdx.x == 0 && threadIdx.x == 0) pass.state->shift = shift;
 
-  Pack<T, V> next[kPacks];
-  float weight[kPacks][V], sum[kPacks][V], e[kPacks][V];
-  float reference = -INFINITY;
+  Pack<T, V> next[kRows][kPacks];
+  float weight[kPacks][V], sum[kPacks][V];
+  float reference = -INFINITY;  // near the largest score: exponents that matter are most exact
 #pragma unroll
   for (int j = 0; j < kPacks; ++j) {
     const int k = k0 + j * stride;
-    if (k < tile.columns) next[j] = load<V>(tile.row(0) + k);
+#pragma unroll
+    for (int i = 0; i < kRows; ++i)
+      if (k < tile.columns && i < tile.count) next[i][j] = load<V>(tile.row(i) + k);
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      sum[j][v] = weight[j][v] = e[j][v] = 0;
+      sum[j][v] = weight[j][v] = 0;
       if (k >= tile.columns) continue;
       weight[j][v] = pass.col == nullptr ? 1.0f : exp_of(pass.col[k + v] - shift);
-      reference = fmaxf(reference, to_float(next[j].value[v]));
+      reference = fmaxf(reference, to_float(next[0][j].value[v]));
     }
   }
-  reference =
-      reduce(reference, Max());  // near the largest score: exponents that matter are the most exact
+  reference = reduce(reference, Max());
   Range range;
-  for (int64_t r = 0; r < tile.count; ++r) {
-    float partial = 0;
+  for (int64_t r = 0; r < tile.count; r += kRows) {
+    float e[kRows][kPacks][V];
+    Totals<kRows> total = {};
 #pragma unroll
-    for (int j = 0; j < kPacks; ++j) {
-      const int k = k0 + j * stride;
-      if (k >= tile.columns) continue;
+    for (int i = 0; i < kRows; ++i)
 #pragma unroll
-      for (int v = 0; v < V; ++v) {
-        const float s = to_float(next[j].value[v]);
-        range.add(s);
-        e[j][v] = exp2_fast((s - reference) * scale2);
-        partial = fmaf(e[j][v], weight[j][v], partial);
+      for (int j = 0; j < kPacks; ++j) {
+        const int k = k0 + j * stride;
+        if (k >= tile.columns || r + i >= tile.count) continue;
+#pragma unroll
+        for (int v = 0; v < V; ++v) {
+          const float s = to_float(next[i][j].value[v]);
+          range.add(s);
+          e[i][j][v] = exp2_fast((s - reference) * scale2);
+          total.row[i] = fmaf(e[i][j][v], weight[j][v], total.row[i]);
+        }
+        // In flight during the reduction.
+        if (r + i + kRows < tile.count) next[i][j] = load<V>(tile.row(r + i + kRows) + k);
       }
-      // In flight during the reduction.
-      if (r + 1 < tile.count) next[j] = load<V>(tile.row(r + 1) + k);
-    }
-    const float total = reduce(partial, Add());
-    const float inverse = 1.0f / total;
-    if (pass.row != nullptr && threadIdx.x == 0)
-      pass.row[tile.index(r)] = -(pass.scale * reference + shift + log_of(total));
-    if (pass.finish == Finish::kRows) continue;
+    total = reduce(total, AddTotals());
 #pragma unroll
-    for (int j = 0; j < kPacks; ++j) {
-      const int k = k0 + j * stride;
-      if (k >= tile.columns) continue;
+    for (int i = 0; i < kRows; ++i) {
+      if (r + i >= tile.count) break;
+      const float inverse = 1.0f / total.row[i];
+      if (pass.row != nullptr && threadIdx.x == 0)
+        pass.row[tile.index(r + i)] = -(pass.scale * reference + shift + log_of(total.row[i]));
+      if (pass.finish == Finish::kRows) continue;
 #pragma unroll
-      for (int v = 0; v < V; ++v) {
-        if (pass.finish == Finish::kColumnSums)
-          sum[j][v] = fmaf(e[j][v], inverse, sum[j][v]);
-        else
-          e[j][v] *= weight[j][v] * inverse;
+      for (int j = 0; j < kPacks; ++j) {
+        const int k = k0 + j * stride;
+        if (k >= tile.columns) continue;
+#pragma unroll
+        for (int v = 0; v < V; ++v) {
+          if (pass.finish == Finish::kColumnSums)
+            sum[j][v] = fmaf(e[i][j][v], inverse, sum[j][v]);
+          else
+            e[i][j][v] *= weight[j][v] * inverse;
+        }
+        if (pass.finish == Finish::kDense)
+          store<V>(pass.q + tile.index(r + i) * tile.columns + k, e[i][j]);
       }
-      if (pass.finish == Finish::kDense) store<V>(pass.q + tile.index(r) * tile.columns + k, e[j]);
     }
   }
   if (pass.finish == Finish::kColumnSums) {

@@ -30,11 +30,17 @@ def once_differentiable(backward: Callable) -> Callable:
     return wrapped
 
 
+def first_output_only(ctx: Any, outputs: tuple) -> None:
+    """In `setup_context`: the other outputs serve backward alone, without gradients."""
+    ctx.mark_non_differentiable(*[t for t in outputs[1:] if t is not None])
+    ctx.set_materialize_grads(False)
+
+
 def apply(function: Any, *args: Any) -> Tensor:
-    """The first output of an autograd function written with `setup_context`.
+    """The first output of an autograd function with `setup_context` and, within it, `keep`.
 
     torch.func needs that form, but eager calls of it inspect signatures for 80 microseconds: they
-    go through a twin in the older form, which also returns the first output alone.
+    go through a twin in the older form, which calls `keep` alone and returns one output.
     """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return function.apply(*args)[0]
@@ -45,7 +51,7 @@ def apply(function: Any, *args: Any) -> Tensor:
 def _eager_twin(function: Any) -> Any:
     def forward(ctx, *args):
         outputs = function.forward(*args)
-        function.setup_context(ctx, args, outputs)
+        function.keep(ctx, args, outputs)
         return outputs[0]
 
     methods = {"forward": staticmethod(forward), "backward": staticmethod(function.backward)}

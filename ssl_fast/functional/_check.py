@@ -120,7 +120,7 @@ def prior(value: Any, num_prototypes: int, scores_device: torch.device) -> Tenso
 
 def rows_contiguous(value: Tensor) -> Tensor:
     """`value`, copied only if its columns are not adjacent in memory."""
-    return value if value.stride(1) == 1 or value.shape[1] == 1 else value.contiguous()
+    return value if value.stride()[1] == 1 or value.shape[1] == 1 else value.contiguous()
 
 
 def group_name(group: Any) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import backend
 from ._operator import operator
-from ._stats import Targets, fake_outputs, finish
+from ._stats import Targets, fake_outputs, finish, loss_factor
 from ._tiles import (
     Tiles,
     full_precision,
@@ -63,11 +63,16 @@ def linear_cross_entropy_forward(
     parts = []
     for rows, logits in tiles:
         target = targets.tile(rows)
-        part = kernels.forward(logits, inv_temperature, target, symmetric, 1.0)[1:]
+        factor = loss_factor(reduction, symmetric, x.shape[0])
+        part = kernels.forward(logits, inv_temperature, target, symmetric, factor)
         parts.append(part)
         if not symmetric and tiles.keeps(rows):
-            kernels.backward(logits, inv_temperature, target, part[0], None, None, 1.0, logits)
-    outputs = finish(parts, x, inv_temperature, symmetric, reduction, group)
+            kernels.backward(logits, inv_temperature, target, part[1], None, None, 1.0, logits)
+    if len(parts) == 1 and not group and reduction != "none":
+        outputs = *parts[0], None
+    else:
+        parts = [part[1:] for part in parts]
+        outputs = finish(parts, x, inv_temperature, symmetric, reduction, group)
     if symmetric:
         _, row_stats, col_stats, _ = outputs
         for rows in filter(tiles.keeps, tiles.slices()):
@@ -77,8 +82,10 @@ def linear_cross_entropy_forward(
     return *outputs, tiles.cache
 
 
-def _fake_backward(x, weight, *_: Any):
-    return torch.empty_like(x), torch.empty_like(weight)
+def _fake_backward(x, weight, *rest: Any):
+    need_x, need_weight = rest[-3:-1]
+    d_x = torch.empty_like(x) if need_x else x.new_empty(0)
+    return d_x, torch.empty_like(weight) if need_weight else x.new_empty(0)
 
 
 @operator(_fake_backward)
@@ -102,41 +109,60 @@ def linear_cross_entropy_backward(
     need_weight: bool,
     name: str,
 ) -> tuple[Tensor, Tensor]:
-    """(d_x, d_weight); empty tensors for what is not needed."""
+    """(d_x, d_weight); None for what is not needed."""
     kernels = backend.implementation(name, "cross_entropy")
     targets = Targets(values, z, prototypes, scale, row, col)
     columns = col_stats if col_stats is not None and col_stats.numel() else None
     if hasattr(kernels, "linear_backward"):
-        d_x, d_weight = kernels.linear_backward(
+        return kernels.linear_backward(
             x, weight, inv_temperature, targets, row_stats, columns, d_loss, factor,
             need_x, need_weight,
         )  # fmt: skip
-        return _or_empty(d_x, x), _or_empty(d_weight, weight)
-    accumulated = torch.zeros_like(weight, dtype=product_dtype(x)) if need_weight else None
-    d_x = torch.empty_like(x) if need_x else x.new_empty(0)
-    scaling = (d_loss * factor).expand(x.shape[0])[:, None]
+    sums = _Products(x, weight, d_loss, factor, need_x, need_weight)
     kept = cache.shape[0]
-    head = [slice(0, kept)] if kept else []
-    for rows in head + row_slices(kept, x.shape[0], weight.shape[0]):
-        if rows.stop <= kept:
-            d_logits = cache[rows]
+    if kept:
+        sums.add(slice(0, kept), cache)
+    for rows in row_slices(kept, x.shape[0], weight.shape[0]):
+        logits = product(x[rows], weight)
+        target, part = targets.tile(rows), row_stats[:, rows]
+        sums.add(rows, kernels.backward(
+            logits, inv_temperature, target, part, columns, None, 1.0, logits
+        ))  # fmt: skip
+    return sums.result()
+
+
+class _Products:
+    """d_x = g * d_logits @ weight and d_weight = d_logits.T @ (g * x), summed over tiles of rows.
+
+    A number g goes into the products themselves; reading it costs nothing on a CPU, and elsewhere,
+    as one g a row does, it multiplies the narrow factor.
+    """
+
+    def __init__(self, x, weight, d_loss, factor, need_x, need_weight):
+        self.x, self.weight = x, weight
+        self.number, self.rows = 1.0, None
+        if d_loss.dim() == 0 and not d_loss.is_cuda:
+            self.number = float(d_loss) * factor
         else:
-            logits = product(x[rows], weight)
-            d_logits = kernels.backward(
-                logits, inv_temperature, targets.tile(rows), row_stats[:, rows], columns,
-                None, 1.0, logits,
-            )  # fmt: skip
-        if need_x:
-            torch.mul(times(d_logits, weight), scaling[rows], out=d_x[rows])
-        if accumulated is not None:
-            accumulated.addmm_(d_logits.t(), x[rows] * scaling[rows])
-    return d_x, _or_empty(accumulated, weight).to(weight.dtype)
+            self.rows = (d_loss * factor).expand(x.shape[0])[:, None]
+        self.d_x = torch.empty_like(x) if need_x else None
+        self.d_weight = torch.empty_like(weight, dtype=product_dtype(x)) if need_weight else None
+
+    def add(self, rows: slice, d_logits: Tensor) -> None:
+        g = None if self.rows is None else self.rows[rows]
+        if self.d_x is not None:
+            times(d_logits, self.weight, self.number, g, self.d_x[rows])
+        if self.d_weight is not None:
+            x = self.x[rows].to(d_logits.dtype)
+            x = x if g is None else x * g
+            beta = 0 if rows.start == 0 else 1  # the first tile finds uninitialised memory
+            self.d_weight.addmm_(d_logits.t(), x, beta=beta, alpha=self.number)
+
+    def result(self) -> tuple[Tensor | None, Tensor | None]:
+        d_weight = self.d_weight
+        return self.d_x, None if d_weight is None else d_weight.to(self.weight.dtype)
 
 
 def _kept_rows(x: Tensor, weight: Tensor, want_grad: bool) -> int:
     """Rows of d_logits kept from forward to backward: the bytes of inputs and gradients."""
     return kept_rows(2 * nbytes(x, weight), x, weight.shape[0]) if want_grad else 0
-
-
-def _or_empty(value: Tensor | None, like: Tensor) -> Tensor:
-    return like.new_empty(0) if value is None else value

@@ -48,11 +48,13 @@ def finish(
     if symmetric:
         col_stats = _columns([part[1] for part in parts], inv_temperature, group)
         _check_square(rows if count is None else count, col_stats.shape[1])
-        # sum_ik q l is in the rows' losses once, and belongs to the columns as well
-        total = total + total - (row_stats[2] * _log_sum_exp(row_stats, inv_temperature)).sum()
+        # sum_ik q l is in the rows' losses; the columns have it once more. Row and column masses
+        # have one sum, so a common offset drops out before it could cancel digits.
+        offset = col_stats[0, 0]
+        total = total + total - _mass_log_sum_exp(row_stats, offset, inv_temperature)
     total = _distributed.all_reduce(total, "sum", group)
     if col_stats is not None:
-        total = total + (col_stats[2] * _log_sum_exp(col_stats, inv_temperature)).sum()
+        total = total + _mass_log_sum_exp(col_stats, offset, inv_temperature)
     loss = total * loss_factor(reduction, symmetric, 1)
     if reduction == "mean":
         loss = loss / (rows if count is None else count)
@@ -97,8 +99,9 @@ def _columns(parts: list[Tensor | None], inv_temperature: float, group: str) -> 
     return torch.stack([shift, total.log(), mass])
 
 
-def _log_sum_exp(stats: Tensor, inv_temperature: float) -> Tensor:
-    return stats[0] * inv_temperature + stats[1]
+def _mass_log_sum_exp(stats: Tensor, offset: Tensor, inv_temperature: float) -> Tensor:
+    """sum of mass * LSE, for logits less `offset`."""
+    return (stats[2] * ((stats[0] - offset) * inv_temperature + stats[1])).sum()
 
 
 def _check_square(count: Tensor | int, columns: int) -> None:

@@ -61,13 +61,17 @@ def product(x: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
     return out
 
 
-def times(tile: Tensor, weight: Tensor) -> Tensor:
-    """tile @ weight for a float32 (float64) tile; a half weight is upcast by tile."""
+def times(tile: Tensor, weight: Tensor, number: float, g: Tensor | None, out: Tensor) -> None:
+    """out = number * g * (tile @ weight) for a float32 (float64) tile; half weights go by blocks."""
     if weight.dtype == tile.dtype:
-        return tile @ weight
+        torch.addmm(out, tile, weight, beta=0, alpha=number, out=out)
+        if g is not None:
+            out *= g
+        return
     blocks = range(0, weight.shape[0], _UPCAST_ROWS)
     parts = (tile[:, k : k + _UPCAST_ROWS] @ weight[k : k + _UPCAST_ROWS].float() for k in blocks)
-    return functools.reduce(Tensor.add_, parts)
+    total = functools.reduce(Tensor.add_, parts)
+    torch.mul(total, number if g is None else g * number, out=out)
 
 
 class Tiles:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import backend
 from . import _check
-from ._autograd import apply, once_differentiable
+from ._autograd import apply, first_output_only, once_differentiable
 from ._linear_cross_entropy import linear_cross_entropy_backward, linear_cross_entropy_forward
 from ._operator import operator
 from ._stats import Targets, fake_outputs, finish, loss_factor, upstream
@@ -146,11 +146,14 @@ class _SoftCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
+        first_output_only(ctx, output)
+        _SoftCrossEntropy.keep(ctx, inputs, output)
+
+    @staticmethod
+    def keep(ctx, inputs, outputs):
         logits, ctx.inv_temperature, values, z, prototypes, ctx.scale, row, col = inputs[:8]
         ctx.symmetric, ctx.reduction, ctx.name, ctx.group = inputs[8:]
-        ctx.mark_non_differentiable(*[t for t in output[1:] if t is not None])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(logits, values, z, prototypes, row, col, *output[1:])
+        ctx.save_for_backward(logits, values, z, prototypes, row, col, *outputs[1:])
 
     @staticmethod
     @once_differentiable
@@ -177,11 +180,14 @@ class _LinearSoftCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
+        first_output_only(ctx, output)
+        _LinearSoftCrossEntropy.keep(ctx, inputs, output)
+
+    @staticmethod
+    def keep(ctx, inputs, outputs):
         x, weight, ctx.inv_temperature, values, z, prototypes, ctx.scale, row, col = inputs[:9]
         ctx.symmetric, ctx.reduction, _, ctx.name, ctx.group = inputs[9:]
-        ctx.mark_non_differentiable(*[t for t in output[1:] if t is not None])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, weight, values, z, prototypes, row, col, *output[1:])
+        ctx.save_for_backward(x, weight, values, z, prototypes, row, col, *outputs[1:])
 
     @staticmethod
     @once_differentiable

@@ -34,7 +34,7 @@ def pointer(tensor: Tensor | None) -> int:
 def matrix(tensor: Tensor) -> tuple[int, int, int, int, int]:
     """Address, rows, columns, row stride and type, as every binding takes a matrix."""
     rows, columns = tensor.shape
-    return tensor.data_ptr(), rows, columns, tensor.stride(0), DTYPE_CODES[tensor.dtype]
+    return tensor.data_ptr(), rows, columns, tensor.stride()[0], DTYPE_CODES[tensor.dtype]
 
 
 @functools.cache

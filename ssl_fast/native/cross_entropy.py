@@ -15,8 +15,8 @@ def forward(
     rows, columns = logits.shape
     double = logits.dtype == torch.float64
     loss = torch.empty((), dtype=torch.float64 if double else torch.float32)
-    row_stats = torch.empty((4, rows), dtype=torch.float64)
-    col_stats = torch.empty((3, columns), dtype=torch.float64) if symmetric else None
+    row_stats = torch.empty(4, rows, dtype=torch.float64)
+    col_stats = torch.empty(3, columns, dtype=torch.float64) if symmetric else None
     cpu().cross_entropy_forward(
         *matrix(logits), inv_temperature, *_target(targets), row_stats.data_ptr(), rows,
         pointer(col_stats), factor, loss.data_ptr(), torch.get_num_threads(),
@@ -39,12 +39,12 @@ def backward(
         return cuda_kernels().backward(
             logits, inv_temperature, targets, row_stats, col_stats, d_loss, factor, out
         )
-    out = torch.empty(logits.shape, dtype=logits.dtype) if out is None else out
-    stride = d_loss.stride(0) if d_loss is not None and d_loss.dim() else 0
+    out = torch.empty_like(logits) if out is None else out
+    stride = d_loss.stride()[0] if d_loss is not None and d_loss.dim() else 0
     cpu().cross_entropy_backward(
         *matrix(logits), inv_temperature, *_target(targets), row_stats.data_ptr(),
-        row_stats.stride(0), pointer(col_stats), pointer(d_loss), stride, factor, out.data_ptr(),
-        out.stride(0), DTYPE_CODES[out.dtype], torch.get_num_threads(),
+        row_stats.stride()[0], pointer(col_stats), pointer(d_loss), stride, factor, out.data_ptr(),
+        out.stride()[0], DTYPE_CODES[out.dtype], torch.get_num_threads(),
     )  # fmt: skip
     return out
 
@@ -54,7 +54,7 @@ def _target(targets) -> tuple:
     values = targets.values
     return (
         values.data_ptr(),
-        values.stride(0),
+        values.stride()[0],
         DTYPE_CODES[values.dtype],
         targets.scale or 0.0,
         pointer(targets.row),

@@ -7,6 +7,7 @@ from lightning.pytorch import LightningModule, seed_everything
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
 from .config import TrainOptions
+from .errors import UsageError
 from .methods import Method
 from .random import derive_seed
 
@@ -29,7 +30,7 @@ class Pretraining(LightningModule):
         progress = self.global_step / self.trainer.estimated_stepping_batches
         loss = self.method.loss(views, progress)
         if not torch.isfinite(loss):
-            raise FloatingPointError(
+            raise UsageError(
                 f"the loss is {loss.item()} at step {self.global_step}: lower --lr, or use "
                 "--precision 32-true; the last checkpoint is intact"
             )

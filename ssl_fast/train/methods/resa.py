@@ -46,20 +46,21 @@ class ReSA(Method):
             use_predictor: two more layers on the gradient path (the released code: ImageNet only).
         """
         super().__init__()
-        self.encoder = encoder
-        self.projector = projector(encoder.dim, hidden_dim, embedding_dim)
+        head = projector(encoder.dim, hidden_dim, embedding_dim)
+        self.online = nn.ModuleList([encoder, head])
         self.predictor = predictor(embedding_dim, hidden_dim) if use_predictor else nn.Identity()
-        self.target = MomentumNetwork(nn.ModuleList([self.encoder, self.projector]), momentum)
+        self.target = MomentumNetwork(self.online, momentum)
         self.criterion = ReSALoss(temperature, epsilon, iterations, symmetric)
 
     def loss(self, views: list[Tensor], progress: float) -> Tensor:
-        self.target.update(nn.ModuleList([self.encoder, self.projector]), progress)
+        self.target.update(self.online, progress)
         encoder, project = self.evaluated()
         with torch.no_grad():
             momentum_encodings = [encoder(view) for view in views[:2]]
             momentum_embeddings = [F.normalize(project(h)) for h in momentum_encodings]
-        encodings = [self.encoder(view) for view in views]
-        embeddings = [F.normalize(self.predictor(self.projector(h))) for h in encodings]
+        encoder, project = self.online
+        encodings = [encoder(view) for view in views]
+        embeddings = [F.normalize(self.predictor(project(h))) for h in encodings]
         weak, momentum_weak = encodings[0].detach(), momentum_encodings[0]
         return self.criterion(
             embeddings, momentum_embeddings, F.normalize(weak), F.normalize(momentum_weak)

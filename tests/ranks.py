@@ -1,0 +1,161 @@
+"""One rank of the gloo tests: `python ranks.py RANK COUNTS FOLDER` runs every case on its rows.
+
+COUNTS are the rows of each rank, as "5,11". Results go to FOLDER/RANK.pt. test_distributed.py
+starts the ranks, and runs the same cases in one process on all rows.
+"""
+
+import sys
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from checks import normal, probabilities, unit
+
+import ssl_fast
+from ssl_fast import backend as dispatch
+from ssl_fast.functional import (
+    Assignment,
+    linear_soft_cross_entropy,
+    sinkhorn,
+    soft_cross_entropy,
+)
+from ssl_fast.losses import ReSALoss
+
+N, D = 16, 6
+PRIOR = torch.arange(1, N + 1).pow(-0.5) / torch.arange(1, N + 1).pow(-0.5).sum()
+SCORES = unit(N, D, seed=11) @ unit(N, D, seed=12).T
+FAR = SCORES * 3 + torch.where(torch.arange(N) < 4, 200.0, 0.0)[:, None]
+FAR[:4, 7] -= 1e3  # a prototype that the first ranks' samples never pick
+DENSE = probabilities(N, N, seed=13)
+WIDE = unit(40, D, seed=14)
+
+
+def assigned(rows: slice, group: Any, **options: Any) -> Assignment:
+    return Assignment.sinkhorn(SCORES[rows], group=group, **options)
+
+
+def from_pair(rows: slice, group: Any) -> Assignment:
+    return Assignment.sinkhorn((unit(N, 2, seed=2)[rows], unit(40, 2, seed=3)), group=group)
+
+
+def logits_case(targets: Any, **options: Any) -> Any:
+    def run(rows: slice, group: Any) -> dict:
+        logits = normal(N, N, seed=1)[rows].requires_grad_()
+        loss = soft_cross_entropy(logits, targets(rows, group), group=group, **options)
+        return results(loss, {"logits": logits})
+
+    return run
+
+
+def linear_case(targets: Any, weight: Any, **options: Any) -> Any:
+    def run(rows: slice, group: Any) -> dict:
+        x, w = unit(N, D)[rows].requires_grad_(), weight.clone().requires_grad_()
+        loss = linear_soft_cross_entropy(x, w, targets(rows, group), group=group, **options)
+        return results(loss, {"x": x}, {"weight": w})
+
+    return run
+
+
+def resa_case(**options: Any) -> Any:
+    def run(rows: slice, group: Any) -> dict:
+        names = ("z0", "z1", "m0", "m1")
+        z = {n: unit(N, D, seed=i)[rows].requires_grad_() for i, n in enumerate(names)}
+        h, h_m = unit(N, D, seed=7)[rows], unit(N, D, seed=8)[rows]
+        loss = ReSALoss(group=group, **options)([z["z0"], z["z1"]], [z["m0"], z["m1"]], h, h_m)
+        return results(loss, z)
+
+    return run
+
+
+def results(loss: torch.Tensor, local: dict, replicated: dict | None = None) -> dict:
+    """The loss; gradients of what this rank holds alone ("rows"), and of what all hold ("all")."""
+    replicated = replicated or {}
+    upstream = normal(*loss.shape, seed=21) if loss.dim() else torch.tensor(-1.5)
+    loss.backward(upstream.to(loss.dtype))
+    return {
+        "value": loss.detach(),
+        "rows": {name: x.grad for name, x in local.items()},
+        "all": {name: x.grad for name, x in replicated.items()},
+    }
+
+
+def assignment_case(function: Any) -> Any:
+    return lambda rows, group: {"rows": {"q": function(rows, group)}, "constant": True}
+
+
+def dense(rows: slice, group: Any) -> Any:
+    return DENSE[rows]
+
+
+CASES = {
+    "sinkhorn": assignment_case(lambda rows, group: sinkhorn(SCORES[rows], group=group)),
+    "sinkhorn, prior": assignment_case(
+        lambda rows, group: sinkhorn(SCORES[rows], prior=PRIOR, iterations=5, group=group)
+    ),
+    "sinkhorn, far": assignment_case(lambda rows, group: sinkhorn(FAR[rows], group=group)),
+    "sinkhorn, half": assignment_case(lambda rows, group: sinkhorn(SCORES[rows].half(), group=group)),
+    "assignment": assignment_case(lambda rows, group: assigned(rows, group).dense()),
+    "assignment, softmax": assignment_case(
+        lambda rows, group: assigned(rows, group, start="softmax", prior=PRIOR).dense()
+    ),
+    "assignment, pair": assignment_case(lambda rows, group: from_pair(rows, group).dense()),
+    "logits, mean": logits_case(dense, reduction="mean"),
+    "logits, sum": logits_case(assigned, reduction="sum", temperature=0.2),
+    "logits, symmetric": logits_case(assigned, symmetric=True),
+    "logits, symmetric sum": logits_case(dense, symmetric=True, reduction="sum"),
+    "linear, mean": linear_case(assigned, WIDE[:N], temperature=0.1),
+    "linear, sum": linear_case(dense, WIDE[:N], reduction="sum"),
+    "linear, pair": linear_case(from_pair, WIDE, temperature=0.1),
+    "linear, symmetric": linear_case(assigned, WIDE[:N], symmetric=True, temperature=0.4),
+    "linear, symmetric sum": linear_case(dense, WIDE[:N], symmetric=True, reduction="sum"),
+    "resa": resa_case(),
+    "resa, rows": resa_case(symmetric=False),
+}  # fmt: skip
+
+
+def refusals(rows: slice, group: Any) -> list[str]:
+    """Messages of what every rank must refuse, rather than hang or answer."""
+    calls = [
+        lambda: linear_soft_cross_entropy(
+            unit(N, D)[rows], WIDE, from_pair(rows, None), symmetric=True, group=group
+        ),
+        lambda: sinkhorn(SCORES[rows], group=3.5),
+    ]
+    messages = []
+    for call in calls:
+        try:
+            call()
+            messages.append("not refused")
+        except (TypeError, ValueError) as error:
+            messages.append(f"{type(error).__name__}: {error}")
+    return messages
+
+
+def by_name(rows: slice, group: Any) -> torch.Tensor:
+    """A group may be given by its name."""
+    return sinkhorn(SCORES[rows], group=group.group_name)
+
+
+def main(rank: int, counts: list[int], folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=len(counts)
+    )
+    group = dist.group.WORLD
+    first = sum(counts[:rank])
+    rows = slice(first, first + counts[rank])
+    found: dict[str, Any] = {}
+    for name in ("reference", "native"):
+        if dispatch.why_not(name, "cpu", torch.float32) is None:
+            with ssl_fast.set_backend(name), dispatch.trace() as ran:
+                found[name] = {case: run(rows, group) for case, run in CASES.items()}
+            found[name]["ran"] = {used for _, used in ran}
+    found["refusals"] = refusals(rows, group)
+    found["by name"] = by_name(rows, group)
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), [int(n) for n in sys.argv[2].split(",")], sys.argv[3])

@@ -1,0 +1,386 @@
+"""Fits PyTorch: compile, registered operators, autocast, functorch, copies; inputs left alone."""
+
+import copy
+import importlib
+import inspect
+import io
+import pickle
+
+import pytest
+import torch
+from checks import (
+    DTYPES,
+    Allocations,
+    assert_relative,
+    normal,
+    opcheck,
+    probabilities,
+    same_bits,
+    unit,
+    value_and_grads,
+)
+
+from ssl_fast import backend as dispatch
+from ssl_fast.functional import (
+    Assignment,
+    linear_soft_cross_entropy,
+    sinkhorn,
+    soft_cross_entropy,
+)
+from ssl_fast.losses import ReSALoss
+
+PRIOR = torch.tensor([0.5, 0.2, 0.1, 0.1, 0.1])
+CENTER = 0.1 * normal(5, seed=3)
+
+
+def centred(scores: torch.Tensor) -> Assignment:
+    return Assignment.softmax(scores, temperature=0.1, center=CENTER)
+
+
+# Everything public, as a function of x (5, 3), y (5, 3) and scores (5, 5).
+FORMS = {
+    "sinkhorn": lambda x, y, s: sinkhorn(s, prior=PRIOR.to(s)) * x.sum(),
+    "assignment": lambda x, y, s: Assignment.sinkhorn((y, y), start="softmax").dense() * x.sum(),
+    "centred": lambda x, y, s: centred(s).dense() * x.sum(),
+    "logits, dense": lambda x, y, s: soft_cross_entropy(x @ y.T, s.abs(), temperature=0.5),
+    "logits, sinkhorn": lambda x, y, s: soft_cross_entropy(
+        x @ y.T, Assignment.sinkhorn(s), reduction="none"
+    ),
+    "logits, symmetric": lambda x, y, s: soft_cross_entropy(x @ y.T, centred(s), symmetric=True),
+    "linear, dense": lambda x, y, s: linear_soft_cross_entropy(x, y, s.abs(), reduction="sum"),
+    "linear, pair": lambda x, y, s: linear_soft_cross_entropy(
+        x, y, Assignment.sinkhorn((y[:, :1], y[:, :1])), reduction="none"
+    ),
+    "linear, symmetric": lambda x, y, s: linear_soft_cross_entropy(
+        x, y, Assignment.sinkhorn(s)[:], temperature=0.2, symmetric=True
+    ),
+    "resa": lambda x, y, s: ReSALoss()([x, y], [y.detach(), x.detach()], s, s),
+}
+
+
+def operands(dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    scores = unit(5, 4, dtype=torch.float64) @ unit(5, 4, seed=1).double().T
+    return [unit(5, 3, dtype=dtype, seed=2), unit(5, 3, dtype=dtype, seed=4), scores.to(dtype)]
+
+
+def wrt(form: str) -> int:
+    return 1 if form in ("sinkhorn", "assignment", "centred", "logits, dense") else 2
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_compiles_whole(backend, form) -> None:
+    """fullgraph=True, forward and backward; AOT autograd's graph gives the eager bits."""
+    torch.compiler.reset()
+    compiled = torch.compile(FORMS[form], fullgraph=True, backend="aot_eager")
+    eager = value_and_grads(FORMS[form], operands(), wrt(form))
+    traced = value_and_grads(compiled, operands(), wrt(form))
+    assert all(same_bits(a, b) for a, b in zip(traced, eager, strict=True))
+
+
+@pytest.mark.parametrize("form", ["sinkhorn", "linear, symmetric"])
+def test_compiles_for_any_shape(form) -> None:
+    """dynamic=True: one graph for several batch sizes."""
+    torch.compiler.reset()
+
+    def function(x, y, s):
+        if form == "sinkhorn":
+            return sinkhorn(s)
+        return linear_soft_cross_entropy(x, y, Assignment.sinkhorn(s), symmetric=True)
+
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=True)
+    for n in (4, 7, 9):
+        x, y, s = unit(n, 3), unit(n, 3, seed=1), unit(n, 4) @ unit(n, 4, seed=1).T
+        count = 0 if form == "sinkhorn" else 2
+        eager = value_and_grads(function, [x, y, s], count)
+        traced = value_and_grads(compiled, [x, y, s], count)
+        assert all(same_bits(a, b) for a, b in zip(traced, eager, strict=True))
+
+
+def test_inductor() -> None:
+    """The default compiler, once: an encoder's last layer, normalisation and ReSA."""
+    torch.compiler.reset()
+    w = normal(4, 3)
+
+    def step(x, y, s):
+        z = [torch.nn.functional.normalize(v @ w.T, dim=1) for v in (x, y)]
+        return ReSALoss()(z, [z[1].detach(), z[0].detach()], s, s)
+
+    eager = value_and_grads(step, operands(), 2)
+    compiled = value_and_grads(torch.compile(step, fullgraph=True), operands(), 2)
+    for a, b in zip(compiled, eager, strict=True):
+        assert_relative(a, b.double(), 1e-5, tiny=1e-6)
+
+
+def calls() -> dict[str, list[tuple]]:
+    """Arguments for every registered operator, on the backend that "auto" takes."""
+    name = dispatch.select("sinkhorn", torch.device("cpu"), torch.float32)
+    x, y, s = operands()
+    a = Assignment.sinkhorn(s)
+    pair = Assignment(z=x, prototypes=y, scale=20.0, row=a.row, col=a.col)
+    q = probabilities(5, 5)
+    prior = PRIOR.double().log()
+    none = (None,) * 5
+    targets = [
+        (q, *none),
+        (s, None, None, a.scale, a.row, a.col),
+        (None, pair.z, pair.prototypes, pair.scale, pair.row, pair.col),
+    ]
+    targets[0] = (q, None, None, None, None, None)
+    found: dict[str, list[tuple]] = {
+        "sinkhorn_dense": [(s, 20.0, None, 3, name, ""), (s.half(), 20.0, prior, 1, name, "")],
+        "sinkhorn_potentials": [
+            (s, None, 20.0, prior, 3, True, name, ""),
+            (x, y, 20.0, None, 2, False, name, ""),
+        ],
+        "softmax_potential": [(s, None, 9.0, CENTER.double(), name), (x, y, 9.0, None, name)],
+        "evaluate": [(s.bfloat16(), None, a.scale, a.row, a.col, name),
+                     (x, y, a.scale, a.row, None, name)],
+        "cross_entropy_forward": [], "cross_entropy_backward": [],
+        "linear_cross_entropy_forward": [], "linear_cross_entropy_backward": [],
+    }  # fmt: skip
+    d_rows = normal(5, seed=8)
+    for target in targets:
+        for symmetric, reduction in ((False, "none"), (True, "mean")):
+            options = (symmetric, reduction)
+            d_loss = d_rows if reduction == "none" else torch.tensor(0.7)
+            forward = (s, 2.0, *target, *options, name, "")
+            found["cross_entropy_forward"].append(forward)
+            _, row, col, _ = torch.ops.ssl_fast.cross_entropy_forward(*forward)
+            found["cross_entropy_backward"].append((s, 2.0, *target, row, col, d_loss, 0.5, name))
+            forward = (x, y, 2.0, *target, *options, True, name, "")
+            found["linear_cross_entropy_forward"].append(forward)
+            _, row, col, _, cache = torch.ops.ssl_fast.linear_cross_entropy_forward(*forward)
+            found["linear_cross_entropy_backward"].append(
+                (x, y, 2.0, *target, row, col, cache, d_loss, 0.5, True, True, name)
+            )
+    return found
+
+
+OPERATORS = (
+    "sinkhorn_dense", "sinkhorn_potentials", "softmax_potential", "evaluate",
+    "cross_entropy_forward", "cross_entropy_backward",
+    "linear_cross_entropy_forward", "linear_cross_entropy_backward",
+)  # fmt: skip
+
+
+def test_operators_are_all_checked() -> None:
+    registered = {
+        schema.name.removeprefix("ssl_fast::")
+        for schema in torch._C._jit_get_all_schemas()
+        if schema.name.startswith("ssl_fast::")
+    }
+    assert registered == set(OPERATORS)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_opcheck(name) -> None:
+    for arguments in calls()[name]:
+        opcheck(name, *arguments)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operator_runs_the_eager_kernels(name) -> None:
+    """The registered operator and the direct call agree bit for bit."""
+    files = ("sinkhorn", "cross_entropy", "_linear_cross_entropy")
+    modules = [importlib.import_module(f"ssl_fast.functional.{file}") for file in files]
+    direct = next(getattr(m, name) for m in modules if hasattr(m, name))
+    for arguments in calls()[name]:
+        with dispatch.trace() as eager:
+            expected = direct(*arguments)
+        with dispatch.trace() as registered:
+            actual = getattr(torch.ops.ssl_fast, name)(*arguments)
+        assert eager == registered
+        for a, b in zip(_tuple(actual), _tuple(expected), strict=True):
+            assert a.numel() == 0 if b is None else same_bits(a, b)
+
+
+def _tuple(value):
+    return value if isinstance(value, tuple) else (value,)
+
+
+@pytest.mark.parametrize("form", [f for f in FORMS if wrt(f) == 2])
+def test_torch_func(backend, form) -> None:
+    """torch.func.grad is torch.autograd.grad."""
+    function, (x, y, s) = FORMS[form], operands()
+    expected = value_and_grads(lambda *z: function(*z).sum(), [x, y, s], 2)[1:]
+    grads = torch.func.grad(lambda x, y, s: function(x, y, s).sum(), argnums=(0, 1))(x, y, s)
+    assert all(same_bits(a, b) for a, b in zip(grads, expected, strict=True))
+
+
+@pytest.mark.parametrize("form", ["logits, sinkhorn", "linear, dense", "resa"])
+def test_vmap_is_refused(form) -> None:
+    """Never a wrong answer in silence."""
+    batch = [torch.stack([t, t]) for t in operands()]
+    with pytest.raises((RuntimeError, ValueError, TypeError, NotImplementedError)):
+        torch.func.vmap(FORMS[form])(*batch)
+
+
+@pytest.mark.parametrize("penalty", ["of the loss", "of its square"])
+@pytest.mark.parametrize("form", [f for f in FORMS if wrt(f) == 2])
+def test_double_backward_is_refused(backend, form, penalty) -> None:
+    """A gradient penalty raises, whether the incoming gradient is a constant or depends on x."""
+    x, y, s = operands()
+    x = x.requires_grad_()
+    loss = FORMS[form](x, y, s).sum()
+    loss = loss.square() if penalty == "of its square" else loss
+    (grad,) = torch.autograd.grad(loss, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(grad.square().sum(), x)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+def test_inputs_are_left_alone(backend, form, dtype) -> None:
+    """Forward and backward write nothing into what the caller holds."""
+    inputs = operands(dtype)
+    before = [x.clone() for x in inputs]
+    upstream = normal(5, seed=7)
+    value_and_grads(lambda *z: FORMS[form](*z).sum(-1).mul(1.5).sum(), inputs, wrt(form))
+    assert all(same_bits(x, b) for x, b in zip(inputs, before, strict=True))
+    assert same_bits(upstream, normal(5, seed=7))
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_logits_targets_and_upstream_are_left_alone(backend, symmetric) -> None:
+    """Handed over directly, with nothing in between that would have copied them."""
+    logits, q, prior = normal(5, 5), probabilities(5, 5), PRIOR.clone()
+    d_value = torch.tensor(0.7) if symmetric else normal(5, seed=7)
+    reduction = "mean" if symmetric else "none"
+    held = [logits, q, prior, d_value]
+    before = [x.clone() for x in held]
+    sinkhorn(logits, prior=prior)
+    for targets in (q, Assignment.sinkhorn(q, prior=prior)):
+        leaf = logits.requires_grad_()
+        value = soft_cross_entropy(leaf, targets, symmetric=symmetric, reduction=reduction)
+        torch.autograd.grad(value, leaf, d_value)
+    assert all(same_bits(x.detach(), b) for x, b in zip(held, before, strict=True))
+
+
+def test_gradients_are_fresh() -> None:
+    """Writing into a gradient changes neither an input nor the next gradient (Liger #272, #343)."""
+    logits = normal(5, 5).requires_grad_()
+    value = soft_cross_entropy(logits, probabilities(5, 5))
+    (first,) = torch.autograd.grad(value, logits, retain_graph=True)
+    kept = first.clone()
+    first.fill_(9)
+    (second,) = torch.autograd.grad(value, logits)
+    assert same_bits(second, kept) and same_bits(logits.detach(), normal(5, 5))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_takes_products_in_half(backend, dtype) -> None:
+    """As torch.matmul: x and weight are rounded, the gradients come back in float32."""
+    x, y, s = operands()
+    held = Assignment.sinkhorn(s)
+
+    def cast(x, y):
+        with torch.autocast("cpu", dtype):
+            return linear_soft_cross_entropy(x, y, held, temperature=0.1)
+
+    def explicit(x, y):
+        return linear_soft_cross_entropy(x.to(dtype), y.to(dtype), held, temperature=0.1)
+
+    under, expected = (value_and_grads(f, [x, y], 2) for f in (cast, explicit))
+    assert [g.dtype for g in under] == [torch.float32] * 3
+    assert all(same_bits(a, b) for a, b in zip(under, expected, strict=True))
+    with torch.autocast("cpu", dtype):
+        pair = Assignment.sinkhorn((x, y))
+    assert same_bits(pair.dense(), Assignment.sinkhorn((x.to(dtype), y.to(dtype))).dense())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_leaves_logits(backend, dtype) -> None:
+    """Logits and scores are taken as they come; the loss is float32, as F.cross_entropy's is."""
+    for kind in (torch.float32, dtype):
+        logits, q = normal(5, 5, dtype=kind), probabilities(5, 5)
+
+        def losses(x, q=q):
+            return soft_cross_entropy(x, q) + soft_cross_entropy(x, Assignment.sinkhorn(q))
+
+        expected = value_and_grads(losses, [logits], 1)
+        with torch.autocast("cpu", dtype):
+            value, grad = value_and_grads(losses, [logits], 1)
+            assert same_bits(sinkhorn(logits), sinkhorn(logits.float()))
+        assert value.dtype == torch.float32 and grad.dtype == kind
+        assert same_bits(value, expected[0]) and same_bits(grad, expected[1])
+
+
+def test_autocast_resa(backend) -> None:
+    """The whole loss under autocast, as a training step has it: mixed inputs, finite, near float32."""
+    x, y, s = operands()
+    with torch.autocast("cpu", torch.bfloat16):
+        value, *grads = value_and_grads(
+            lambda x, y: ReSALoss()([x, y.bfloat16()], [y, x.bfloat16()], s, s.bfloat16()),
+            [x, y],
+            2,
+        )
+    assert all(g.dtype == torch.float32 and bool(g.isfinite().all()) for g in grads)
+    assert_relative(value, ReSALoss()([x, y], [y, x], s, s).double(), 2e-2)
+
+
+def test_half_operands_are_upcast_by_tile(backend) -> None:
+    """No float32 copy of a whole bfloat16 weight, forward; its gradient alone accumulates in one."""
+    x, weight = unit(8, 16, dtype=torch.bfloat16), unit(9001, 16, dtype=torch.bfloat16, seed=1)
+    q = Assignment.from_dense(probabilities(1, 9001).expand(8, -1))
+    with Allocations() as watch:
+        linear_soft_cross_entropy(x.requires_grad_(), weight.requires_grad_(), q)
+    whole = [s for _, s, d in watch.results if d == torch.float32 and s.numel() >= weight.numel()]
+    assert whole == []
+
+
+@pytest.mark.parametrize("duplicate", ["deepcopy", "pickle", "torch.save"])
+def test_losses_are_copied(duplicate) -> None:
+    loss = ReSALoss(temperature=0.3, epsilon=0.07, iterations=5, symmetric=False)
+    if duplicate == "deepcopy":
+        other = copy.deepcopy(loss)
+    elif duplicate == "pickle":
+        other = pickle.loads(pickle.dumps(loss))
+    else:
+        file = io.BytesIO()
+        torch.save(loss, file)
+        file.seek(0)
+        other = torch.load(file, weights_only=False)
+    x, y, s = operands()
+    assert repr(other) == repr(loss)
+    assert same_bits(other([x, y], [y, x], s, s), loss([x, y], [y, x], s, s))
+
+
+def test_assignments_are_copied() -> None:
+    """A queue in a checkpoint."""
+    held = Assignment.sinkhorn(operands()[2])
+    for other in (copy.deepcopy(held), pickle.loads(pickle.dumps(held))):
+        assert same_bits(other.dense(), held.dense())
+
+
+def test_dtensor_is_refused(tmp_path) -> None:
+    """TypeError that names the argument and the call that would work."""
+    import torch.distributed as dist
+    from torch.distributed.tensor import DTensor, init_device_mesh
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        d = DTensor.from_local(torch.zeros(4, 3), mesh)
+        t = torch.zeros(4, 3)
+        for name, call in {
+            "scores": lambda: sinkhorn(d),
+            "logits": lambda: soft_cross_entropy(d, t),
+            "targets": lambda: soft_cross_entropy(t, d),
+            "x": lambda: linear_soft_cross_entropy(d, t, t),
+            "weight": lambda: linear_soft_cross_entropy(t, d, t),
+            "z": lambda: Assignment.sinkhorn((d, t)),
+        }.items():
+            with pytest.raises(TypeError, match=f"{name} is a DTensor.*to_local.*full_tensor"):
+                call()
+    finally:
+        dist.destroy_process_group()
+
+
+def test_docstrings_name_their_arguments() -> None:
+    """Every public function explains each argument, what it returns or raises, and its source."""
+    for function in (sinkhorn, soft_cross_entropy, linear_soft_cross_entropy,
+                     Assignment.sinkhorn, Assignment.softmax):  # fmt: skip
+        text = inspect.getdoc(function)
+        for name in inspect.signature(function).parameters:
+            assert name in text, f"{function.__qualname__}: {name}"
+        assert "Source:" in text and "Cost:" in text
