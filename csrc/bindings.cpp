@@ -25,61 +25,66 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("select", &ssl_fast::select);
   m.def("selected", &ssl_fast::selected);
 
-  m.def("sinkhorn",
-        [](Pointer s, int64_t n, int64_t k, int64_t stride, int dtype, double scale,
-           Pointer log_prior, int iterations, bool softmax_start, Pointer q, Pointer row,
-           Pointer col, int threads) {
-          active().sinkhorn(matrix(s, n, k, stride, dtype), scale, at<double>(log_prior),
-                            iterations, softmax_start, at<void>(q), at<double>(row),
-                            at<double>(col), threads);
-        },
-        NoGil());
-  m.def("sinkhorn_step",
-        [](Pointer s, int64_t n, int64_t k, int64_t stride, int dtype, double scale, Pointer col,
-           Pointer row, Pointer column_lse, int threads) {
-          active().sinkhorn_step(matrix(s, n, k, stride, dtype), scale, at<double>(col),
-                                 at<double>(row), at<double>(column_lse), threads);
-        },
-        NoGil());
-  m.def("row_potential",
-        [](Pointer s, int64_t n, int64_t k, int64_t stride, int dtype, double scale, Pointer col,
-           Pointer row, int threads) {
-          active().row_potential(matrix(s, n, k, stride, dtype), scale, at<double>(col),
-                                 at<double>(row), threads);
-        },
-        NoGil());
-  m.def("evaluate",
-        [](Pointer s, int64_t n, int64_t k, int64_t stride, int dtype, double scale, Pointer row,
-           Pointer col, Pointer q, int threads) {
-          active().evaluate(matrix(s, n, k, stride, dtype), scale, at<double>(row),
-                            at<double>(col), at<void>(q), threads);
-        },
-        NoGil());
-  m.def("cross_entropy_forward",
-        [](Pointer l, int64_t n, int64_t k, int64_t stride, int dtype, double inv_temperature,
-           Pointer values, int64_t values_stride, int values_dtype, double scale, Pointer row,
-           Pointer col, Pointer row_stats, int64_t row_stats_stride, Pointer col_stats,
-           double factor, Pointer loss, int threads) {
-          active().cross_entropy_forward(
-              matrix(l, n, k, stride, dtype), inv_temperature,
-              {matrix(values, n, k, values_stride, values_dtype), scale, at<double>(row),
-               at<double>(col)},
-              {at<double>(row_stats), row_stats_stride, at<double>(col_stats)}, factor,
-              at<void>(loss), threads);
-        },
-        NoGil());
-  m.def("cross_entropy_backward",
-        [](Pointer l, int64_t n, int64_t k, int64_t stride, int dtype, double inv_temperature,
-           Pointer values, int64_t values_stride, int values_dtype, double scale, Pointer row,
-           Pointer col, Pointer row_stats, int64_t row_stats_stride, Pointer col_stats,
-           Pointer d_loss, int64_t d_loss_stride, double factor, Pointer out, int64_t out_stride,
-           int out_dtype, int threads) {
-          active().cross_entropy_backward(
-              matrix(l, n, k, stride, dtype), inv_temperature,
-              {matrix(values, n, k, values_stride, values_dtype), scale, at<double>(row),
-               at<double>(col)},
-              {at<double>(row_stats), row_stats_stride, at<double>(col_stats)}, at<void>(d_loss),
-              d_loss_stride, factor, matrix(out, n, k, out_stride, out_dtype), threads);
-        },
-        NoGil());
+  m.def(
+      "sinkhorn",
+      [](Pointer s, int64_t n, int64_t k, int64_t stride, int dtype, double scale,
+         Pointer log_prior, int iterations, bool softmax_start, Pointer q, Pointer row, Pointer col,
+         int threads) {
+        active().sinkhorn(matrix(s, n, k, stride, dtype), scale, at<double>(log_prior), iterations,
+                          softmax_start, at<void>(q), at<double>(row), at<double>(col), threads);
+      },
+      NoGil());
+  m.def(
+      "sinkhorn_step",
+      [](Pointer s, int64_t n, int64_t k, int64_t stride, int dtype, double scale, Pointer col,
+         Pointer row, Pointer column_lse, int threads) {
+        active().sinkhorn_step(matrix(s, n, k, stride, dtype), scale, at<double>(col),
+                               at<double>(row), at<double>(column_lse), threads);
+      },
+      NoGil());
+  m.def(
+      "row_potential",
+      [](Pointer s, int64_t n, int64_t k, int64_t stride, int dtype, double scale, Pointer col,
+         Pointer row, int threads) {
+        active().row_potential(matrix(s, n, k, stride, dtype), scale, at<double>(col),
+                               at<double>(row), threads);
+      },
+      NoGil());
+  m.def(
+      "evaluate",
+      [](Pointer s, int64_t n, int64_t k, int64_t stride, int dtype, double scale, Pointer row,
+         Pointer col, Pointer q, int threads) {
+        active().evaluate(matrix(s, n, k, stride, dtype), scale, at<double>(row), at<double>(col),
+                          at<void>(q), threads);
+      },
+      NoGil());
+  m.def(
+      "cross_entropy_forward",
+      [](Pointer l, int64_t n, int64_t k, int64_t stride, int dtype, double inv_temperature,
+         Pointer values, int64_t values_stride, int values_dtype, double scale, Pointer row,
+         Pointer col, Pointer row_stats, int64_t row_stats_stride, Pointer col_stats, double factor,
+         Pointer loss, int threads) {
+        active().cross_entropy_forward(
+            matrix(l, n, k, stride, dtype), inv_temperature,
+            {matrix(values, n, k, values_stride, values_dtype), scale, at<double>(row),
+             at<double>(col)},
+            {at<double>(row_stats), row_stats_stride, at<double>(col_stats)}, factor,
+            at<void>(loss), threads);
+      },
+      NoGil());
+  m.def(
+      "cross_entropy_backward",
+      [](Pointer l, int64_t n, int64_t k, int64_t stride, int dtype, double inv_temperature,
+         Pointer values, int64_t values_stride, int values_dtype, double scale, Pointer row,
+         Pointer col, Pointer row_stats, int64_t row_stats_stride, Pointer col_stats,
+         Pointer d_loss, int64_t d_loss_stride, double factor, Pointer out, int64_t out_stride,
+         int out_dtype, int threads) {
+        active().cross_entropy_backward(
+            matrix(l, n, k, stride, dtype), inv_temperature,
+            {matrix(values, n, k, values_stride, values_dtype), scale, at<double>(row),
+             at<double>(col)},
+            {at<double>(row_stats), row_stats_stride, at<double>(col_stats)}, at<void>(d_loss),
+            d_loss_stride, factor, matrix(out, n, k, out_stride, out_dtype), threads);
+      },
+      NoGil());
 }

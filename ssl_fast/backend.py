@@ -36,7 +36,7 @@ _trace: list[tuple[str, str]] | None = None
 
 
 class set_backend:
-    """Choose "auto", "native", "triton" or "reference"; as a context manager, until the block ends."""
+    """Choose "auto", "native", "triton" or "reference"; in a `with`, until the block ends."""
 
     def __init__(self, choice: str):
         self._previous = _choice

@@ -1,4 +1,4 @@
-"""What every numeric test needs: inputs, layouts, the two-times-native oracle, an allocation watch."""
+"""What numeric tests need: inputs, layouts, the two-times-native oracle, an allocation watch."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +14,8 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-# Of the largest entry: the native computation's own luck must not decide. In float64 it is the oracle.
+# Of the largest entry, so that the native computation's luck does not decide; in float64 it is
+# the oracle itself.
 FLOOR = {torch.float32: 8 * torch.finfo(torch.float32).eps, torch.float64: 1e-12}
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -135,7 +136,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 class Allocations(TorchDispatchMode):
-    """Watches the results of all tensor operations inside the block."""
+    """Watches what tensor operations allocate inside the block; views of arguments do not count."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -143,9 +144,9 @@ class Allocations(TorchDispatchMode):
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
         out = op(*args, **(kwargs or {}))
-        given = {id(x) for x in tree_flatten((args, kwargs))[0]}
+        given = {_address(x) for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)}
         for x in tree_flatten(out)[0]:
-            if isinstance(x, Tensor) and id(x) not in given:
+            if isinstance(x, Tensor) and _address(x) not in given:
                 self.results.append((str(op), x.shape, x.dtype))
         return out
 
@@ -154,11 +155,15 @@ class Allocations(TorchDispatchMode):
         return max(shape.numel() for _, shape, _ in self.results)
 
 
+def _address(x: Tensor) -> int:
+    return x.untyped_storage().data_ptr()
+
+
 class Saved(torch.autograd.graph.saved_tensors_hooks):
     """Bytes of the storages that autograd keeps inside the block, beside those of `given`."""
 
     def __init__(self, *given: Tensor) -> None:
-        self._given = {x.untyped_storage().data_ptr() for x in given}
+        self._given = {_address(x) for x in given}
         self._kept: dict[int, int] = {}
         super().__init__(self._pack, lambda x: x)
 
@@ -167,9 +172,8 @@ class Saved(torch.autograd.graph.saved_tensors_hooks):
         return self
 
     def _pack(self, x: Tensor) -> Tensor:
-        storage = x.untyped_storage()
-        if storage.data_ptr() not in self._given:
-            self._kept[storage.data_ptr()] = storage.nbytes()
+        if _address(x) not in self._given:
+            self._kept[_address(x)] = x.untyped_storage().nbytes()
         return x
 
     def nbytes(self) -> int:

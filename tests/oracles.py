@@ -1,4 +1,4 @@
-"""The formulas as papers print them, in plain PyTorch: exact on float64, "PyTorch's own" on float32."""
+"""The formulas as printed, in plain PyTorch: exact on float64, "PyTorch's own" on float32."""
 
 import torch
 from torch import Tensor
@@ -89,7 +89,7 @@ def resa(
     iterations: int = 3,
     symmetric: bool = True,
 ) -> Tensor:
-    """Eq. 2 over all pairs of different views; rows alone is the released code (semantics.md, 15)."""
+    """Eq. 2 over all pairs of different views; rows alone is the released code."""
     assignment = sinkhorn(h.detach() @ h_momentum.detach().T, epsilon, iterations)
     terms = []
     for q, online in enumerate(embeddings):

@@ -93,7 +93,9 @@ CASES = {
         lambda rows, group: sinkhorn(SCORES[rows], prior=PRIOR, iterations=5, group=group)
     ),
     "sinkhorn, far": assignment_case(lambda rows, group: sinkhorn(FAR[rows], group=group)),
-    "sinkhorn, half": assignment_case(lambda rows, group: sinkhorn(SCORES[rows].half(), group=group)),
+    "sinkhorn, half": assignment_case(
+        lambda rows, group: sinkhorn(SCORES[rows].half(), group=group)
+    ),
     "assignment": assignment_case(lambda rows, group: assigned(rows, group).dense()),
     "assignment, softmax": assignment_case(
         lambda rows, group: assigned(rows, group, start="softmax", prior=PRIOR).dense()

@@ -106,7 +106,7 @@ def test_choice_without_a_block_stays() -> None:
 @pytest.mark.parametrize("choice", ["cuda", "Native", "", None])
 def test_unknown_choice(choice) -> None:
     before = dispatch.get_backend()
-    with pytest.raises(ValueError, match="unknown.*auto.*native.*triton.*reference"):
+    with pytest.raises(ValueError, match=r"unknown.*auto.*native.*triton.*reference"):
         ssl_fast.set_backend(choice)
     assert dispatch.get_backend() == before
 
@@ -115,11 +115,11 @@ def test_unknown_choice(choice) -> None:
 def test_choice_that_cannot_run_raises() -> None:
     """A forced backend never falls back in silence; the message says why and what to do."""
     with ssl_fast.set_backend("triton"), dispatch.trace() as ran:
-        with pytest.raises(RuntimeError, match="triton.*sinkhorn.*cpu.*cuda tensors.*auto"):
+        with pytest.raises(RuntimeError, match=r"triton.*sinkhorn.*cpu.*cuda tensors.*auto"):
             sinkhorn(torch.zeros(4, 3))
-        with pytest.raises(RuntimeError, match="triton.*cross_entropy.*cpu"):
+        with pytest.raises(RuntimeError, match=r"triton.*cross_entropy.*cpu"):
             soft_cross_entropy(torch.zeros(4, 3), probabilities(4, 3))
-        with pytest.raises(RuntimeError, match="triton.*cross_entropy.*cpu"):
+        with pytest.raises(RuntimeError, match=r"triton.*cross_entropy.*cpu"):
             linear_soft_cross_entropy(unit(4, 2), unit(3, 2), probabilities(4, 3))
     assert ran == []
 

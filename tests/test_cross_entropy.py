@@ -261,7 +261,7 @@ def far() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("case", far())
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
 def test_far_logits(backend, case, dtype, symmetric) -> None:
-    """Loss within 1e-6 of exact, gradient within 1e-6 of its scale, distinct answers all of them."""
+    """Loss within 1e-6 of exact, gradient within 4e-6 of the probabilities it is made of."""
     logits, scores = far()[case].to(dtype), teacher(67, 67)
     options = {"temperature": 0.5, "symmetric": symmetric, "reduction": "sum"}
     q = oracles.swav(scores.double())
@@ -494,8 +494,8 @@ def test_memory_of_logits(backend) -> None:
     if backend == "native":  # the reference forms its float64 matrices
         with Allocations() as watch:
             value.backward()
-        whole = [shape for _, shape, _ in watch.results if shape.numel() >= 128 * 1031]
-        assert len(whole) <= 2  # the gradient, and its first accumulation into .grad
+        whole = [name for name, shape, _ in watch.results if shape.numel() >= 128 * 1031]
+        assert len(whole) == 1  # the gradient
 
 
 L, Q = torch.zeros(4, 3), torch.full((4, 3), 1 / 3)
@@ -506,14 +506,17 @@ REFUSED = {
     "logits of integers": (
         lambda: soft_cross_entropy(L.long(), Q), TypeError, ["logits", "int64", "float"]
     ),
-    "logits a cube": (lambda: soft_cross_entropy(L[None], Q), ValueError, ["logits", r"\(1, 4, 3\)"]),
+    "logits a cube": (
+        lambda: soft_cross_entropy(L[None], Q), ValueError, ["logits", r"\(1, 4, 3\)"]
+    ),
     "logits a vector": (lambda: soft_cross_entropy(L[0], Q), ValueError, ["logits", r"\(3,\)"]),
     "no rows": (lambda: soft_cross_entropy(L[:0], Q[:0]), ValueError, ["logits", r"\(0, 3\)"]),
     "no columns": (
         lambda: soft_cross_entropy(L[:, :0], Q[:, :0]), ValueError, ["logits", r"\(4, 0\)"]
     ),
     "sparse logits": (
-        lambda: soft_cross_entropy(torch.eye(3).to_sparse(), SQUARE), TypeError, ["logits", "sparse"]
+        lambda: soft_cross_entropy(torch.eye(3).to_sparse(), SQUARE), TypeError,
+        ["logits", "sparse"],
     ),
     "targets of class numbers": (
         lambda: soft_cross_entropy(L, torch.zeros(4, dtype=torch.long)), TypeError,
@@ -590,7 +593,8 @@ REFUSED = {
         lambda: linear_soft_cross_entropy(X, [W], Q), TypeError, ["weight", "list"]
     ),
     "no width": (
-        lambda: linear_soft_cross_entropy(X[:, :0], W[:, :0], Q), ValueError, ["x must", r"\(4, 0\)"]
+        lambda: linear_soft_cross_entropy(X[:, :0], W[:, :0], Q), ValueError,
+        ["x must", r"\(4, 0\)"],
     ),
     "no prototypes": (
         lambda: linear_soft_cross_entropy(X, W[:0], Q[:, :0]), ValueError, ["weight", r"\(0, 2\)"]
@@ -603,10 +607,12 @@ REFUSED = {
         lambda: linear_soft_cross_entropy(X, W, Q.to("meta")), ValueError, ["targets", "meta"]
     ),
     "linear temperature": (
-        lambda: linear_soft_cross_entropy(X, W, Q, temperature=0), ValueError, ["temperature", "> 0"]
+        lambda: linear_soft_cross_entropy(X, W, Q, temperature=0), ValueError,
+        ["temperature", "> 0"],
     ),
     "linear reduction": (
-        lambda: linear_soft_cross_entropy(X, W, Q, reduction="max"), ValueError, ["reduction", "max"]
+        lambda: linear_soft_cross_entropy(X, W, Q, reduction="max"), ValueError,
+        ["reduction", "max"],
     ),
     "linear symmetric": (
         lambda: linear_soft_cross_entropy(X, W, Q, symmetric=True), ValueError,

@@ -306,7 +306,7 @@ def test_autocast_leaves_logits(backend, dtype) -> None:
 
 
 def test_autocast_resa(backend) -> None:
-    """The whole loss under autocast, as a training step has it: mixed inputs, finite, near float32."""
+    """The whole loss under autocast, mixed inputs as in training: finite, near float32."""
     x, y, s = operands()
     with torch.autocast("cpu", torch.bfloat16):
         value, *grads = value_and_grads(
@@ -319,7 +319,7 @@ def test_autocast_resa(backend) -> None:
 
 
 def test_half_operands_are_upcast_by_tile(backend) -> None:
-    """No float32 copy of a whole bfloat16 weight, forward; its gradient alone accumulates in one."""
+    """Forward makes no float32 copy of a whole bfloat16 weight."""
     x, weight = unit(8, 16, dtype=torch.bfloat16), unit(9001, 16, dtype=torch.bfloat16, seed=1)
     q = Assignment.from_dense(probabilities(1, 9001).expand(8, -1))
     with Allocations() as watch:

@@ -142,7 +142,7 @@ def test_rows_alone_is_the_released_code(backend) -> None:
 
 @pytest.mark.parametrize("scale", [0.0, 1e2])
 def test_collapsed(backend, scale) -> None:
-    """Equal embeddings and encodings, zero or of norm 100: log N, and gradients that cancel to 0."""
+    """Equal rows, zero or of norm 100: the loss is log N, and gradients cancel to 0."""
     same = [scale * unit(1, 8).repeat(33, 1) for _ in range(2)]
     value, *grads = value_and_grads(lambda a, b: ReSALoss()([a, b], same, *same), same, 2)
     assert_relative(value, torch.tensor(33.0).log().double(), 1e-6)

@@ -1,4 +1,4 @@
-"""`sinkhorn` and `Assignment` against the listing of SwAV and its relatives, on every CPU backend."""
+"""`sinkhorn` and `Assignment` against SwAV's listing and its relatives, on every CPU backend."""
 
 import math
 
@@ -71,7 +71,7 @@ def test_assignment_right(backend, shape, dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 @pytest.mark.parametrize("shape", [(1, 1, 1), (7, 3, 5), (67, 1031, 16), (67, 1031, 2)], ids=str)
 def test_pair_right(backend, shape, dtype) -> None:
-    """(z, prototypes) stands for z @ prototypes.T: with scores kept, partly kept, and recomputed."""
+    """(z, prototypes) stands for z @ prototypes.T: scores kept, partly kept, and recomputed."""
     n, k, d = shape
     assert_right(
         lambda *pair: Assignment.sinkhorn(pair).dense(),
@@ -99,7 +99,7 @@ def test_order_is_swavs(backend, epsilon, iterations) -> None:
 
 
 def test_no_shift_per_sample(backend) -> None:
-    """A constant added to one sample changes the answer, as it does in the listing (dinov2 #583)."""
+    """Constants added to samples change the answer, as they do in the listing (dinov2 #583)."""
     scores = cosines(37, 23, torch.float64)
     shifted = scores + torch.arange(37)[:, None] / 37
     assert_relative(sinkhorn(shifted), oracles.swav(shifted), 1e-11)
@@ -410,7 +410,9 @@ REFUSED = {
     "prior of integers": (
         lambda: sinkhorn(S, prior=torch.tensor([1, 0, 0])), TypeError, ["prior", "int64"]
     ),
-    "prior sums to 3": (lambda: sinkhorn(S, prior=torch.ones(3)), ValueError, ["prior", "sum", "3"]),
+    "prior sums to 3": (
+        lambda: sinkhorn(S, prior=torch.ones(3)), ValueError, ["prior", "sum", "3"]
+    ),
     "prior sums to 0.9": (lambda: sinkhorn(S, prior=UNIFORM * 0.9), ValueError, ["prior", "0.9"]),
     "prior negative": (
         lambda: sinkhorn(S, prior=torch.tensor([1.5, -0.5, 0.0])), ValueError,

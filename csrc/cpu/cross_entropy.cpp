@@ -1,6 +1,7 @@
 // Cross-entropy of P = softmax(l), l = logits * inv_temperature, against targets q.
 //
-//   loss_i = a_i LSE_k(l_ik) - sum_k q_ik l_ik,  a_i = sum_k q_ik;   dloss_i/dl_ik = a_i P_ik - q_ik
+//   loss_i = a_i LSE_k(l_ik) - sum_k q_ik l_ik,  a_i = sum_k q_ik;   dloss_i/dl_ik = a_i P_ik -
+//   q_ik
 //
 // Everything is taken relative to a shift near the row's maximum, so that nothing cancels at logits
 // of 1e4. Symmetric adds the columns: where the logits span at most 64 nats one shift, and one
@@ -21,7 +22,9 @@ template <typename C>
 class Reader {
  public:
   Reader(const Matrix& logits, const Targets& targets)
-      : logits_(logits), targets_(targets), logits_row_(converts<C>(logits) ? logits.cols : 0),
+      : logits_(logits),
+        targets_(targets),
+        logits_row_(converts<C>(logits) ? logits.cols : 0),
         target_row_(converts<C>(targets.values) ? logits.cols : 0),
         zeros_(targets.row && !targets.col ? logits.cols : 0) {
     if (zeros_) zeros_.fill(logits.cols, 0);
@@ -58,7 +61,8 @@ C largest(const C* l, int64_t columns) {
     c = max(c, V::load(l + k + 2 * V::kLanes, Full{}));
     d = max(d, V::load(l + k + 3 * V::kLanes, Full{}));
   }
-  sweep<C>(columns - k, [&](int64_t j, auto n) { a = max(a, V::load(l + k + j, n).or_else(a, n)); });
+  sweep<C>(columns - k,
+           [&](int64_t j, auto n) { a = max(a, V::load(l + k + j, n).or_else(a, n)); });
   return max(max(a, b), max(c, d)).largest();
 }
 
@@ -131,7 +135,7 @@ template <typename C>
 void both_forward(const Matrix& logits, double inv_temperature, const Targets& targets, C shift,
                   const Stats& stats, int threads) {
   const int64_t columns = logits.cols;
-  Scratch<C> sums(2 * threads * columns);           // [threads, 2, K] exponentials and mass
+  Scratch<C> sums(2 * threads * columns);  // [threads, 2, K] exponentials and mass
   Scratch<double> totals(2 * threads * columns);
   int team_size = 1;
   parallel(threads, logits.rows * columns, [&](Team team) {
@@ -194,7 +198,8 @@ void columns_forward(const Matrix& logits, double inv_temperature, const Targets
       const C* l = reader.logits(i);
       for (int64_t k = begin; k < end; k++) {
         const double x = l[k], now = x > shift[k] ? x : shift[k];
-        sum[k] = sum[k] * exp((shift[k] - now) * inv_temperature) + exp((x - now) * inv_temperature);
+        sum[k] =
+            sum[k] * exp((shift[k] - now) * inv_temperature) + exp((x - now) * inv_temperature);
         shift[k] = now;
       }
       reader.with_target(i, [&](auto target) {
@@ -225,8 +230,8 @@ void forward(const Matrix& logits, double inv_temperature, const Targets& target
   const int64_t stride = stats.row_stride, columns = logits.cols;
   for (int64_t i = 0; i < logits.rows; i++) total += row[3 * stride + i];
   if (col) {
-    // sum_ik q l is in the row losses; the columns have it once more. Row and column masses have one
-    // sum, so a common offset drops out before it could cancel digits.
+    // sum_ik q l is in the row losses; the columns have it once more. Row and column masses have
+    // one sum, so a common offset drops out before it could cancel digits.
     const double offset = row[0];
     total *= 2;
     for (int64_t i = 0; i < logits.rows; i++)
@@ -294,7 +299,8 @@ void shared_backward(const C* l, int64_t n, const Target& target, double inv_tem
 
 bool one_shift(const Stats& stats, int64_t rows, int64_t columns) {
   for (int64_t i = 0; i < rows; i++)
-    if (stats.row[i] != stats.row[0] || stats.row[stats.row_stride + i] > kNarrowSpan + 16) return false;
+    if (stats.row[i] != stats.row[0] || stats.row[stats.row_stride + i] > kNarrowSpan + 16)
+      return false;
   for (int64_t k = 0; k < columns; k++)
     if (stats.col[k] != stats.row[0] || stats.col[columns + k] < -kNarrowSpan - 16) return false;
   return true;

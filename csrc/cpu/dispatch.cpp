@@ -48,7 +48,8 @@ const int fork_handler = pthread_atfork(nullptr, nullptr, [] { in_forked_child =
 
 bool forked() { return in_forked_child; }
 
-// A fresh large buffer costs more in page faults than in arithmetic; huge pages cut that to a third.
+// A fresh large buffer costs more in page faults than in arithmetic; huge pages cut that to a
+// third.
 void advise_huge_pages(void* data, int64_t bytes) {
 #if defined(MADV_HUGEPAGE)
   constexpr int64_t kLarge = 32 << 20, kPage = 4096;

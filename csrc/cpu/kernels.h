@@ -16,7 +16,7 @@ struct Matrix {
 
 // q = values where row is null, else exp(scale * values + row + col).
 struct Targets {
-  Matrix values;      // [N, K]
+  Matrix values;  // [N, K]
   double scale;
   const double* row;  // [N] or null
   const double* col;  // [K] or null for zeros

@@ -27,7 +27,9 @@ template <typename C>
 struct Given {
   const C* q;  // [K]
   template <typename Lanes>
-  Vec<C> operator()(int64_t k, Lanes n) const { return Vec<C>::load(q + k, n); }
+  Vec<C> operator()(int64_t k, Lanes n) const {
+    return Vec<C>::load(q + k, n);
+  }
 };
 
 template <typename C>

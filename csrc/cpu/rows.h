@@ -85,12 +85,14 @@ template <typename C>
 inline const C* read_row(const Matrix& m, int64_t i, C* scratch) {
   const char* p = row_address(m, i);
   if (!converts<C>(m)) return reinterpret_cast<const C*>(p);
-  if (m.dtype == kBfloat16) upcast<C, bf16>(p, scratch, m.cols);
-  else if (m.dtype == kFloat16) upcast<C, f16>(p, scratch, m.cols);
+  if (m.dtype == kBfloat16)
+    upcast<C, bf16>(p, scratch, m.cols);
+  else if (m.dtype == kFloat16)
+    upcast<C, f16>(p, scratch, m.cols);
   else if (m.dtype == kFloat32)
     for (int64_t j = 0; j < m.cols; j++) scratch[j] = reinterpret_cast<const float*>(p)[j];
   else
-    for (int64_t j = 0; j < m.cols; j++) scratch[j] = (C)reinterpret_cast<const double*>(p)[j];
+    for (int64_t j = 0; j < m.cols; j++) scratch[j] = (C) reinterpret_cast<const double*>(p)[j];
   return scratch;
 }
 

@@ -1,10 +1,10 @@
 // Sinkhorn-Knopp over prototypes:  q_ik = exp(scale * s_ik + row_i + col_k).
 //
-// Scores that span at most 64 nats take the scaling form, float32 throughout: E = exp(scale*(s - c)),
-// then alternately alpha_k = prior_k / sum_i E_ik beta_i and beta_i = 1 / sum_k E_ik alpha_k. A pass
-// over a block of rows yields beta and, while the block is in cache, the next column sums: T + 1
-// passes. A dense q stores E once and rescales it; potentials alone recompute E where it is large.
-// Wider scores go through the log domain with exponents in float64.
+// Scores that span at most 64 nats take the scaling form, float32 throughout: E = exp(scale*(s -
+// c)), then alternately alpha_k = prior_k / sum_i E_ik beta_i and beta_i = 1 / sum_k E_ik alpha_k.
+// A pass over a block of rows yields beta and, while the block is in cache, the next column sums: T
+// + 1 passes. A dense q stores E once and rescales it; potentials alone recompute E where it is
+// large. Wider scores go through the log domain with exponents in float64.
 //
 // Bytes: (T + 1) reads of N K scores, one write if dense. Operations: one exp an element (dense) or
 // T + 1 (potentials). Cuturi 2013; order and start of Caron et al. 2020 (SwAV).
@@ -112,9 +112,11 @@ bool scaling_form(const Matrix& scores, double scale, const double* log_prior, i
   const C* head = read_row(scores, 0, (C*)first);
   C shift = head[0];
   for (int64_t k = 1; k < columns; k++) shift = head[k] > shift ? head[k] : shift;
-  const Scaling<C> state{scores, (C)(scale * kLog2e), shift, alpha, log_prior ? (C*)prior : nullptr};
+  const Scaling<C> state{scores, (C)(scale * kLog2e), shift, alpha,
+                         log_prior ? (C*)prior : nullptr};
   // exp(scale * c) went into E; it belongs to the potential that came second.
-  const double row_gauge = softmax_start ? -shift * scale : 0, col_gauge = -shift * scale - row_gauge;
+  const double row_gauge = softmax_start ? -shift * scale : 0,
+               col_gauge = -shift * scale - row_gauge;
   bool narrow = true;
 
   parallel(threads, rows * columns, [&](Team team) {
@@ -134,10 +136,12 @@ bool scaling_form(const Matrix& scores, double scale, const double* log_prior, i
         const int n = (int)(end - i < block ? end - i : block);
         C* rows_e = stored ? all_e + i * columns : (C*)e;
         if (pass == 0 || !stored)
-          exponentials<C>(state, i, n, rows_e, columns, ones ? sums : nullptr, most, least, scratch);
+          exponentials<C>(state, i, n, rows_e, columns, ones ? sums : nullptr, most, least,
+                          scratch);
         if (!ones) row_scalings<C>(rows_e, columns, n, alpha, columns, beta);
         if (!ones && !last) add_columns<C>(rows_e, columns, n, beta, columns, sums);
-        if (!last && (b % kFoldBlocks == kFoldBlocks - 1 || b == blocks - 1)) fold(sums, total, columns);
+        if (!last && (b % kFoldBlocks == kFoldBlocks - 1 || b == blocks - 1))
+          fold(sums, total, columns);
         for (int r = 0; r < n && !ones; r++) smallest = beta[r] * (C)kTinySum < 1 ? smallest : 0;
         if (last && q) rescale<C>(rows_e, columns, n, beta, alpha, columns);
         for (int r = 0; r < n && last && row; r++) row[i + r] = log((double)beta[r]) + row_gauge;

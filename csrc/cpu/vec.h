@@ -72,7 +72,9 @@ struct Vec<float> {
     __m256 hi = _mm512_cvtpd_ps(_mm512_add_pd(_mm512_fmadd_pd(x1, k, c1), r));
     return _mm512_insertf32x8(_mm512_castps256_ps512(lo), hi, 1);
   }
-  static __m512d load_double(const double* p, Full, int first) { return _mm512_loadu_pd(p + first); }
+  static __m512d load_double(const double* p, Full, int first) {
+    return _mm512_loadu_pd(p + first);
+  }
   static __m512d load_double(const double* p, int n, int first) {
     return _mm512_maskz_loadu_pd((__mmask8)(mask(n) >> first), p + first);
   }
@@ -140,9 +142,12 @@ struct Vec<float> {
     __m128 hi = _mm256_cvtpd_ps(_mm256_add_pd(_mm256_fmadd_pd(x1, k, c1), r));
     return _mm256_insertf128_ps(_mm256_castps128_ps256(lo), hi, 1);
   }
-  static __m256d load_double(const double* p, Full, int first) { return _mm256_loadu_pd(p + first); }
+  static __m256d load_double(const double* p, Full, int first) {
+    return _mm256_loadu_pd(p + first);
+  }
   static __m256d load_double(const double* p, int n, int first) {
-    __m256i lanes = _mm256_cmpgt_epi64(_mm256_set1_epi64x(n - first), _mm256_setr_epi64x(0, 1, 2, 3));
+    __m256i lanes =
+        _mm256_cmpgt_epi64(_mm256_set1_epi64x(n - first), _mm256_setr_epi64x(0, 1, 2, 3));
     return _mm256_maskload_pd(p + first, lanes);
   }
 };
@@ -214,11 +219,17 @@ struct Vec<double> {
   Vec() : v(0) {}
   Vec(double x) : v(x) {}
   template <typename Lanes>
-  static Vec load(const double* p, Lanes) { return *p; }
+  static Vec load(const double* p, Lanes) {
+    return *p;
+  }
   template <typename Lanes>
-  void store(double* p, Lanes) const { *p = v; }
+  void store(double* p, Lanes) const {
+    *p = v;
+  }
   template <typename Lanes>
-  Vec or_else(Vec, Lanes) const { return v; }
+  Vec or_else(Vec, Lanes) const {
+    return v;
+  }
   friend Vec operator+(Vec a, Vec b) { return a.v + b.v; }
   friend Vec operator-(Vec a, Vec b) { return a.v - b.v; }
   friend Vec operator*(Vec a, Vec b) { return a.v * b.v; }
@@ -234,7 +245,6 @@ struct Vec<double> {
     return *s * scale + *col + row;
   }
 };
-
 
 // f(j, lanes) for every vector of a row of n elements.
 template <typename C, typename F>

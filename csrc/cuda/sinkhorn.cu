@@ -7,6 +7,7 @@
 // An element and iteration: one exp2 (two beyond 8192 columns), about ten float32 operations.
 #include "evaluate.cuh"
 #include "sinkhorn.cuh"
+#include "sinkhorn_loop.cuh"
 #include "sinkhorn_plan.cuh"
 
 namespace ssl_fast {
@@ -54,7 +55,7 @@ __device__ __forceinline__ void step_pass(const Tile<T>& tile, const Pass& pass,
   }
   if constexpr (V > 1) {
     if (kOnChip || tile.columns <= kColumns * static_cast<int>(blockDim.x)) {
-      narrow_pass<T, V>(tile, pass, reduce);
+      narrow_pass<T, V, kOnChip ? 1 : 4 / sizeof(T)>(tile, pass, reduce);
       return;
     }
   }

@@ -3,18 +3,18 @@
 import torch
 import torch.distributed._functional_collectives as collectives
 from torch import Tensor
-from torch.distributed.distributed_c10d import _resolve_process_group
+from torch.distributed.distributed_c10d import ProcessGroup, _resolve_process_group
 
 
 def world_size(group: str) -> int:
-    return _resolve_process_group(group).size() if group else 1
+    return _resolve(group).size() if group else 1
 
 
 def all_reduce(value: Tensor, op: str, group: str) -> Tensor:
-    """The sum ("sum") or maximum ("max") of `value` over the ranks; `value` itself without group."""
+    """The sum ("sum") or maximum ("max") of `value` over the ranks; as it is without group."""
     if not group:
         return value
-    return collectives.wait_tensor(collectives.all_reduce(value, op, _resolve_process_group(group)))
+    return collectives.wait_tensor(collectives.all_reduce(value, op, _resolve(group)))
 
 
 def log_sum_exp(value: Tensor, group: str) -> Tensor:
@@ -26,6 +26,10 @@ def log_sum_exp(value: Tensor, group: str) -> Tensor:
     return shift + all_reduce((value - shift).exp(), "sum", group).log()
 
 
+def _resolve(group: str) -> ProcessGroup:
+    return _resolve_process_group(group)  # type: ignore[arg-type]  # torch 2.15 names the type
+
+
 class _Gather(torch.autograd.Function):
     """Rows of all ranks, in rank order; ranks may hold unequal numbers of rows."""
 
@@ -33,7 +37,7 @@ class _Gather(torch.autograd.Function):
     def forward(ctx, value: Tensor, group: str) -> Tensor:
         ctx.group = group
         counts = value.new_zeros(world_size(group), dtype=torch.int64)
-        rank = _resolve_process_group(group).rank()
+        rank = _resolve(group).rank()
         counts[rank] = value.shape[0]
         ctx.counts = all_reduce(counts, "sum", group).tolist()
         ctx.rank = rank
@@ -41,7 +45,7 @@ class _Gather(torch.autograd.Function):
         padded = value.new_zeros((longest, *value.shape[1:]))
         padded[: value.shape[0]] = value
         everything = collectives.wait_tensor(
-            collectives.all_gather_tensor(padded, 0, _resolve_process_group(group))
+            collectives.all_gather_tensor(padded, 0, _resolve(group))
         )
         parts = everything.split(longest)
         return torch.cat([p[:n] for p, n in zip(parts, ctx.counts, strict=True)])

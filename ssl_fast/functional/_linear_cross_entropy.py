@@ -57,7 +57,7 @@ def linear_cross_entropy_forward(
     targets = Targets(values, z, prototypes, scale, row, col)
     if hasattr(kernels, "linear_forward"):
         part = kernels.linear_forward(x, weight, inv_temperature, targets, symmetric, 1.0)[1:]
-        outputs = finish([part], x, inv_temperature, symmetric, reduction, group)
+        outputs: Any = finish([part], x, inv_temperature, symmetric, reduction, group)
         return *outputs, x.new_empty((0, weight.shape[0]), dtype=product_dtype(x))
     tiles = Tiles(x, weight, _kept_rows(x, weight, want_grad))
     parts = []
@@ -158,7 +158,7 @@ class _Products:
             beta = 0 if rows.start == 0 else 1  # the first tile finds uninitialised memory
             self.d_weight.addmm_(d_logits.t(), x, beta=beta, alpha=self.number)
 
-    def result(self) -> tuple[Tensor | None, Tensor | None]:
+    def result(self) -> Any:  # (d_x, d_weight), either may be None
         d_weight = self.d_weight
         return self.d_x, None if d_weight is None else d_weight.to(self.weight.dtype)
 

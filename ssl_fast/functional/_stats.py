@@ -72,6 +72,7 @@ def upstream(
         return d_loss, loss_factor(reduction, symmetric, rows)
     factor = _distributed.world_size(group) * loss_factor(reduction, symmetric, 1)
     if reduction == "mean":
+        assert count is not None
         d_loss = (d_loss / count).to(d_loss.dtype)
     return d_loss, factor
 
@@ -80,12 +81,12 @@ def fake_outputs(
     like: Tensor, rows: int, columns: int, symmetric: bool, reduction: str, group: str
 ) -> Any:
     """Shapes of what `finish` returns; an operator has an empty tensor for None."""
-    double = {"dtype": torch.float64}
+    double = torch.float64
     return (
         like.new_empty((rows,) if reduction == "none" else (), dtype=product_dtype(like)),
-        like.new_empty((4, rows), **double),
-        like.new_empty((3, columns), **double) if symmetric else like.new_empty(0),
-        like.new_empty((), **double) if group else like.new_empty(0),
+        like.new_empty((4, rows), dtype=double),
+        like.new_empty((3, columns), dtype=double) if symmetric else like.new_empty(0),
+        like.new_empty((), dtype=double) if group else like.new_empty(0),
     )
 
 
@@ -108,5 +109,6 @@ def _check_square(count: Tensor | int, columns: int) -> None:
     on_gpu = isinstance(count, Tensor) and count.is_cuda  # reading it would synchronise
     if not on_gpu and int(count) != columns:
         raise ValueError(
-            f"symmetric=True needs square logits: {int(count)} rows over all ranks, {columns} columns"
+            f"symmetric=True needs square logits, got {int(count)} rows over all ranks and "
+            f"{columns} columns"
         )

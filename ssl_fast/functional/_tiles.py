@@ -62,7 +62,7 @@ def product(x: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 def times(tile: Tensor, weight: Tensor, number: float, g: Tensor | None, out: Tensor) -> None:
-    """out = number * g * (tile @ weight) for a float32 (float64) tile; half weights go by blocks."""
+    """out = number * g * (tile @ weight), the tile in `product_dtype`; half weights by blocks."""
     if weight.dtype == tile.dtype:
         torch.addmm(out, tile, weight, beta=0, alpha=number, out=out)
         if g is not None:

@@ -1,7 +1,7 @@
 """The target of a teacher: q_ik = exp(s_ik / epsilon + row_i + col_k), kept as potentials.
 
-SwAV, DINOv2 and ReSA (Sinkhorn-Knopp), DINO and iBOT (centring), MSN (sharpening) all have this form;
-only epsilon and the two potentials differ. Scores may be given as such or as their two factors,
+SwAV, DINOv2 and ReSA (Sinkhorn-Knopp), DINO and iBOT (centring), MSN (sharpening): all have this
+form, only epsilon and the potentials differ. Scores may be given as such or as their two factors,
 z @ prototypes.T, and then they are not stored. `from_dense` holds probabilities of any origin.
 """
 
@@ -75,7 +75,7 @@ class Assignment:
             TypeError, ValueError: naming the argument, what came and what was expected.
 
         Source: Caron et al. 2020 (SwAV, listing 1); prior: math of the PMSN paper, Eq. 9.
-        Cost: iterations + 1 reads of the scores; N + K numbers kept, beside references to the input.
+        Cost: iterations + 1 reads of the scores; N + K numbers kept, beside the input itself.
         """
         held = _held(scores)
         _check.choice("start", start, ("zero", "softmax"))
@@ -93,11 +93,12 @@ class Assignment:
     def softmax(
         cls, scores: Scores, *, temperature: float, center: Tensor | None = None
     ) -> Assignment:
-        """softmax((s - center) / temperature) of every row: DINO's and iBOT's teacher, MSN's with tau*t.
+        """softmax((s - center) / temperature) of every row: DINO's, iBOT's and MSN's teacher.
 
         Args:
             scores: (N, K), or the pair (z (N, D), prototypes (K, D)), used as given.
-            temperature: > 0, in units of the scores.
+            temperature: > 0, in units of the scores; MSN's sharpening t of softmax(s / tau) is
+                the temperature tau * t.
             center: (K,) subtracted from every row, in units of the scores; None is zero.
 
         Source: Caron et al. 2021 (DINO, algorithm 1).

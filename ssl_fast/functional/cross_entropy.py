@@ -123,7 +123,8 @@ def _arguments(shape: Any, symmetric: bool, reduction: str, group: Any) -> str:
 def _target(targets: Any, shape: Any, like: Tensor, name: str) -> tuple:
     """The fields of `targets` that cross into operators: values, z, prototypes, scale, row, col."""
     if isinstance(targets, Assignment):
-        fields = targets.values, targets.z, targets.prototypes, targets.scale, targets.row, targets.col
+        t = targets
+        fields = t.values, t.z, t.prototypes, t.scale, t.row, t.col
     else:
         _check.matrix("targets", targets)
         _check.constant("targets", targets)
@@ -209,7 +210,8 @@ class _LinearSoftCrossEntropy(torch.autograd.Function):
 
 def _fake_forward(logits, inv_temperature, values, z, prototypes, scale, row, col,
                   symmetric, reduction, name, group):  # fmt: skip
-    return fake_outputs(logits, *logits.shape, symmetric, reduction, group)
+    rows, columns = logits.shape
+    return fake_outputs(logits, rows, columns, symmetric, reduction, group)
 
 
 @operator(_fake_forward)
@@ -236,12 +238,14 @@ def cross_entropy_forward(
         loss, row_stats, col_stats = kernels.forward(
             logits, inv_temperature, targets, symmetric, factor
         )
-        return loss, row_stats, col_stats, None
-    parts = [
+        outputs: Any = loss, row_stats, col_stats, None
+        return outputs
+    parts: Any = [
         kernels.forward(logits[rows], inv_temperature, targets.tile(rows), symmetric, 1.0)[1:]
         for rows in _slices(logits, values)
     ]
-    return finish(parts, logits, inv_temperature, symmetric, reduction, group)
+    outputs = finish(parts, logits, inv_temperature, symmetric, reduction, group)
+    return outputs
 
 
 def _fake_backward(logits: Tensor, *_: Any) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import backend
 from . import _check, _distributed
 from ._operator import operator
-from ._tiles import Tiles, kept_rows, full_precision, nbytes, product_dtype
+from ._tiles import Tiles, full_precision, kept_rows, nbytes, product_dtype
 
 
 def sinkhorn(
@@ -91,8 +91,8 @@ def sinkhorn_dense(
 
 def _fake_potentials(scores: Tensor, prototypes: Tensor | None, *_: Any) -> tuple[Tensor, Tensor]:
     columns = scores.shape[1] if prototypes is None else prototypes.shape[0]
-    double = {"dtype": torch.float64}
-    return scores.new_empty(scores.shape[0], **double), scores.new_empty(columns, **double)
+    double = torch.float64
+    return scores.new_empty(scores.shape[0], dtype=double), scores.new_empty(columns, dtype=double)
 
 
 @operator(_fake_potentials)
@@ -115,7 +115,7 @@ def sinkhorn_potentials(
     columns = scores.shape[1] if prototypes is None else prototypes.shape[0]
     zeros = torch.zeros(columns, dtype=torch.float64, device=scores.device)
     log_prior = zeros if log_prior is None else log_prior
-    col = zeros if softmax_start else None
+    col: Any = zeros if softmax_start else None
     for _ in range(iterations):
         parts = [kernels.step(tile, scale, col)[1] for _, tile in tiles]
         local = torch.logsumexp(torch.stack(parts), 0)

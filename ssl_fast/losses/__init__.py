@@ -1,4 +1,4 @@
-"""One module per method: which functions it calls, on what, and which code or equation it follows."""
+"""One module a method: what it calls, on what, and which code or equation it follows."""
 
 from .resa import ReSALoss
 

@@ -1,4 +1,4 @@
-"""Cross-entropy against assignments in C++ (CPU) and CUDA C++: pointers, sizes, threads or stream."""
+"""Cross-entropy in C++ (CPU) and CUDA C++: pointers, sizes, threads or stream."""
 
 import torch
 from torch import Tensor

@@ -75,4 +75,3 @@ def _double(scores: Tensor, dim: int) -> Tensor:
 def _like(scores: Tensor) -> Tensor:
     dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
     return torch.empty(scores.shape, dtype=dtype)
-

@@ -1,1 +1,1 @@
-"""The formulas in plain PyTorch: the slowest backend, the readable one, and the oracle of the others."""
+"""The formulas in plain PyTorch: the slowest backend, the readable one, the others' oracle."""

@@ -4,7 +4,7 @@
     dloss_i / dl_ik = a_i P_ik - q_ik
 
 Symmetric adds the same with rows and columns exchanged (ReSA, Eq. 2; square logits).
-Everything is float64; exponents are taken relative to a maximum, so that logits of 1e4 lose nothing.
+Everything is float64, exponents relative to a maximum: logits of 1e4 lose nothing.
 """
 
 import torch
@@ -48,7 +48,7 @@ def backward(
     factor: float,
     out: Tensor | None = None,
 ) -> Tensor:
-    """d_logits (N, K) = g_i * inv_temperature * (a_i P_ik - q_ik), g = factor * d_loss, 0-d or (N,)."""
+    """d_logits (N, K) = g * inv_temperature * (a_i P_ik - q_ik), with g = factor * d_loss."""
     q = _probabilities(targets)
     shift, log, mass, _ = row_stats
     d_logits = mass[:, None] * _softmax(logits, inv_temperature, shift[:, None], log[:, None]) - q

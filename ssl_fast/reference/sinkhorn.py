@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def step(scores: Tensor, scale: float, col: Tensor | None) -> tuple[Tensor, Tensor]:
-    """One iteration: the row potentials under `col`, and LSE_i(scale * s_ik + row_i) of every column.
+    """One iteration: the row potentials under `col`, and each column's LSE_i(scale * s + row).
 
     `col` None stands for the start: row = 0.
     """
@@ -36,7 +36,7 @@ def row_potential(scores: Tensor, scale: float, col: Tensor | None) -> Tensor:
 def potentials(
     scores: Tensor, scale: float, log_prior: Tensor | None, iterations: int, softmax_start: bool
 ) -> tuple[Tensor, Tensor]:
-    """(row, col), float64, after `iterations`. `softmax_start` begins at row = -LSE_k(scale * s)."""
+    """(row, col), float64, after `iterations`; `softmax_start`: from row = -LSE_k(scale * s)."""
     zeros = torch.zeros(scores.shape[1], dtype=torch.float64, device=scores.device)
     log_prior = zeros if log_prior is None else log_prior
     col = zeros if softmax_start else None

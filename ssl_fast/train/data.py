@@ -17,7 +17,7 @@ from .errors import UsageError, unknown
 from .random import derive_seed, generator
 
 CANVAS = 32  # pixels
-SMALLEST, LARGEST, DEGREES = 12, 24, 30  # of the digits on it
+SMALLEST, LARGEST, DEGREES = 14, 26, 30  # of the digits on it
 
 
 Images = Any  # a map-style data set of (image, label)

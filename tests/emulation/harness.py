@@ -45,8 +45,7 @@ def build(sanitize: bool = False) -> Path:
 def _compile(flags: list[str], folder: Path, module: Path) -> None:
     import pybind11
 
-    python = [sysconfig.get_paths()["include"], *os.environ.get("CPATH", "").split(os.pathsep)]
-    includes = [HERE, ROOT / "csrc", pybind11.get_include(), *filter(None, python)]
+    includes = [HERE, ROOT / "csrc", pybind11.get_include(), *_python_includes()]
     command = [os.environ.get("CXX", "g++"), *flags, *(f"-I{path}" for path in includes)]
     # A temporary name: several test processes may build at once.
     unique = f"{os.getpid()}"
@@ -63,12 +62,20 @@ def _compile(flags: list[str], folder: Path, module: Path) -> None:
     finished.replace(module)
 
 
+def _python_includes() -> list[str]:
+    """Where Python.h may be: this Python's own folder, else one on CPATH."""
+    folders = [sysconfig.get_paths()["include"], *os.environ.get("CPATH", "").split(os.pathsep)]
+    return [path for path in folders if path and Path(path, "Python.h").exists()]
+
+
 def why_not() -> str | None:
     """Why the emulated build cannot be made here."""
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         return "no g++"
     if importlib.util.find_spec("pybind11") is None:
         return "pybind11 is not installed"
+    if not _python_includes():
+        return "Python.h is missing; install python3-dev"
     return None
 
 
