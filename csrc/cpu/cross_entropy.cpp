@@ -49,23 +49,6 @@ class Reader {
   Scratch<double> zeros_;
 };
 
-template <typename C>
-C largest(const C* l, int64_t columns) {
-  using V = Vec<C>;
-  constexpr int kUnroll = 4 * V::kLanes;
-  V a((C)-INFINITY), b = a, c = a, d = a;  // four chains: one is bound by the latency of max
-  int64_t k = 0;
-  for (; k + kUnroll <= columns; k += kUnroll) {
-    a = max(a, V::load(l + k, Full{}));
-    b = max(b, V::load(l + k + V::kLanes, Full{}));
-    c = max(c, V::load(l + k + 2 * V::kLanes, Full{}));
-    d = max(d, V::load(l + k + 3 * V::kLanes, Full{}));
-  }
-  sweep<C>(columns - k,
-           [&](int64_t j, auto n) { a = max(a, V::load(l + k + j, n).or_else(a, n)); });
-  return max(max(a, b), max(c, d)).largest();
-}
-
 // log sum exp, mass and loss of one row, relative to `shift`; writes row_stats[:, i].
 template <typename C, typename Target>
 void row_forward(const C* l, int64_t columns, const Target& target, double inv_temperature, C shift,

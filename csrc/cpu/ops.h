@@ -22,6 +22,24 @@ void cross_entropy_backward(const Matrix& logits, double inv_temperature, const 
                             const Stats& stats, const void* d_loss, int64_t d_loss_stride,
                             double factor, const Matrix& out, int threads);
 
+// max_k l_k
+template <typename C>
+inline C largest(const C* l, int64_t columns) {
+  using V = Vec<C>;
+  constexpr int kUnroll = 4 * V::kLanes;
+  V a((C)-INFINITY), b = a, c = a, d = a;  // four chains: one is bound by the latency of max
+  int64_t k = 0;
+  for (; k + kUnroll <= columns; k += kUnroll) {
+    a = max(a, V::load(l + k, Full{}));
+    b = max(b, V::load(l + k + V::kLanes, Full{}));
+    c = max(c, V::load(l + k + 2 * V::kLanes, Full{}));
+    d = max(d, V::load(l + k + 3 * V::kLanes, Full{}));
+  }
+  sweep<C>(columns - k,
+           [&](int64_t j, auto n) { a = max(a, V::load(l + k + j, n).or_else(a, n)); });
+  return max(max(a, b), max(c, d)).largest();
+}
+
 // The two kinds of target row: probabilities at hand, or formed from potentials.
 template <typename C>
 struct Given {

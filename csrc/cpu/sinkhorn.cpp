@@ -25,15 +25,29 @@ constexpr double kTinySum = 1e-30;          // below, float32 sums lose digits: 
 template <typename C>
 struct Scaling {
   const Matrix& scores;
-  C scale2, shift;  // E = exp2((s - shift) * scale2)
-  C* alpha;         // [K]
-  const C* prior;   // [K] or null for ones
+  C scale2, shift;       // E = exp2((s - shift) * scale2)
+  C* e;                  // [N, K], or null: recomputed block by block
+  C* alpha;              // [K]
+  const C* prior;        // [K] or null for ones
+  int block;             // rows at a time
+  bool dense;            // e becomes q
+  double* row;           // [N] or null
+  double row_gauge = 0;  // added to log beta
+};
+
+// What one thread has of its own.
+template <typename C>
+struct Local {
+  C* sums;                   // [K] column sums of some blocks
+  double* total;             // [K] of all
+  Vec<C> most{0}, least{0};  // of s - shift
+  bool safe = true;          // no sum has left the range where float32 is accurate
 };
 
 // E of `n` rows from `first` on, into e [n, ld]; with `sums`, also their column sums.
 template <typename C>
 void exponentials(const Scaling<C>& state, int64_t first, int n, C* e, int64_t ld, C* sums,
-                  Vec<C>& most, Vec<C>& least, C* scratch) {
+                  Local<C>& local, C* scratch) {
   using V = Vec<C>;
   const V k(state.scale2), c(state.shift);
   const int64_t columns = state.scores.cols;
@@ -44,8 +58,8 @@ void exponentials(const Scaling<C>& state, int64_t first, int n, C* e, int64_t l
     for (int b = 0; b < n; b++) {
       V x = V::load(s[b] + j, lanes);
       V d = (x - c).or_else(0, lanes);
-      most = max(d, most);
-      least = min(d, least);
+      local.most = max(d, local.most);
+      local.least = min(d, local.least);
       V value = exp2(d * k);
       value.store(e + b * ld + j, lanes);
       sum = sum + value;
@@ -93,78 +107,99 @@ void rescale(C* e, int64_t ld, int n, const C* beta, const C* alpha, int64_t col
   });
 }
 
+enum class Pass { kStart, kMiddle, kLast };
+
+// One pass over this thread's rows: beta from alpha (all ones at a zero start), then the column
+// sums of the next alpha, or the result.
+template <typename C>
+void one_pass(const Scaling<C>& state, Team team, Pass pass, bool fill, bool backwards,
+              Local<C>& local) {
+  const int64_t columns = state.scores.cols;
+  const int64_t begin = team.begin(state.scores.rows), end = team.end(state.scores.rows);
+  const int64_t blocks = (end - begin + state.block - 1) / state.block;
+  Scratch<C> scratch(fill && converts<C>(state.scores) ? state.block * columns : 0);
+  Scratch<C> own(state.e ? 0 : state.block * columns);
+  C beta[kBlockRows];
+  for (int64_t k = 0; k < columns; k++) local.sums[k] = 0, local.total[k] = 0;
+  for (int64_t b = 0; b < blocks; b++) {
+    const int64_t i = begin + (backwards ? blocks - 1 - b : b) * state.block;
+    const int n = (int)(end - i < state.block ? end - i : state.block);
+    C* e = state.e ? state.e + i * columns : (C*)own;
+    const bool start = pass == Pass::kStart;
+    if (fill)
+      exponentials<C>(state, i, n, e, columns, start ? local.sums : nullptr, local, scratch);
+    if (!start) {
+      row_scalings<C>(e, columns, n, state.alpha, columns, beta);
+      for (int r = 0; r < n; r++) local.safe &= beta[r] * (C)kTinySum < 1;
+    }
+    if (pass == Pass::kMiddle) add_columns<C>(e, columns, n, beta, columns, local.sums);
+    if (pass == Pass::kLast && state.dense) rescale<C>(e, columns, n, beta, state.alpha, columns);
+    if (pass == Pass::kLast && state.row)
+      for (int r = 0; r < n; r++) state.row[i + r] = log((double)beta[r]) + state.row_gauge;
+    if (b % kFoldBlocks == kFoldBlocks - 1 || b == blocks - 1)
+      fold(local.sums, local.total, columns);
+  }
+}
+
+// alpha_k = prior_k / sum_i E_ik beta_i, this thread's share of k, from all threads' totals.
+template <typename C>
+bool update_columns(const Scaling<C>& state, Team team, const double* totals) {
+  const int64_t columns = state.scores.cols;
+  bool safe = true;
+  for (int64_t k = team.begin(columns); k < team.end(columns); k++) {
+    double sum = 0;
+    for (int t = 0; t < team.threads; t++) sum += totals[t * columns + k];
+    safe &= sum > kTinySum && sum < 1 / kTinySum;
+    state.alpha[k] = (C)((state.prior ? state.prior[k] : 1) / sum);
+  }
+  return safe;
+}
+
 // False when the scores or the sums leave float32's comfortable range: nothing is valid then.
 template <typename C>
 bool scaling_form(const Matrix& scores, double scale, const double* log_prior, int iterations,
                   bool softmax_start, C* q, double* row, double* col, int threads) {
-  const int64_t rows = scores.rows, columns = scores.cols;
-  int block = (int)(kBlockBytes / (columns * (int64_t)sizeof(C)));
-  block = block < 1 ? 1 : block > kBlockRows ? kBlockRows : block;
-  const int64_t bytes = rows * columns * sizeof(C);
-  const bool stored = q || bytes <= kStoredBytes;
-  C* all_e = q ? q : stored ? static_cast<C*>(kept(bytes)) : nullptr;  // [N, K]
+  const int64_t rows = scores.rows, columns = scores.cols, bytes = rows * columns * sizeof(C);
   Scratch<C> alpha(columns), prior(log_prior ? columns : 0), first(columns);
-  Scratch<C> parts(threads * columns);        // [threads, K] column sums of some blocks
-  Scratch<double> totals(threads * columns);  // [threads, K] of all
-  if (log_prior)
-    for (int64_t k = 0; k < columns; k++) prior[k] = (C)exp(log_prior[k]);
+  Scratch<C> sums(threads * columns);
+  Scratch<double> totals(threads * columns);
+  for (int64_t k = 0; k < columns && log_prior; k++) prior[k] = (C)exp(log_prior[k]);
   alpha.fill(columns, 1);
-  const C* head = read_row(scores, 0, (C*)first);
-  C shift = head[0];
-  for (int64_t k = 1; k < columns; k++) shift = head[k] > shift ? head[k] : shift;
-  const Scaling<C> state{scores, (C)(scale * kLog2e), shift, alpha,
-                         log_prior ? (C*)prior : nullptr};
-  // exp(scale * c) went into E; it belongs to the potential that came second.
-  const double row_gauge = softmax_start ? -shift * scale : 0,
-               col_gauge = -shift * scale - row_gauge;
-  bool narrow = true;
 
+  // The first row's maximum stands for the matrix's; exp(scale * shift) moves into a potential.
+  const C shift = largest(read_row(scores, 0, (C*)first), columns);
+  const double gauge = -shift * scale;
+  C* e = q ? q : bytes <= kStoredBytes ? static_cast<C*>(kept(bytes)) : nullptr;
+  const int64_t fit = kBlockBytes / (columns * (int64_t)sizeof(C));
+  const int block = (int)(fit < 1 ? 1 : fit > kBlockRows ? kBlockRows : fit);
+  const Scaling<C> state{scores, (C)(scale * kLog2e),
+                         shift,  e,
+                         alpha,  log_prior ? (C*)prior : nullptr,
+                         block,  q != nullptr,
+                         row,    softmax_start ? gauge : 0};
+  bool narrow = true;
   parallel(threads, rows * columns, [&](Team team) {
-    C* sums = parts + team.thread * columns;
-    double* total = totals + team.thread * columns;
-    Scratch<C> scratch(converts<C>(scores) ? block * columns : 0), e(stored ? 0 : block * columns);
-    Vec<C> most(0), least(0);
-    C beta[kBlockRows], smallest = 1;
-    const int64_t begin = team.begin(rows), end = team.end(rows);
-    const int64_t blocks = (end - begin + block - 1) / block;
-    for (int pass = 0; pass <= iterations; pass++) {
-      const bool last = pass == iterations, ones = pass == 0 && !softmax_start;
-      for (int64_t k = 0; k < columns; k++) sums[k] = 0, total[k] = 0;
-      for (int64_t b = 0; b < blocks; b++) {
-        // Every other pass runs backwards: it begins with what is still in cache.
-        const int64_t i = begin + (pass % 2 ? blocks - 1 - b : b) * block;
-        const int n = (int)(end - i < block ? end - i : block);
-        C* rows_e = stored ? all_e + i * columns : (C*)e;
-        if (pass == 0 || !stored)
-          exponentials<C>(state, i, n, rows_e, columns, ones ? sums : nullptr, most, least,
-                          scratch);
-        if (!ones) row_scalings<C>(rows_e, columns, n, alpha, columns, beta);
-        if (!ones && !last) add_columns<C>(rows_e, columns, n, beta, columns, sums);
-        if (!last && (b % kFoldBlocks == kFoldBlocks - 1 || b == blocks - 1))
-          fold(sums, total, columns);
-        for (int r = 0; r < n && !ones; r++) smallest = beta[r] * (C)kTinySum < 1 ? smallest : 0;
-        if (last && q) rescale<C>(rows_e, columns, n, beta, alpha, columns);
-        for (int r = 0; r < n && last && row; r++) row[i + r] = log((double)beta[r]) + row_gauge;
-      }
-      if (last) break;
+    Local<C> local{sums + team.thread * columns, totals + team.thread * columns};
+    for (int t = 0; t <= iterations; t++) {
+      const Pass pass = t == iterations            ? Pass::kLast
+                        : t == 0 && !softmax_start ? Pass::kStart
+                                                   : Pass::kMiddle;
+      // Every other pass runs backwards: it begins with what is still in cache.
+      one_pass<C>(state, team, pass, t == 0 || !e, t % 2, local);
+      if (pass == Pass::kLast) break;
       team.barrier();
-      for (int64_t k = team.begin(columns); k < team.end(columns); k++) {
-        double sum = 0;
-        for (int t = 0; t < team.threads; t++) sum += totals[t * columns + k];
-        if (!(sum > kTinySum && sum < 1 / kTinySum)) smallest = 0;
-        alpha[k] = (C)((state.prior ? state.prior[k] : 1) / sum);
-      }
+      local.safe &= update_columns<C>(state, team, totals);
       team.barrier();
     }
-    const double nats = (most.largest() - least.smallest()) * scale;
-    if (!(nats <= kNarrowSpan && most.largest() * scale <= kNarrowSpan / 2) || smallest == 0)
+    const double most = local.most.largest() * scale, least = local.least.smallest() * scale;
+    if (!(local.safe && most - least <= kNarrowSpan && most <= kNarrowSpan / 2))
 #if defined(_OPENMP)
 #pragma omp atomic write
 #endif
       narrow = false;
   });
-  if (narrow && col)
-    for (int64_t k = 0; k < columns; k++) col[k] = log((double)alpha[k]) + col_gauge;
+  for (int64_t k = 0; k < columns && narrow && col; k++)
+    col[k] = log((double)alpha[k]) + (softmax_start ? 0 : gauge);
   return narrow;
 }
 
