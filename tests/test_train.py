@@ -158,6 +158,22 @@ def test_digits_are_split_by_digit_and_drawn_by_seed():
     assert first.train.tensors[0].shape[1:] == (1, 32, 32)
 
 
+def test_photographs_are_augmented_by_epoch_and_index(tmp_path):
+    from PIL import Image
+
+    for folder in ("train/cat", "train/dog", "val/cat", "val/dog"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.effect_noise((40, 50), 60).save(tmp_path / folder / "001.png")
+    source = data.open_data("imagefolder", seed=0, data_dir=str(tmp_path), image_size=32)
+    views = data.Views(source.pretrain, [source.views["weak"], source.views["strong"]], seed=0)
+    state = torch.get_rng_state()
+    first, again, later = views[1, 0], views[1, 0], views[2, 0]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [view.shape for view in first] == [(3, 32, 32)] * 2
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], later[0])
+
+
 @pytest.mark.parametrize("name", ["weak", "strong"])
 def test_views_keep_most_of_the_digit(name):
     source = data.open_data("digits", seed=0)

@@ -22,7 +22,7 @@ pytestmark = [
     ),
 ]
 triton = pytest.importorskip("triton")
-# Older compilers spill more and use mma.sync where these use an architecture's own instruction.
+# Triton 3.6 spills more, and multiplies tiles of 32 columns without tensor cores on sm_100.
 RECENT = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 9)
 # Most shared memory of a block, bytes (CUDA programming guide, table of compute capabilities).
 SHARED = {80: 166912, 90: 232448, 100: 232448}
@@ -162,8 +162,8 @@ def _compile(index: int) -> str:
     if compiled.metadata.shared > SHARED[capability]:
         return f"{name}: {compiled.metadata.shared} bytes of shared memory"
     products = "PRECISION" in dict(launch.constants)
-    instructions = {TENSOR_CORE[capability], TENSOR_CORE[capability if RECENT else 80]}
-    if products and not any(instruction in compiled.asm["ptx"] for instruction in instructions):
+    products_seen = TENSOR_CORE[capability] in compiled.asm["ptx"]
+    if products and not products_seen and (RECENT or capability < 100):
         return f"{name}: no tensor cores"
     stack = _stack(compiled.asm["cubin"]) if RECENT else 0
     allowed = STACK[capability][products + (products and dtype == "*fp16")]

@@ -78,7 +78,11 @@ def linear_soft_cross_entropy(
     Args:
         x: (N, D) embeddings.
         weight: (K, D) prototypes or keys, same type as x.
-        targets, temperature, symmetric, reduction, group: as in `soft_cross_entropy`.
+        targets: an `Assignment`, or a dense (N, K) tensor, as in `soft_cross_entropy`.
+        temperature: > 0, in units of the logits.
+        symmetric: also over columns; needs as many rows, over all ranks, as columns.
+        reduction: "mean", "sum", or "none".
+        group: process group, as in `soft_cross_entropy`.
 
     Returns:
         0-d, or (N,) for "none". Gradients reach x and weight, in their types; with `group`,
