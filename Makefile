@@ -15,8 +15,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 train: .venv/train.stamp
 	ssl-fast train --method resa --data digits $(ARGS)
 
+# Workers that wait without spinning, so that they do not take each other's cores.
 test: .venv/test.stamp
-	pytest -m "not slow and not interpreter" $(ARGS)
+	OMP_WAIT_POLICY=passive pytest -q -n auto -m "not slow and not interpreter and not aot" $(ARGS)
 
 lint: .venv/test.stamp
 	pre-commit run --all-files --show-diff-on-failure

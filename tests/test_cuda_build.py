@@ -56,6 +56,7 @@ def kernel_name(mangled: str) -> str:
     raise ValueError(mangled)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
 @pytest.mark.parametrize("source", SOURCES)
 def test_registers_within_budget_and_no_spills(source, tmp_path):

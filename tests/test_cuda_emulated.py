@@ -270,6 +270,7 @@ def test_float64_is_refused(kernels):
         kernels.dense(random(4, 4).double(), 20.0, None, 1, False)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(SANITIZED, reason="this is the sanitized run")
 def test_under_address_and_undefined_behaviour_sanitizers():
     # libstdc++ as well: else ASan cannot follow exceptions in a program that loads it late.
