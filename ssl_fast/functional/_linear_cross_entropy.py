@@ -60,10 +60,10 @@ def linear_cross_entropy_forward(
         outputs: Any = finish([part], x, inv_temperature, symmetric, reduction, group)
         return *outputs, x.new_empty((0, weight.shape[0]), dtype=product_dtype(x))
     tiles = Tiles(x, weight, _kept_rows(x, weight, want_grad))
+    factor = loss_factor(reduction, symmetric, x.shape[0])
     parts = []
     for rows, logits in tiles:
         target = targets.tile(rows)
-        factor = loss_factor(reduction, symmetric, x.shape[0])
         part = kernels.forward(logits, inv_temperature, target, symmetric, factor)
         parts.append(part)
         if not symmetric and tiles.keeps(rows):

@@ -47,7 +47,7 @@ class TrainOptions:
         eval_every: epochs between two k-nn accuracies.
         eval_limit: images of each set used for them while training; the end uses all.
         workers: processes that load photographs.
-        threads: of PyTorch on the CPU; 0 leaves the choice to it.
+        threads: of PyTorch and scikit-learn on the CPU; 0 leaves the choice to them.
         accelerator: Lightning's.
         devices: how many, Lightning's.
         num_nodes: how many machines, Lightning's.

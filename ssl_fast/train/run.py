@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from . import data, evaluate, report
@@ -52,6 +53,7 @@ def train(
     _quiet()
     if options.threads:
         torch.set_num_threads(options.threads)
+        threadpool_limits(options.threads)
     source = data.open_data(
         options.data, seed=options.seed, data_dir=options.data_dir, image_size=options.image_size
     )
