@@ -92,7 +92,11 @@ def run_cmake(package: Path, options: list[str]) -> None:
     jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count())
     subprocess.run(list(map(str, configure)), check=True, env=environment)
     subprocess.run([cmake, "--build", build, "--parallel", jobs], check=True)
-    subprocess.run([cmake, "--install", build, "--strip", "--prefix", package], check=True)
+    # Modules are replaced whole: writing into one that a process has mapped would crash it.
+    with tempfile.TemporaryDirectory(dir=package) as fresh:
+        subprocess.run([cmake, "--install", build, "--strip", "--prefix", fresh], check=True)
+        for module in Path(fresh).iterdir():
+            module.replace(package / module.name)
 
 
 def find_tool(name: str) -> str:
