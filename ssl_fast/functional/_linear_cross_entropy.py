@@ -17,7 +17,6 @@ from ._operator import operator
 from ._stats import Targets, fake_outputs, finish, loss_factor
 from ._tiles import (
     Tiles,
-    full_precision,
     kept_rows,
     nbytes,
     product,
@@ -35,7 +34,6 @@ def _fake_forward(x, weight, inv_temperature, values, z, prototypes, scale, row,
 
 
 @operator(_fake_forward)
-@full_precision
 def linear_cross_entropy_forward(
     x: Tensor,  # (N, D)
     weight: Tensor,  # (K, D)
@@ -89,7 +87,6 @@ def _fake_backward(x, weight, *rest: Any):
 
 
 @operator(_fake_backward)
-@full_precision
 def linear_cross_entropy_backward(
     x: Tensor,  # (N, D)
     weight: Tensor,  # (K, D)

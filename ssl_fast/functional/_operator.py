@@ -19,24 +19,33 @@ def operator(fake: Callable) -> Callable:
         name = f"ssl_fast::{function.__name__}"
 
         @functools.wraps(function)
-        def without_none(*args: Any) -> Any:
-            outputs = function(*args)
+        def registrable(*args: Any) -> Any:
+            outputs = full_precision(function, args)
             if not isinstance(outputs, tuple):
                 return outputs
             return tuple(args[0].new_empty(0) if out is None else out for out in outputs)
 
-        registered = torch.library.custom_op(name, without_none, mutates_args=())
+        registered = torch.library.custom_op(name, registrable, mutates_args=())
         registered.register_fake(fake)
 
-        def call(tensor: torch.Tensor, *args: Any) -> Any:
-            traced = (
+        def call(*args: Any) -> Any:
+            if (
                 torch.compiler.is_compiling()
                 or torch._C._are_functorch_transforms_active()
-                or isinstance(tensor, FakeTensor)
-            )
-            return (registered if traced else function)(tensor, *args)
+                or isinstance(args[0], FakeTensor)
+            ):
+                return registered(*args)
+            return full_precision(function, args)
 
         call.__doc__ = function.__doc__
         return call
 
     return decorate
+
+
+def full_precision(function: Callable, args: tuple) -> Any:
+    """function(*args) outside autocast: the products in it are float32 on purpose."""
+    if not torch._C._is_any_autocast_enabled():
+        return function(*args)
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        return function(*args)

@@ -6,8 +6,7 @@ take no more bytes than inputs and gradients do. On a GPU, D is small and recomp
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -17,19 +16,6 @@ TILE_BYTES = 4 << 20
 _MIN_ROWS = 128
 # Rows of a half-precision weight upcast at a time.
 _UPCAST_ROWS = 4096
-
-
-def full_precision(function: Callable) -> Callable:
-    """Run `function` outside autocast: its products are float32 on purpose."""
-
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        if not torch._C._is_any_autocast_enabled():
-            return function(*args, **kwargs)
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            return function(*args, **kwargs)
-
-    return wrapped
 
 
 def product_dtype(x: Tensor) -> torch.dtype:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from .. import backend
 from . import _check
-from ._tiles import full_precision, nbytes, product
+from ._operator import full_precision
+from ._tiles import nbytes, product
 from .sinkhorn import evaluate, sinkhorn_arguments, sinkhorn_potentials, softmax_potential
 
 Scores = Tensor | tuple[Tensor, Tensor]
@@ -191,8 +192,5 @@ def _held(scores: Scores) -> Assignment:
     z = _check.rows_contiguous(z.detach())
     prototypes = _check.rows_contiguous(prototypes.detach())
     if 4 * z.shape[0] * prototypes.shape[0] <= nbytes(z, prototypes):
-        return Assignment(values=_product(z, prototypes))
+        return Assignment(values=full_precision(product, (z, prototypes)))
     return Assignment(z=z, prototypes=prototypes)
-
-
-_product = full_precision(product)

@@ -11,7 +11,7 @@ from ._autograd import apply, first_output_only, once_differentiable
 from ._linear_cross_entropy import linear_cross_entropy_backward, linear_cross_entropy_forward
 from ._operator import operator
 from ._stats import Targets, fake_outputs, finish, loss_factor, upstream
-from ._tiles import full_precision, product_dtype, row_slices
+from ._tiles import product_dtype, row_slices
 from .assignment import Assignment
 
 _REDUCTIONS = ("mean", "sum", "none")
@@ -156,8 +156,8 @@ class _SoftCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def keep(ctx, inputs, outputs):
-        logits, ctx.inv_temperature, values, z, prototypes, ctx.scale, row, col = inputs[:8]
-        ctx.symmetric, ctx.reduction, ctx.name, ctx.group = inputs[8:]
+        logits, inv_temperature, values, z, prototypes, scale, row, col = inputs[:8]
+        ctx.numbers = inv_temperature, scale, *inputs[8:]
         ctx.save_for_backward(logits, values, z, prototypes, row, col, *outputs[1:])
 
     @staticmethod
@@ -166,12 +166,11 @@ class _SoftCrossEntropy(torch.autograd.Function):
         if d_loss is None:
             return (None,) * 12
         logits, values, z, prototypes, row, col, row_stats, col_stats, count = ctx.saved_tensors
-        d_loss, factor = upstream(
-            d_loss, count, ctx.reduction, ctx.symmetric, logits.shape[0], ctx.group
-        )
+        inv_temperature, scale, symmetric, reduction, name, group = ctx.numbers
+        d_loss, factor = upstream(d_loss, count, reduction, symmetric, logits.shape[0], group)
         d_logits = cross_entropy_backward(
-            logits, ctx.inv_temperature, values, z, prototypes, ctx.scale, row, col,
-            row_stats, col_stats, d_loss, factor, ctx.name,
+            logits, inv_temperature, values, z, prototypes, scale, row, col,
+            row_stats, col_stats, d_loss, factor, name,
         )  # fmt: skip
         return d_logits, *(None,) * 11
 
@@ -190,8 +189,8 @@ class _LinearSoftCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def keep(ctx, inputs, outputs):
-        x, weight, ctx.inv_temperature, values, z, prototypes, ctx.scale, row, col = inputs[:9]
-        ctx.symmetric, ctx.reduction, _, ctx.name, ctx.group = inputs[9:]
+        x, weight, inv_temperature, values, z, prototypes, scale, row, col = inputs[:9]
+        ctx.numbers = inv_temperature, scale, *inputs[9:]
         ctx.save_for_backward(x, weight, values, z, prototypes, row, col, *outputs[1:])
 
     @staticmethod
@@ -201,13 +200,12 @@ class _LinearSoftCrossEntropy(torch.autograd.Function):
             return (None,) * 14
         x, weight, values, z, prototypes, row, col = ctx.saved_tensors[:7]
         row_stats, col_stats, count, cache = ctx.saved_tensors[7:]
-        d_loss, factor = upstream(
-            d_loss, count, ctx.reduction, ctx.symmetric, x.shape[0], ctx.group
-        )
+        inv_temperature, scale, symmetric, reduction, _, name, group = ctx.numbers
+        d_loss, factor = upstream(d_loss, count, reduction, symmetric, x.shape[0], group)
         need_x, need_weight = ctx.needs_input_grad[:2]
         d_x, d_weight = linear_cross_entropy_backward(
-            x, weight, ctx.inv_temperature, values, z, prototypes, ctx.scale, row, col,
-            row_stats, col_stats, cache, d_loss, factor, need_x, need_weight, ctx.name,
+            x, weight, inv_temperature, values, z, prototypes, scale, row, col,
+            row_stats, col_stats, cache, d_loss, factor, need_x, need_weight, name,
         )  # fmt: skip
         return d_x if need_x else None, d_weight if need_weight else None, *(None,) * 12
 
@@ -219,7 +217,6 @@ def _fake_forward(logits, inv_temperature, values, z, prototypes, scale, row, co
 
 
 @operator(_fake_forward)
-@full_precision
 def cross_entropy_forward(
     logits: Tensor,  # (N, K)
     inv_temperature: float,
@@ -257,7 +254,6 @@ def _fake_backward(logits: Tensor, *_: Any) -> Tensor:
 
 
 @operator(_fake_backward)
-@full_precision
 def cross_entropy_backward(
     logits: Tensor,  # (N, K)
     inv_temperature: float,

@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import backend
 from . import _check, _distributed
 from ._operator import operator
-from ._tiles import Tiles, full_precision, kept_rows, nbytes, product_dtype
+from ._tiles import Tiles, kept_rows, nbytes, product_dtype
 
 
 def sinkhorn(
@@ -96,7 +96,6 @@ def _fake_potentials(scores: Tensor, prototypes: Tensor | None, *_: Any) -> tupl
 
 
 @operator(_fake_potentials)
-@full_precision
 def sinkhorn_potentials(
     scores: Tensor,  # (N, K), or z (N, D) with prototypes (K, D)
     prototypes: Tensor | None,
@@ -128,7 +127,6 @@ def _fake_row(scores: Tensor, *_: Any) -> Tensor:
 
 
 @operator(_fake_row)
-@full_precision
 def softmax_potential(
     scores: Tensor,  # (N, K), or z (N, D) with prototypes (K, D)
     prototypes: Tensor | None,
@@ -148,7 +146,6 @@ def _fake_evaluate(scores: Tensor, prototypes: Tensor | None, *_: Any) -> Tensor
 
 
 @operator(_fake_evaluate)
-@full_precision
 def evaluate(
     scores: Tensor,  # (N, K), or z (N, D) with prototypes (K, D)
     prototypes: Tensor | None,
