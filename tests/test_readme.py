@@ -5,7 +5,10 @@ import io
 import re
 from pathlib import Path
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+from ssl_fast.bench.readme import table
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 
 
 def test_swap_a_loss():
@@ -16,3 +19,8 @@ def test_swap_a_loss():
     assert output.getvalue() == printed
     by_hand, ours = printed.split()
     assert by_hand == ours
+
+
+def test_figures_are_the_measured_ones():
+    """The table is what `python -m bench.readme bench/results/cpu-2-cores` prints."""
+    assert table(ROOT / "bench/results/cpu-2-cores/bench_cpu.json") in README

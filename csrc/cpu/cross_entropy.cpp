@@ -49,6 +49,16 @@ class Reader {
   Scratch<double> zeros_;
 };
 
+// row_stats[:, i]; dot = sum_k q_k (l_k - shift) / ln 2.
+inline void store_row(const Stats& stats, int64_t i, double shift, double log, double mass,
+                      double dot) {
+  double* out = stats.row + i;
+  out[0] = shift;
+  out[stats.row_stride] = log;
+  out[2 * stats.row_stride] = mass;
+  out[3 * stats.row_stride] = mass * log - dot * kLn2;
+}
+
 // log sum exp, mass and loss of one row, relative to `shift`; writes row_stats[:, i].
 template <typename C, typename Target>
 void row_forward(const C* l, int64_t columns, const Target& target, double inv_temperature, C shift,
@@ -63,12 +73,7 @@ void row_forward(const C* l, int64_t columns, const Target& target, double inv_t
     mass = mass + q;
     dot = fma(q, t, dot);
   });
-  const double log_sum = log((double)sum.sum()), a = (double)mass.sum();
-  double* out = stats.row + i;
-  out[0] = shift;
-  out[stats.row_stride] = log_sum;
-  out[2 * stats.row_stride] = a;
-  out[3 * stats.row_stride] = a * log_sum - (double)dot.sum() * kLn2;
+  store_row(stats, i, shift, log((double)sum.sum()), (double)mass.sum(), (double)dot.sum());
 }
 
 template <typename C>
@@ -145,12 +150,7 @@ void both_forward(const Matrix& logits, double inv_temperature, const Targets& t
           (V::load(column_mass + k, lanes) + q).store(column_mass + k, lanes);
         });
       });
-      const double log_sum = log((double)sum.sum()), a = (double)mass.sum();
-      double* out = stats.row + i;
-      out[0] = shift;
-      out[stats.row_stride] = log_sum;
-      out[2 * stats.row_stride] = a;
-      out[3 * stats.row_stride] = a * log_sum - (double)dot.sum() * kLn2;
+      store_row(stats, i, shift, log((double)sum.sum()), (double)mass.sum(), (double)dot.sum());
       if (i % kFoldRows == 0 || i == end - 1)
         for (int64_t k = 0; k < 2 * columns; k++) total[k] += column_sum[k], column_sum[k] = 0;
     }

@@ -1,0 +1,46 @@
+"""The README's table, from the measured results: `python -m bench.readme FOLDER` prints it."""
+
+import json
+import sys
+from pathlib import Path
+
+_HEAD = (
+    "forward + backward",
+    "eager ms",
+    "compiled ms",
+    "ours ms",
+    "x the faster",
+    "% of floor",
+    "kept MB, eager / ours",
+)
+
+
+def table(results: Path) -> str:
+    """Markdown: one line a case, its whole step (forward alone where there is no backward)."""
+    data = json.loads(results.read_text())
+    cases = {(row["problem"], row["size"]): row for row in data["rows"]}  # the last pass is whole
+    lines = [_HEAD, ["---", *["---:"] * (len(_HEAD) - 1)]]
+    lines += [_cells(name, size, row) for (name, size), row in cases.items()]
+    machine = data["machine"]
+    where = (
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['instruction_set']}, float32, torch "
+        f"{machine['torch']}, {machine['date'][:10]}:"
+    )
+    return where + "\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _cells(name: str, size: str, row: dict) -> list[str]:
+    ms, kept = row["milliseconds"], row["kept_bytes"]
+    return [
+        f"{name.replace('_', ' ')} {size.replace('x', ' x ')}",
+        f"{ms['eager']:.3g}",
+        f"{ms['compile']:.3g}",
+        f"{ms['ours']:.3g}",
+        f"{row['speedup']['median']:.2f}",
+        f"{row['floor_percent']:.0f}",
+        f"{kept['eager'] / 1e6:.3g} / {kept['ours'] / 1e6:.3g}",
+    ]
+
+
+if __name__ == "__main__":
+    print(table(Path(sys.argv[1]) / "bench_cpu.json"), end="")
