@@ -239,6 +239,8 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
         ("--encoder resnet1", "resnet18"),
         ("--epoch 3", "Did you mean --epochs?"),
         ("--resa.temprature 1", "Did you mean --resa.temperature?"),
+        ("--resa.temperature -1", "--resa: temperature must be finite and > 0, got -1"),
+        ("--resa.iterations 0", "--resa: iterations must be an integer >= 1, got 0"),
         ("--epochs 0", "epochs must be positive"),
         ("--epochs many", "many"),
         ("--config nowhere.yaml", "no configuration file nowhere.yaml"),

@@ -61,8 +61,7 @@ def sinkhorn_arguments(
 ) -> tuple[float, Tensor | None, str]:
     """Checked: 1 / epsilon, log prior or None, and the group's name."""
     scale = 1.0 / _check.positive("epsilon", epsilon)
-    if not isinstance(iterations, int) or isinstance(iterations, bool) or iterations < 1:
-        raise ValueError(f"iterations must be an integer >= 1, got {iterations!r}")
+    _check.count("iterations", iterations)
     log_prior = None
     if prior is not None:
         log_prior = _check.prior(prior, columns, device).double().log()

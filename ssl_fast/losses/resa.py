@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..functional import Assignment, linear_soft_cross_entropy
-from ..functional._check import group_name
+from ..functional._check import count, group_name, positive
 from ..functional._distributed import gather
 
 
@@ -43,9 +43,9 @@ class ReSALoss(torch.nn.Module):
         group: Any = None,
     ):
         super().__init__()
-        self.temperature = temperature
-        self.epsilon = epsilon
-        self.iterations = iterations
+        self.temperature = positive("temperature", temperature)
+        self.epsilon = positive("epsilon", epsilon)
+        self.iterations = count("iterations", iterations)
         self.symmetric = symmetric
         self.group = group
 

@@ -78,7 +78,10 @@ def build_method(options: TrainOptions, method_options: dict[str, Any], source) 
     """The same weights for the same seed."""
     seed_everything(derive_seed(options.seed, 3) % 2**32, verbose=False)
     encoder = build_encoder(options.encoder, source.channels, source.image_size)
-    return find_method(options.method)(encoder, **method_options)
+    try:
+        return find_method(options.method)(encoder, **method_options)
+    except (TypeError, ValueError) as error:  # what a network or loss says of its options
+        raise UsageError(f"--{options.method}: {error}") from error
 
 
 def build_trainer(options: TrainOptions, folder: Path, source: data.Source) -> Trainer:
