@@ -44,35 +44,38 @@ struct Local {
   bool safe = true;          // no sum has left the range where float32 is accurate
 };
 
-// E of `n` rows from `first` on, into e [n, ld]; with `sums`, also their column sums.
-template <typename C>
-void exponentials(const Scaling<C>& state, int64_t first, int n, C* e, int64_t ld, C* sums,
+// E of n rows from `first` on, into e [n, ld]; with `sums`, also their column sums.
+template <int n, typename C>
+void exponentials(const Scaling<C>& state, int64_t first, C* e, int64_t ld, C* sums,
                   Local<C>& local, C* scratch) {
   using V = Vec<C>;
   const V k(state.scale2), c(state.shift);
   const int64_t columns = state.scores.cols;
-  const C* s[kBlockRows];
+  const C* s[n];
   for (int b = 0; b < n; b++) s[b] = read_row(state.scores, first + b, scratch + b * columns);
+  V most = local.most, least = local.least;  // in registers: a store of E may alias `local`
   sweep<C>(columns, [&](int64_t j, auto lanes) {
     V sum = sums ? V::load(sums + j, lanes) : V();
     for (int b = 0; b < n; b++) {
       V x = V::load(s[b] + j, lanes);
       V d = (x - c).or_else(0, lanes);
-      local.most = max(d, local.most);
-      local.least = min(d, local.least);
+      most = max(d, most);
+      least = min(d, least);
       V value = exp2(d * k);
       value.store(e + b * ld + j, lanes);
       sum = sum + value;
     }
     if (sums) sum.store(sums + j, lanes);
   });
+  local.most = most;
+  local.least = least;
 }
 
-// 1 / sum_k e_bk alpha_k of `n` rows.
-template <typename C>
-void row_scalings(const C* e, int64_t ld, int n, const C* alpha, int64_t columns, C* beta) {
+// 1 / sum_k e_bk alpha_k of n rows.
+template <int n, typename C>
+void row_scalings(const C* e, int64_t ld, const C* alpha, int64_t columns, C* beta) {
   using V = Vec<C>;
-  V sums[kBlockRows];
+  V sums[n];
   sweep<C>(columns, [&](int64_t j, auto lanes) {
     V a = V::load(alpha + j, lanes);
     for (int b = 0; b < n; b++) sums[b] = fma(V::load(e + b * ld + j, lanes), a, sums[b]);
@@ -81,12 +84,14 @@ void row_scalings(const C* e, int64_t ld, int n, const C* alpha, int64_t columns
 }
 
 // sums_k += sum_b e_bk beta_b
-template <typename C>
-void add_columns(const C* e, int64_t ld, int n, const C* beta, int64_t columns, C* sums) {
+template <int n, typename C>
+void add_columns(const C* e, int64_t ld, const C* beta, int64_t columns, C* sums) {
   using V = Vec<C>;
+  V weight[n];
+  for (int b = 0; b < n; b++) weight[b] = V(beta[b]);
   sweep<C>(columns, [&](int64_t j, auto lanes) {
     V sum = V::load(sums + j, lanes);
-    for (int b = 0; b < n; b++) sum = fma(V(beta[b]), V::load(e + b * ld + j, lanes), sum);
+    for (int b = 0; b < n; b++) sum = fma(weight[b], V::load(e + b * ld + j, lanes), sum);
     sum.store(sums + j, lanes);
   });
 }
@@ -97,45 +102,56 @@ void fold(C* sums, double* total, int64_t columns) {
 }
 
 // q = e * beta_b * alpha_k, in place.
-template <typename C>
-void rescale(C* e, int64_t ld, int n, const C* beta, const C* alpha, int64_t columns) {
+template <int n, typename C>
+void rescale(C* e, int64_t ld, const C* beta, const C* alpha, int64_t columns) {
   using V = Vec<C>;
+  V weight[n];
+  for (int b = 0; b < n; b++) weight[b] = V(beta[b]);
   sweep<C>(columns, [&](int64_t j, auto lanes) {
     V a = V::load(alpha + j, lanes);
     for (int b = 0; b < n; b++)
-      (V::load(e + b * ld + j, lanes) * a * V(beta[b])).store(e + b * ld + j, lanes);
+      (V::load(e + b * ld + j, lanes) * a * weight[b]).store(e + b * ld + j, lanes);
   });
 }
 
 enum class Pass { kStart, kMiddle, kLast };
+
+// Rows i to i + n of a pass, E of which is or comes into e [n, K].
+template <int n, typename C>
+void one_block(const Scaling<C>& state, Pass pass, bool fill, int64_t i, C* e, Local<C>& local,
+               C* scratch) {
+  const int64_t columns = state.scores.cols;
+  const bool start = pass == Pass::kStart;
+  C beta[n];
+  if (fill) exponentials<n>(state, i, e, columns, start ? local.sums : nullptr, local, scratch);
+  if (start) return;
+  row_scalings<n>(e, columns, state.alpha, columns, beta);
+  for (int r = 0; r < n; r++) local.safe &= beta[r] * (C)kTinySum < 1;
+  if (pass == Pass::kMiddle) return add_columns<n>(e, columns, beta, columns, local.sums);
+  if (state.dense) rescale<n>(e, columns, beta, state.alpha, columns);
+  for (int r = 0; r < n && state.row; r++)
+    state.row[i + r] = log((double)beta[r]) + state.row_gauge;
+}
 
 // One pass over this thread's rows: beta from alpha (all ones at a zero start), then the column
 // sums of the next alpha, or the result.
 template <typename C>
 void one_pass(const Scaling<C>& state, Team team, Pass pass, bool fill, bool backwards,
               Local<C>& local) {
-  const int64_t columns = state.scores.cols;
+  const int64_t columns = state.scores.cols, block = state.block;
   const int64_t begin = team.begin(state.scores.rows), end = team.end(state.scores.rows);
-  const int64_t blocks = (end - begin + state.block - 1) / state.block;
-  Scratch<C> scratch(fill && converts<C>(state.scores) ? state.block * columns : 0);
-  Scratch<C> own(state.e ? 0 : state.block * columns);
-  C beta[kBlockRows];
+  const int64_t blocks = (end - begin + block - 1) / block;
+  Scratch<C> scratch(fill && converts<C>(state.scores) ? block * columns : 0);
+  Scratch<C> own(state.e ? 0 : block * columns);
   for (int64_t k = 0; k < columns; k++) local.sums[k] = 0, local.total[k] = 0;
   for (int64_t b = 0; b < blocks; b++) {
-    const int64_t i = begin + (backwards ? blocks - 1 - b : b) * state.block;
-    const int n = (int)(end - i < state.block ? end - i : state.block);
-    C* e = state.e ? state.e + i * columns : (C*)own;
-    const bool start = pass == Pass::kStart;
-    if (fill)
-      exponentials<C>(state, i, n, e, columns, start ? local.sums : nullptr, local, scratch);
-    if (!start) {
-      row_scalings<C>(e, columns, n, state.alpha, columns, beta);
-      for (int r = 0; r < n; r++) local.safe &= beta[r] * (C)kTinySum < 1;
-    }
-    if (pass == Pass::kMiddle) add_columns<C>(e, columns, n, beta, columns, local.sums);
-    if (pass == Pass::kLast && state.dense) rescale<C>(e, columns, n, beta, state.alpha, columns);
-    if (pass == Pass::kLast && state.row)
-      for (int r = 0; r < n; r++) state.row[i + r] = log((double)beta[r]) + state.row_gauge;
+    int64_t i = begin + (backwards ? blocks - 1 - b : b) * block;
+    const int64_t last = i + block < end ? i + block : end;
+    for (; i + kBlockRows <= last; i += kBlockRows)
+      one_block<kBlockRows, C>(state, pass, fill, i, state.e ? state.e + i * columns : own, local,
+                               scratch);
+    for (; i < last; i++)
+      one_block<1, C>(state, pass, fill, i, state.e ? state.e + i * columns : own, local, scratch);
     if (b % kFoldBlocks == kFoldBlocks - 1 || b == blocks - 1)
       fold(local.sums, local.total, columns);
   }
@@ -171,7 +187,7 @@ bool scaling_form(const Matrix& scores, double scale, const double* log_prior, i
   const double gauge = -shift * scale;
   C* e = q ? q : bytes <= kStoredBytes ? static_cast<C*>(kept(bytes)) : nullptr;
   const int64_t fit = kBlockBytes / (columns * (int64_t)sizeof(C));
-  const int block = (int)(fit < 1 ? 1 : fit > kBlockRows ? kBlockRows : fit);
+  const int block = fit < kBlockRows ? 1 : kBlockRows;
   const Scaling<C> state{scores, (C)(scale * kLog2e),
                          shift,  e,
                          alpha,  log_prior ? (C*)prior : nullptr,
