@@ -91,40 +91,17 @@ void rows_forward(const Matrix& logits, double inv_temperature, const Targets& t
   });
 }
 
-// The logits' range. Each thread's extrema land in [threads], combined by the caller.
+// Rows and columns of a narrow tile in one sweep: exp2((l - shift) * k2) feeds both sums. The first
+// row's maximum stands for the tile's. False when the logits span too much: nothing is valid then.
 template <typename C>
-void extrema(const Matrix& logits, int threads, C& least, C& most) {
-  Scratch<C> low(threads), high(threads);
-  for (int t = 0; t < threads; t++) low[t] = (C)INFINITY, high[t] = (C)-INFINITY;
-  parallel(threads, logits.rows * logits.cols, [&](Team team) {
-    using V = Vec<C>;
-    Scratch<C> scratch(converts<C>(logits) ? logits.cols : 0);
-    V lo((C)INFINITY), hi((C)-INFINITY);
-    for (int64_t i = team.begin(logits.rows); i < team.end(logits.rows); i++) {
-      const C* l = read_row<C>(logits, i, scratch);
-      sweep<C>(logits.cols, [&](int64_t k, auto lanes) {
-        V x = V::load(l + k, lanes);
-        lo = min(x.or_else(lo, lanes), lo);
-        hi = max(x.or_else(hi, lanes), hi);
-      });
-    }
-    low[team.thread] = lo.smallest();
-    high[team.thread] = hi.largest();
-  });
-  least = low[0], most = high[0];
-  for (int t = 1; t < threads; t++) {
-    least = low[t] < least ? low[t] : least;
-    most = high[t] > most ? high[t] : most;
-  }
-}
-
-// Rows and columns of a narrow tile in one sweep: exp2((l - shift) * k2) feeds both sums.
-template <typename C>
-void both_forward(const Matrix& logits, double inv_temperature, const Targets& targets, C shift,
+bool both_forward(const Matrix& logits, double inv_temperature, const Targets& targets,
                   const Stats& stats, int threads) {
   const int64_t columns = logits.cols;
   Scratch<C> sums(2 * threads * columns);  // [threads, 2, K] exponentials and mass
   Scratch<double> totals(2 * threads * columns);
+  Scratch<C> first(columns);
+  const C shift = largest(read_row<C>(logits, 0, first), columns);
+  bool narrow = true;
   int team_size = 1;
   parallel(threads, logits.rows * columns, [&](Team team) {
     using V = Vec<C>;
@@ -135,6 +112,7 @@ void both_forward(const Matrix& logits, double inv_temperature, const Targets& t
     for (int64_t k = 0; k < 2 * columns; k++) column_sum[k] = 0, total[k] = 0;
     Reader<C> reader(logits, targets);
     const V k2((C)(inv_temperature * kLog2e)), c(shift);
+    V most(0), least(0);
     const int64_t end = team.end(logits.rows);
     for (int64_t i = team.begin(logits.rows); i < end; i++) {
       const C* l = reader.logits(i);
@@ -142,6 +120,8 @@ void both_forward(const Matrix& logits, double inv_temperature, const Targets& t
       reader.with_target(i, [&](auto target) {
         sweep<C>(columns, [&](int64_t k, auto lanes) {
           V t = ((V::load(l + k, lanes) - c) * k2).or_else(0, lanes);
+          most = max(t, most);
+          least = min(t, least);
           V e = exp2(t).or_else(0, lanes), q = target(k, lanes);
           sum = sum + e;
           mass = mass + q;
@@ -154,7 +134,14 @@ void both_forward(const Matrix& logits, double inv_temperature, const Targets& t
       if (i % kFoldRows == 0 || i == end - 1)
         for (int64_t k = 0; k < 2 * columns; k++) total[k] += column_sum[k], column_sum[k] = 0;
     }
+    const double above = most.largest() * kLn2, below = -least.smallest() * kLn2;
+    if (!(above <= kNarrowSpan / 2 && above + below <= kNarrowSpan))
+#if defined(_OPENMP)
+#pragma omp atomic write
+#endif
+      narrow = false;
   });
+  if (!narrow) return false;
   for (int64_t k = 0; k < columns; k++) {
     double sum = 0, mass = 0;
     for (int t = 0; t < team_size; t++) {
@@ -165,6 +152,7 @@ void both_forward(const Matrix& logits, double inv_temperature, const Targets& t
     stats.col[columns + k] = log(sum);
     stats.col[2 * columns + k] = mass;
   }
+  return true;
 }
 
 // Columns of a wide tile: a running maximum each, float64. One thread owns a range of columns.
@@ -196,18 +184,9 @@ void columns_forward(const Matrix& logits, double inv_temperature, const Targets
 template <typename C>
 void forward(const Matrix& logits, double inv_temperature, const Targets& targets,
              const Stats& stats, double factor, C* loss, int threads) {
-  if (stats.col) {
-    C least, most;
-    extrema<C>(logits, threads, least, most);
-    if (((double)most - least) * inv_temperature <= kNarrowSpan) {
-      both_forward<C>(logits, inv_temperature, targets, most, stats, threads);
-    } else {
-      rows_forward<C>(logits, inv_temperature, targets, stats, threads);
-      columns_forward<C>(logits, inv_temperature, targets, stats, threads);
-    }
-  } else {
-    rows_forward<C>(logits, inv_temperature, targets, stats, threads);
-  }
+  const bool both = stats.col && both_forward<C>(logits, inv_temperature, targets, stats, threads);
+  if (!both) rows_forward<C>(logits, inv_temperature, targets, stats, threads);
+  if (!both && stats.col) columns_forward<C>(logits, inv_temperature, targets, stats, threads);
   double total = 0;
   const double *row = stats.row, *col = stats.col;
   const int64_t stride = stats.row_stride, columns = logits.cols;
