@@ -19,9 +19,7 @@ constexpr int kBlockRows = 4;
 constexpr int64_t kBlockBytes = 256 << 10;  // of E, so that a block stays in the second-level cache
 constexpr int kFoldBlocks = 64;             // float32 sums this long, then float64
 constexpr int64_t kStoredBytes = 4 << 20;   // an E this small is stored although no q is wanted
-// Sums of E outside of this range: a row or column lies 64 nats below the shift, or half as many
-// above it, and float32 exponents lose digits there: log domain.
-constexpr double kTinySum = 1e-28, kLargeSum = 1e14;
+constexpr double kTinySum = 1e-30;          // below, float32 sums lose digits: log domain
 
 // The scaling form's state, shared by a team.
 template <typename C>
@@ -40,28 +38,37 @@ struct Scaling {
 // What one thread has of its own.
 template <typename C>
 struct Local {
-  C* sums;           // [K] column sums of some blocks
-  double* total;     // [K] of all
-  bool safe = true;  // no sum has left the range
+  C* sums;                   // [K] column sums of some blocks
+  double* total;             // [K] of all
+  Vec<C> most{0}, least{0};  // of s - shift
+  bool safe = true;          // no sum has left the range where float32 is accurate
 };
 
 // E of n rows from `first` on, into e [n, ld]; with `sums`, also their column sums.
 template <int n, typename C>
-void exponentials(const Scaling<C>& state, int64_t first, C* e, int64_t ld, C* sums, C* scratch) {
+void exponentials(const Scaling<C>& state, int64_t first, C* e, int64_t ld, C* sums,
+                  Local<C>& local, C* scratch) {
   using V = Vec<C>;
   const V k(state.scale2), c(state.shift);
   const int64_t columns = state.scores.cols;
   const C* s[n];
   for (int b = 0; b < n; b++) s[b] = read_row(state.scores, first + b, scratch + b * columns);
+  V most = local.most, least = local.least;  // in registers: a store of E may alias `local`
   sweep<C>(columns, [&](int64_t j, auto lanes) {
     V sum = sums ? V::load(sums + j, lanes) : V();
     for (int b = 0; b < n; b++) {
-      V value = exp2((V::load(s[b] + j, lanes) - c) * k);
+      V x = V::load(s[b] + j, lanes);
+      V d = (x - c).or_else(0, lanes);
+      most = max(d, most);
+      least = min(d, least);
+      V value = exp2(d * k);
       value.store(e + b * ld + j, lanes);
       sum = sum + value;
     }
     if (sums) sum.store(sums + j, lanes);
   });
+  local.most = most;
+  local.least = least;
 }
 
 // 1 / sum_k e_bk alpha_k of n rows.
@@ -116,10 +123,10 @@ void one_block(const Scaling<C>& state, Pass pass, bool fill, int64_t i, C* e, L
   const int64_t columns = state.scores.cols;
   const bool start = pass == Pass::kStart;
   C beta[n];
-  if (fill) exponentials<n>(state, i, e, columns, start ? local.sums : nullptr, scratch);
+  if (fill) exponentials<n>(state, i, e, columns, start ? local.sums : nullptr, local, scratch);
   if (start) return;
   row_scalings<n>(e, columns, state.alpha, columns, beta);
-  for (int r = 0; r < n; r++) local.safe &= beta[r] * (C)kTinySum < 1 && beta[r] * (C)kLargeSum > 1;
+  for (int r = 0; r < n; r++) local.safe &= beta[r] * (C)kTinySum < 1;
   if (pass == Pass::kMiddle) return add_columns<n>(e, columns, beta, columns, local.sums);
   if (state.dense) rescale<n>(e, columns, beta, state.alpha, columns);
   for (int r = 0; r < n && state.row; r++)
@@ -158,7 +165,7 @@ bool update_columns(const Scaling<C>& state, Team team, const double* totals) {
   for (int64_t k = team.begin(columns); k < team.end(columns); k++) {
     double sum = 0;
     for (int t = 0; t < team.threads; t++) sum += totals[t * columns + k];
-    safe &= sum > kTinySum && sum < kLargeSum;
+    safe &= sum > kTinySum && sum < 1 / kTinySum;
     state.alpha[k] = (C)((state.prior ? state.prior[k] : 1) / sum);
   }
   return safe;
@@ -200,7 +207,8 @@ bool scaling_form(const Matrix& scores, double scale, const double* log_prior, i
       local.safe &= update_columns<C>(state, team, totals);
       team.barrier();
     }
-    if (!local.safe)
+    const double most = local.most.largest() * scale, least = local.least.smallest() * scale;
+    if (!(local.safe && most - least <= kNarrowSpan && most <= kNarrowSpan / 2))
 #if defined(_OPENMP)
 #pragma omp atomic write
 #endif
