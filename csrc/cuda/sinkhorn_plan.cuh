@@ -44,7 +44,7 @@ inline Plan make_plan(int64_t n, int64_t k, int size) {
   plan.rows_at_once = static_cast<int>(std::clamp<int64_t>(held, 1, kRowsAtOnce));
 
   if (k > kMaxColumns) return plan;
-  // Two words before the scores: the reductions' buffers and one log-sum a thread.
+  // Before the scores: the reductions' buffers and one log-sum a thread.
   plan.on_chip_threads = threads_for(k, 128);
   const int64_t per_processor = kMaxThreads / plan.on_chip_threads;
   const int64_t limit = std::min<int64_t>(

@@ -198,8 +198,8 @@ class _LinearSoftCrossEntropy(torch.autograd.Function):
     def backward(ctx, d_loss, *_):
         if d_loss is None:
             return (None,) * 14
-        x, weight, values, z, prototypes, row, col = ctx.saved_tensors[:7]
-        row_stats, col_stats, count, cache = ctx.saved_tensors[7:]
+        saved = ctx.saved_tensors
+        x, weight, values, z, prototypes, row, col, row_stats, col_stats, count, cache = saved
         inv_temperature, scale, symmetric, reduction, _, name, group = ctx.numbers
         d_loss, factor = upstream(d_loss, count, reduction, symmetric, x.shape[0], group)
         need_x, need_weight = ctx.needs_input_grad[:2]
