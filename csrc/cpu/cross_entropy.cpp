@@ -91,6 +91,21 @@ void rows_forward(const Matrix& logits, double inv_temperature, const Targets& t
   });
 }
 
+// col_stats from all threads' totals [threads, 2, K]: exponentials and mass.
+inline void store_columns(const Stats& stats, int64_t columns, double shift, const double* totals,
+                          int threads) {
+  for (int64_t k = 0; k < columns; k++) {
+    double sum = 0, mass = 0;
+    for (int t = 0; t < threads; t++) {
+      sum += totals[2 * t * columns + k];
+      mass += totals[(2 * t + 1) * columns + k];
+    }
+    stats.col[k] = shift;
+    stats.col[columns + k] = log(sum);
+    stats.col[2 * columns + k] = mass;
+  }
+}
+
 // Rows and columns of a narrow tile in one sweep: exp2((l - shift) * k2) feeds both sums. The first
 // row's maximum stands for the tile's. False when the logits span too much: nothing is valid then.
 template <typename C>
@@ -141,18 +156,8 @@ bool both_forward(const Matrix& logits, double inv_temperature, const Targets& t
 #endif
       narrow = false;
   });
-  if (!narrow) return false;
-  for (int64_t k = 0; k < columns; k++) {
-    double sum = 0, mass = 0;
-    for (int t = 0; t < team_size; t++) {
-      sum += totals[2 * t * columns + k];
-      mass += totals[(2 * t + 1) * columns + k];
-    }
-    stats.col[k] = shift;
-    stats.col[columns + k] = log(sum);
-    stats.col[2 * columns + k] = mass;
-  }
-  return true;
+  if (narrow) store_columns(stats, columns, shift, totals, team_size);
+  return narrow;
 }
 
 // Columns of a wide tile: a running maximum each, float64. One thread owns a range of columns.
@@ -259,12 +264,15 @@ void shared_backward(const C* l, int64_t n, const Target& target, double inv_tem
   });
 }
 
+// Whether one exponential serves rows and columns; the logs leave room for those of N and K, and
+// exp(-log) stays inside float32.
 bool one_shift(const Stats& stats, int64_t rows, int64_t columns) {
   for (int64_t i = 0; i < rows; i++)
-    if (stats.row[i] != stats.row[0] || stats.row[stats.row_stride + i] > kNarrowSpan + 16)
+    if (stats.row[i] != stats.row[0] || fabs(stats.row[stats.row_stride + i]) > kNarrowSpan + 16)
       return false;
   for (int64_t k = 0; k < columns; k++)
-    if (stats.col[k] != stats.row[0] || stats.col[columns + k] < -kNarrowSpan - 16) return false;
+    if (stats.col[k] != stats.row[0] || fabs(stats.col[columns + k]) > kNarrowSpan + 16)
+      return false;
   return true;
 }
 

@@ -75,7 +75,8 @@ class Assignment:
         Raises:
             TypeError, ValueError: naming the argument, what came and what was expected.
 
-        Source: Caron et al. 2020 (SwAV, listing 1); prior: math of the PMSN paper, Eq. 9.
+        Source: Caron et al. 2020 (SwAV, listing 1); `prior` carries the idea of
+            PMSN (Assran et al. 2023, Eq. 9) over to it.
         Cost: iterations + 1 reads of the scores; N + K numbers kept, beside the input itself.
         """
         held = _held(scores)
