@@ -1,5 +1,7 @@
 """The formulas as printed, in plain PyTorch: exact on float64, "PyTorch's own" on float32."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -98,3 +100,94 @@ def resa(
                 logits = online @ target.T
                 terms.append(cross_entropy(logits, assignment, temperature, symmetric))
     return torch.stack(terms).mean()
+
+
+def swav_loss(
+    crops: list[Tensor],
+    prototypes: Tensor,
+    temperature: float = 0.1,
+    epsilon: float = 0.05,
+    iterations: int = 3,
+    prior: Tensor | None = None,
+    queue: list[Tensor] | None = None,
+    assign_crops: tuple[int, ...] = (0, 1),
+) -> Tensor:
+    """SwAV, section 3.1: the mean over assigned crops of the mean over the other crops."""
+    total = 0.0
+    for i, t in enumerate(assign_crops):
+        z = crops[t] if queue is None else torch.cat([queue[i].to(crops[t]), crops[t]])
+        q = sinkhorn((z @ prototypes.T).detach(), epsilon, iterations, prior)[-len(crops[t]) :]
+        others = [x for v, x in enumerate(crops) if v != t]
+        terms = [cross_entropy(x @ prototypes.T, q, temperature) for x in others]
+        total = total + sum(terms) / len(others)
+    return total / len(assign_crops)
+
+
+def sorted_prior(scores: Tensor, prior: Tensor, epsilon: float) -> Tensor:
+    """The k-th largest share to the prototype with the k-th largest mass."""
+    mass = (scores.double() / epsilon).softmax(1).sum(0).tolist()
+    order = sorted(range(len(mass)), key=lambda k: -mass[k])  # stable
+    shares = sorted(prior.tolist(), reverse=True)
+    return torch.tensor([shares[order.index(k)] for k in range(len(mass))]).to(prior)
+
+
+def dino_loss(
+    students: list[Tensor],
+    teachers: list[Tensor],
+    temperature: float = 0.1,
+    teacher_temperature: float = 0.04,
+    center: Tensor | None = None,
+) -> Tensor:
+    """DINO, algorithm 1, on logits: the mean over pairs of different crops."""
+    terms = [
+        cross_entropy(s, centred(t.detach(), teacher_temperature, center), temperature)
+        for i, t in enumerate(teachers)
+        for v, s in enumerate(students)
+        if v != i
+    ]
+    return torch.stack(terms).mean()
+
+
+def ibot_loss(student: Tensor, q: Tensor, mask: Tensor, temperature: float = 0.1) -> Tensor:
+    """iBOT: the mean over masked tokens of an image, then over images; q (M, K) as it is."""
+    tokens = cross_entropy(student, q, temperature, reduction="none")
+    images = tokens.split(mask.flatten(1).sum(1).tolist())
+    return sum(image.mean() for image in images if len(image)) / len(mask)
+
+
+def koleo_loss(x: Tensor, eps: float = 1e-8) -> Tensor:
+    """-mean log distance to the nearest row, on the sphere."""
+    z = torch.nn.functional.normalize(x, dim=1, eps=eps)
+    cosines = z.detach() @ z.detach().T - 9 * torch.eye(len(z)).to(z)
+    distances = torch.nn.functional.pairwise_distance(z, z[cosines.argmax(1)], eps=eps)
+    return -(distances + eps).log().mean()
+
+
+def masked_siamese(
+    anchors: Tensor,
+    targets: Tensor,
+    prototypes: Tensor,
+    temperature: float = 0.1,
+    sharpening: float = 0.25,
+    prior: Tensor | None = None,
+    prior_weight: float = 1.0,
+    sinkhorn_iterations: int = 0,
+    entropy_weight: float = 0.0,
+) -> Tensor:
+    """MSN's loss and PMSN's Eq. 9, with MSN's Sinkhorn in the log domain."""
+    a, t, c = (torch.nn.functional.normalize(x, dim=1) for x in (anchors, targets, prototypes))
+    scores = (t @ c.T).detach()
+    if sinkhorn_iterations:
+        q = sinkhorn(scores, temperature * sharpening, sinkhorn_iterations, start="softmax")
+    else:
+        q = centred(scores, temperature * sharpening)
+    log_p = (a @ c.T / temperature).log_softmax(1)
+    q = q.repeat(len(a) // len(t), 1)
+    mean = log_p.logsumexp(0) - math.log(len(a))
+    uniform = torch.full_like(mean, 1 / len(c))
+    log_prior = (uniform if prior is None else prior.to(mean)).log()
+    return (
+        -(q * log_p).sum(1).mean()
+        + prior_weight * (mean.exp() * (mean - log_prior)).sum()
+        - entropy_weight * (log_p.exp() * log_p).sum(1).mean()
+    )
