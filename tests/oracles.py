@@ -102,6 +102,61 @@ def resa(
     return torch.stack(terms).mean()
 
 
+def prior_kl(
+    logits: Tensor, prior: Tensor | None = None, temperature: float = 1.0, reverse: bool = False
+) -> Tensor:
+    """KL(mean softmax || prior), PMSN's Eq. 9; reverse: KL(prior || mean softmax)."""
+    log_p = (logits / temperature).log_softmax(1).logsumexp(0) - math.log(len(logits))
+    uniform = torch.full_like(log_p, 1 / len(log_p))
+    prior = uniform if prior is None else prior.to(log_p)
+    if reverse:
+        return (prior.xlogy(prior) - prior * log_p).sum()
+    return (log_p.exp() * (log_p - prior.log())).sum()
+
+
+def msn_loss(
+    anchors: Tensor,
+    targets: Tensor,
+    prototypes: Tensor,
+    temperature: float = 0.1,
+    sharpening: float = 0.25,
+    prior: Tensor | None = None,
+    prior_weight: float = 1.0,
+    reverse: bool = False,
+    sinkhorn_iterations: int = 0,
+) -> Tensor:
+    """MSN and PMSN as the papers have them: sharpened targets, cross-entropy, prior."""
+    anchors, targets, prototypes = (
+        x / x.norm(dim=1, keepdim=True).clamp_min(1e-12) for x in (anchors, targets, prototypes)
+    )
+    with torch.no_grad():
+        p = (targets @ prototypes.T / temperature).softmax(1)
+        q = p ** (1 / sharpening)
+        q = q / q.sum(1, keepdim=True)
+        if sinkhorn_iterations:
+            q = balance(q, sinkhorn_iterations)
+    logits = anchors @ prototypes.T
+    views = len(anchors) // len(targets)
+    entropy = cross_entropy(logits, q.repeat(views, 1), temperature)
+    return entropy + prior_weight * prior_kl(logits, prior, temperature, reverse)
+
+
+def multi_crop(
+    students: list[Tensor], q: list[Tensor], prototypes: Tensor | None = None,
+    temperature: float = 0.1, skip_same: bool = True,
+) -> Tensor:  # fmt: skip
+    """Mean over pairs of crops of the cross-entropy; pairs of one and the same crop are left out."""
+    logits = students if prototypes is None else [x @ prototypes.T for x in students]
+    terms = [
+        cross_entropy(logits[s], q[t], temperature)
+        for t in range(len(q))
+        for s in range(len(students))
+        if not (skip_same and s == t)
+    ]
+    unused = 0 * sum(x.sum() for x in students)  # a crop may have no teacher but itself
+    return torch.stack(terms).mean() + unused
+
+
 def swav_loss(
     crops: list[Tensor],
     prototypes: Tensor,
@@ -139,13 +194,8 @@ def dino_loss(
     center: Tensor | None = None,
 ) -> Tensor:
     """DINO, algorithm 1, on logits: the mean over pairs of different crops."""
-    terms = [
-        cross_entropy(s, centred(t.detach(), teacher_temperature, center), temperature)
-        for i, t in enumerate(teachers)
-        for v, s in enumerate(students)
-        if v != i
-    ]
-    return torch.stack(terms).mean() + 0 * students[0].sum()  # which may be in no pair
+    q = [centred(t.detach(), teacher_temperature, center) for t in teachers]
+    return multi_crop(students, q, None, temperature)
 
 
 def ibot_loss(student: Tensor, q: Tensor, mask: Tensor, temperature: float = 0.1) -> Tensor:
@@ -163,31 +213,8 @@ def koleo_loss(x: Tensor, eps: float = 1e-8) -> Tensor:
     return -(distances + eps).log().mean()
 
 
-def masked_siamese(
-    anchors: Tensor,
-    targets: Tensor,
-    prototypes: Tensor,
-    temperature: float = 0.1,
-    sharpening: float = 0.25,
-    prior: Tensor | None = None,
-    prior_weight: float = 1.0,
-    sinkhorn_iterations: int = 0,
-    entropy_weight: float = 0.0,
-) -> Tensor:
-    """MSN's loss and PMSN's Eq. 9, with MSN's Sinkhorn in the log domain."""
-    a, t, c = (torch.nn.functional.normalize(x, dim=1) for x in (anchors, targets, prototypes))
-    scores = (t @ c.T).detach()
-    if sinkhorn_iterations:
-        q = sinkhorn(scores, temperature * sharpening, sinkhorn_iterations, start="softmax")
-    else:
-        q = centred(scores, temperature * sharpening)
+def mean_entropy(anchors: Tensor, prototypes: Tensor, temperature: float = 0.1) -> Tensor:
+    """MSN's third term: the mean entropy of softmax(cosines / temperature)."""
+    a, c = (torch.nn.functional.normalize(x, dim=1) for x in (anchors, prototypes))
     log_p = (a @ c.T / temperature).log_softmax(1)
-    q = q.repeat(len(a) // len(t), 1)
-    mean = log_p.logsumexp(0) - math.log(len(a))
-    uniform = torch.full_like(mean, 1 / len(c))
-    log_prior = (uniform if prior is None else prior.to(mean)).log()
-    return (
-        -(q * log_p).sum(1).mean()
-        + prior_weight * (mean.exp() * (mean - log_prior)).sum()
-        - entropy_weight * (log_p.exp() * log_p).sum(1).mean()
-    )
+    return -(log_p.exp() * log_p).sum(1).mean()

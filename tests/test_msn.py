@@ -38,6 +38,12 @@ def operands(
     ]
 
 
+def formula(*inputs, entropy_weight: float = 0.0, **options) -> torch.Tensor:
+    loss = oracles.msn_loss(*inputs, **options)
+    temperature = options.get("temperature", 0.1)
+    return loss + entropy_weight * oracles.mean_entropy(inputs[0], inputs[2], temperature)
+
+
 def with_prototypes(function, targets):
     """A function of (anchors, prototypes): the targets are constants."""
     return lambda a, c: function(a, targets.to(a.dtype), c)
@@ -66,7 +72,7 @@ def test_right(backend, options, shape, dtype) -> None:
     options = OPTIONS[options]
     assert_right(
         with_prototypes(MSNLoss(**options), targets),
-        with_prototypes(lambda *x: oracles.masked_siamese(*x, **options), targets),
+        with_prototypes(lambda *x: formula(*x, **options), targets),
         [anchors, prototypes], 2, torch.tensor(-1.5),
     )  # fmt: skip
 
@@ -82,7 +88,7 @@ def test_pmsn(backend, prior, dtype) -> None:
     assert_right(
         with_prototypes(loss, targets),
         with_prototypes(
-            lambda *x: oracles.masked_siamese(*x, prior=exact, prior_weight=5.0), targets
+            lambda *x: formula(*x, prior=exact, prior_weight=5.0), targets
         ),
         [anchors, prototypes],
         2,
@@ -121,11 +127,11 @@ def test_printed_form(backend) -> None:
 def test_lightly(iterations) -> None:
     """MSNLoss of Lightly: values and gradients, prototypes included."""
     lightly = pytest.importorskip("lightly.loss")
-    theirs = lightly.MSNLoss(sinkhorn_iterations=iterations)
-    inputs = operands(3, 16, 8, 31)
-    expected = value_and_grads(theirs, inputs, 3)[:2] + value_and_grads(theirs, inputs, 3)[3:]
-    ours = MSNLoss(sinkhorn_iterations=iterations)
-    found = value_and_grads(with_prototypes(ours, inputs[1]), [inputs[0], inputs[2]], 2)
+    anchors, targets, prototypes = operands(3, 16, 8, 31)
+    losses = lightly.MSNLoss(sinkhorn_iterations=iterations), MSNLoss(sinkhorn_iterations=iterations)
+    expected, found = (
+        value_and_grads(with_prototypes(loss, targets), [anchors, prototypes], 2) for loss in losses
+    )
     for a, b in zip(found, expected, strict=True):
         assert error(a, b) <= 1e-5 * float(b.abs().max())
 
@@ -156,13 +162,11 @@ def test_mean_entropy(dtype) -> None:
     """Over several tiles; 0 for a single prototype, log K for equal ones."""
     anchors, prototypes = normal(300, 5, dtype=dtype), normal(5003, 5, dtype=dtype, seed=2)
 
-    def formula(a, c):
-        a, c = (torch.nn.functional.normalize(x, dim=1) for x in (a, c))
-        log_p = (a @ c.T / 0.2).log_softmax(1)
-        return -(log_p.exp() * log_p).sum(1).mean()
-
     assert_right(
-        lambda a, c: mean_entropy(a, c, temperature=0.2), formula, [anchors, prototypes], 2
+        lambda a, c: mean_entropy(a, c, temperature=0.2),
+        lambda a, c: oracles.mean_entropy(a, c, 0.2),
+        [anchors, prototypes],
+        2,
     )
     assert float(mean_entropy(anchors, prototypes[:1], temperature=0.2)) == 0
     same = prototypes[:1].repeat(9, 1)
