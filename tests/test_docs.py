@@ -9,8 +9,6 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [p for p in sorted((ROOT / "docs").glob("**/*.md")) if "```python" in p.read_text()]
-    page for page in sorted((ROOT / "docs").glob("**/*.md")) if "```python" in page.read_text()
-]
 HEADINGS = re.findall(r"(.+)\n: {3}", (ROOT / "docs/install.md").read_text())
 
 
