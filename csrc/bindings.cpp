@@ -87,4 +87,30 @@ PYBIND11_MODULE(_cpu, m) {
             d_loss_stride, factor, matrix(out, n, k, out_stride, out_dtype), threads);
       },
       NoGil());
+  m.def(
+      "prior_forward",
+      [](Pointer l, int64_t n, int64_t k, int64_t stride, int dtype, double inv_temperature,
+         Pointer values, int64_t values_stride, int values_dtype, double scale, Pointer row,
+         Pointer col, Pointer row_stats, int64_t row_stats_stride, Pointer log_mass, int threads) {
+        active().prior_forward(matrix(l, n, k, stride, dtype), inv_temperature,
+                               {matrix(values, n, k, values_stride, values_dtype), scale,
+                                at<double>(row), at<double>(col)},
+                               {at<double>(row_stats), row_stats_stride, nullptr},
+                               at<double>(log_mass), threads);
+      },
+      NoGil());
+  m.def(
+      "prior_backward",
+      [](Pointer l, int64_t n, int64_t k, int64_t stride, int dtype, double inv_temperature,
+         Pointer values, int64_t values_stride, int values_dtype, double scale, Pointer row,
+         Pointer col, Pointer row_stats, int64_t row_stats_stride, Pointer prior, Pointer d_loss,
+         double factor, Pointer out, int64_t out_stride, int out_dtype, int threads) {
+        active().prior_backward(matrix(l, n, k, stride, dtype), inv_temperature,
+                                {matrix(values, n, k, values_stride, values_dtype), scale,
+                                 at<double>(row), at<double>(col)},
+                                {at<double>(row_stats), row_stats_stride, nullptr},
+                                at<double>(prior), at<void>(d_loss), factor,
+                                matrix(out, n, k, out_stride, out_dtype), threads);
+      },
+      NoGil());
 }

@@ -1,5 +1,7 @@
 """The formulas as printed, in plain PyTorch: exact on float64, "PyTorch's own" on float32."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -98,3 +100,58 @@ def resa(
                 logits = online @ target.T
                 terms.append(cross_entropy(logits, assignment, temperature, symmetric))
     return torch.stack(terms).mean()
+
+
+def prior_kl(
+    logits: Tensor, prior: Tensor | None = None, temperature: float = 1.0, reverse: bool = False
+) -> Tensor:
+    """KL(mean softmax || prior), PMSN's Eq. 9; reverse: KL(prior || mean softmax)."""
+    log_p = (logits / temperature).log_softmax(1).logsumexp(0) - math.log(len(logits))
+    uniform = torch.full_like(log_p, 1 / len(log_p))
+    prior = uniform if prior is None else prior.to(log_p)
+    if reverse:
+        return (prior.xlogy(prior) - prior * log_p).sum()
+    return (log_p.exp() * (log_p - prior.log())).sum()
+
+
+def msn_loss(
+    anchors: Tensor,
+    targets: Tensor,
+    prototypes: Tensor,
+    temperature: float = 0.1,
+    sharpening: float = 0.25,
+    prior: Tensor | None = None,
+    prior_weight: float = 1.0,
+    reverse: bool = False,
+    sinkhorn_iterations: int = 0,
+) -> Tensor:
+    """MSN and PMSN as the papers have them: sharpened targets, cross-entropy, prior."""
+    anchors, targets, prototypes = (
+        x / x.norm(dim=1, keepdim=True).clamp_min(1e-12) for x in (anchors, targets, prototypes)
+    )
+    with torch.no_grad():
+        p = (targets @ prototypes.T / temperature).softmax(1)
+        q = p ** (1 / sharpening)
+        q = q / q.sum(1, keepdim=True)
+        if sinkhorn_iterations:
+            q = balance(q, sinkhorn_iterations)
+    logits = anchors @ prototypes.T
+    views = len(anchors) // len(targets)
+    entropy = cross_entropy(logits, q.repeat(views, 1), temperature)
+    return entropy + prior_weight * prior_kl(logits, prior, temperature, reverse)
+
+
+def multi_crop(
+    students: list[Tensor], q: list[Tensor], prototypes: Tensor | None = None,
+    temperature: float = 0.1, skip_same: bool = True,
+) -> Tensor:  # fmt: skip
+    """Mean over pairs of crops of the cross-entropy; pairs of one and the same crop are left out."""
+    logits = students if prototypes is None else [x @ prototypes.T for x in students]
+    terms = [
+        cross_entropy(logits[s], q[t], temperature)
+        for t in range(len(q))
+        for s in range(len(students))
+        if not (skip_same and s == t)
+    ]
+    unused = 0 * sum(x.sum() for x in students)  # a crop may have no teacher but itself
+    return torch.stack(terms).mean() + unused

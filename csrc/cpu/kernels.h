@@ -49,6 +49,13 @@ struct Kernels {
                                  const Targets& targets, const Stats& stats, const void* d_loss,
                                  int64_t d_loss_stride, double factor, const Matrix& out,
                                  int threads);
+  // targets.values.data null for none; log_mass [K].
+  void (*prior_forward)(const Matrix& logits, double inv_temperature, const Targets& targets,
+                        const Stats& stats, double* log_mass, int threads);
+  // prior [2, K]; d_loss [1] or null; out [N, K] may be the logits.
+  void (*prior_backward)(const Matrix& logits, double inv_temperature, const Targets& targets,
+                         const Stats& stats, const double* prior, const void* d_loss, double factor,
+                         const Matrix& out, int threads);
 };
 
 namespace baseline { extern const Kernels kernels; }

@@ -21,6 +21,11 @@ void cross_entropy_forward(const Matrix& logits, double inv_temperature, const T
 void cross_entropy_backward(const Matrix& logits, double inv_temperature, const Targets& targets,
                             const Stats& stats, const void* d_loss, int64_t d_loss_stride,
                             double factor, const Matrix& out, int threads);
+void prior_forward(const Matrix& logits, double inv_temperature, const Targets& targets,
+                   const Stats& stats, double* log_mass, int threads);
+void prior_backward(const Matrix& logits, double inv_temperature, const Targets& targets,
+                    const Stats& stats, const double* prior, const void* d_loss, double factor,
+                    const Matrix& out, int threads);
 
 // max_k l_k
 template <typename C>
