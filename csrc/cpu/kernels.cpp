@@ -3,6 +3,19 @@
 #include "cpu/ops.h"
 
 namespace ssl_fast::SSL_FAST_ISA {
-const Kernels kernels{sinkhorn, sinkhorn_step,         row_potential,
-                      evaluate, cross_entropy_forward, cross_entropy_backward};
+const Kernels kernels{sinkhorn,
+                      sinkhorn_step,
+                      row_potential,
+                      evaluate,
+                      cross_entropy_forward,
+                      cross_entropy_backward,
+                      column_moments,
+                      center,
+                      inner,
+                      squared_distance,
+                      triangle,
+                      covariance_gradient,
+                      correlation_tile,
+                      correlation_dots,
+                      correlation_gradient};
 }  // namespace ssl_fast::SSL_FAST_ISA
