@@ -111,6 +111,92 @@ PYBIND11_MODULE(_cpu, m) {
                                 {at<double>(row_stats), row_stats_stride, nullptr},
                                 at<double>(prior), at<void>(d_loss), factor,
                                 matrix(out, n, k, out_stride, out_dtype), threads);
+      "column_moments",
+      [](Pointer z, int64_t n, int64_t d, int64_t stride, int dtype, Pointer stats,
+         int64_t stats_stride, Pointer out, int64_t out_n, int64_t out_d, int64_t out_stride,
+         int out_dtype, bool standardise, double eps, int threads) {
+        active().column_moments(matrix(z, n, d, stride, dtype), at<double>(stats), stats_stride,
+                                matrix(out, out_n, out_d, out_stride, out_dtype), standardise, eps,
+                                threads);
+      },
+      NoGil());
+  m.def(
+      "center",
+      [](Pointer z, int64_t n, int64_t d, int64_t stride, int dtype, Pointer mean, Pointer scale,
+         Pointer out, int64_t out_n, int64_t out_d, int64_t out_stride, int out_dtype,
+         int threads) {
+        active().center(matrix(z, n, d, stride, dtype), at<double>(mean), at<double>(scale),
+                        matrix(out, out_n, out_d, out_stride, out_dtype), threads);
+      },
+      NoGil());
+  m.def(
+      "inner",
+      [](Pointer a, int64_t n, int64_t k, int64_t stride, int dtype, Pointer b, int64_t b_n,
+         int64_t b_k, int64_t b_stride, int b_dtype, int threads) {
+        return active().inner(matrix(a, n, k, stride, dtype),
+                              matrix(b, b_n, b_k, b_stride, b_dtype), threads);
+      },
+      NoGil());
+  m.def(
+      "squared_distance",
+      [](Pointer a, int64_t n, int64_t k, int64_t stride, int dtype, Pointer b, int64_t b_n,
+         int64_t b_k, int64_t b_stride, int b_dtype, int threads) {
+        return active().squared_distance(matrix(a, n, k, stride, dtype),
+                                         matrix(b, b_n, b_k, b_stride, b_dtype), threads);
+      },
+      NoGil());
+  m.def(
+      "triangle",
+      [](Pointer t, int64_t n, int64_t k, int64_t stride, int dtype, double scale, int threads) {
+        return active().triangle(matrix(t, n, k, stride, dtype), scale, threads);
+      },
+      NoGil());
+  m.def(
+      "covariance_gradient",
+      [](Pointer push, int64_t push_n, int64_t push_d, int64_t push_stride, int push_dtype,
+         Pointer z, int64_t n, int64_t d, int64_t stride, int dtype, Pointer other, int64_t other_n,
+         int64_t other_d, int64_t other_stride, int other_dtype, Pointer mean, Pointer beta,
+         Pointer factors, Pointer out, int64_t out_n, int64_t out_d, int64_t out_stride,
+         int out_dtype, int threads) {
+        active().covariance_gradient(matrix(push, push_n, push_d, push_stride, push_dtype),
+                                     matrix(z, n, d, stride, dtype),
+                                     matrix(other, other_n, other_d, other_stride, other_dtype),
+                                     at<double>(mean), at<double>(beta), at<double>(factors),
+                                     matrix(out, out_n, out_d, out_stride, out_dtype), threads);
+      },
+      NoGil());
+  m.def(
+      "correlation_tile",
+      [](Pointer t, int64_t n, int64_t k, int64_t stride, int dtype, int64_t first, double count,
+         double weight, int threads) {
+        return active().correlation_tile(matrix(t, n, k, stride, dtype), first, count, weight,
+                                         threads);
+      },
+      NoGil());
+  m.def(
+      "correlation_dots",
+      [](Pointer push, int64_t push_n, int64_t push_d, int64_t push_stride, int push_dtype,
+         Pointer own, int64_t n, int64_t d, int64_t stride, int dtype, Pointer other,
+         int64_t other_n, int64_t other_d, int64_t other_stride, int other_dtype, double alpha,
+         Pointer beta, Pointer dots, int threads) {
+        active().correlation_dots(matrix(push, push_n, push_d, push_stride, push_dtype),
+                                  matrix(own, n, d, stride, dtype),
+                                  matrix(other, other_n, other_d, other_stride, other_dtype), alpha,
+                                  at<double>(beta), at<double>(dots), threads);
+      },
+      NoGil());
+  m.def(
+      "correlation_gradient",
+      [](Pointer push, int64_t push_n, int64_t push_d, int64_t push_stride, int push_dtype,
+         Pointer own, int64_t n, int64_t d, int64_t stride, int dtype, Pointer other,
+         int64_t other_n, int64_t other_d, int64_t other_stride, int other_dtype, double alpha,
+         Pointer beta, Pointer dots, Pointer scale, Pointer out, int64_t out_n, int64_t out_d,
+         int64_t out_stride, int out_dtype, int threads) {
+        active().correlation_gradient(matrix(push, push_n, push_d, push_stride, push_dtype),
+                                      matrix(own, n, d, stride, dtype),
+                                      matrix(other, other_n, other_d, other_stride, other_dtype),
+                                      alpha, at<double>(beta), at<double>(dots), at<double>(scale),
+                                      matrix(out, out_n, out_d, out_stride, out_dtype), threads);
       },
       NoGil());
 }

@@ -25,9 +25,11 @@ PREFERENCE = {
     ("cpu", "cross_entropy"): ("native", "reference"),
     ("cpu", "linear_cross_entropy"): ("native", "reference"),
     ("cpu", "prior"): ("native", "reference"),
+    ("cpu", "covariance"): ("native", "reference"),
     ("cuda", "sinkhorn"): ("native", "triton", "reference"),
     ("cuda", "cross_entropy"): ("native", "triton", "reference"),
     ("cuda", "linear_cross_entropy"): ("triton", "native", "reference"),
+    ("cuda", "covariance"): ("reference",),
 }
 _HALF_AND_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -6,4 +6,19 @@ namespace ssl_fast::SSL_FAST_ISA {
 const Kernels kernels{sinkhorn,      sinkhorn_step,         row_potential,
                       evaluate,      cross_entropy_forward, cross_entropy_backward,
                       prior_forward, prior_backward};
+const Kernels kernels{sinkhorn,
+                      sinkhorn_step,
+                      row_potential,
+                      evaluate,
+                      cross_entropy_forward,
+                      cross_entropy_backward,
+                      column_moments,
+                      center,
+                      inner,
+                      squared_distance,
+                      triangle,
+                      covariance_gradient,
+                      correlation_tile,
+                      correlation_dots,
+                      correlation_gradient};
 }  // namespace ssl_fast::SSL_FAST_ISA

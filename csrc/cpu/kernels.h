@@ -56,6 +56,33 @@ struct Kernels {
   void (*prior_backward)(const Matrix& logits, double inv_temperature, const Targets& targets,
                          const Stats& stats, const double* prior, const void* d_loss, double factor,
                          const Matrix& out, int threads);
+  // stats [2, D]: mean, centred squares; out [N, D] (float32 or float64) or no data: z - mean,
+  // divided by sqrt(squares / N + eps) to standardise.
+  void (*column_moments)(const Matrix& z, double* stats, int64_t stats_stride, const Matrix& out,
+                         bool standardise, double eps, int threads);
+  // out [N, D] = (z - mean) * scale; scale [D] or null.
+  void (*center)(const Matrix& z, const double* mean, const double* scale, const Matrix& out,
+                 int threads);
+  double (*inner)(const Matrix& a, const Matrix& b, int threads);
+  double (*squared_distance)(const Matrix& a, const Matrix& b, int threads);
+  // tile [R, M], rows of a symmetric matrix from the diagonal on, which becomes zero: the sum of
+  // (scale * tile)^2 with what is beyond the first R columns twice.
+  double (*triangle)(const Matrix& tile, double scale, int threads);
+  // out [N, D] = factors[0] push + beta (z - mean) + factors[1] (z - other); push, other or no
+  // data.
+  void (*covariance_gradient)(const Matrix& push, const Matrix& z, const Matrix& other,
+                              const double* mean, const double* beta, const double* factors,
+                              const Matrix& out, int threads);
+  // tile [R, D], rows `first` on of N C, becomes the derivative over N; returns the penalty.
+  double (*correlation_tile)(const Matrix& tile, int64_t first, double count, double weight,
+                             int threads);
+  // g = alpha push + beta other, beta [D] or null without other: dots [D] = column sums of g * own,
+  void (*correlation_dots)(const Matrix& push, const Matrix& own, const Matrix& other, double alpha,
+                           const double* beta, double* dots, int threads);
+  // and out [N, D] = scale (g - dots own).
+  void (*correlation_gradient)(const Matrix& push, const Matrix& own, const Matrix& other,
+                               double alpha, const double* beta, const double* dots,
+                               const double* scale, const Matrix& out, int threads);
 };
 
 namespace baseline { extern const Kernels kernels; }

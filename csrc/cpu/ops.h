@@ -26,6 +26,23 @@ void prior_forward(const Matrix& logits, double inv_temperature, const Targets& 
 void prior_backward(const Matrix& logits, double inv_temperature, const Targets& targets,
                     const Stats& stats, const double* prior, const void* d_loss, double factor,
                     const Matrix& out, int threads);
+void column_moments(const Matrix& z, double* stats, int64_t stats_stride, const Matrix& out,
+                    bool standardise, double eps, int threads);
+void center(const Matrix& z, const double* mean, const double* scale, const Matrix& out,
+            int threads);
+double inner(const Matrix& a, const Matrix& b, int threads);
+double squared_distance(const Matrix& a, const Matrix& b, int threads);
+double triangle(const Matrix& tile, double scale, int threads);
+void covariance_gradient(const Matrix& push, const Matrix& z, const Matrix& other,
+                         const double* mean, const double* beta, const double* factors,
+                         const Matrix& out, int threads);
+double correlation_tile(const Matrix& tile, int64_t first, double count, double weight,
+                        int threads);
+void correlation_dots(const Matrix& push, const Matrix& own, const Matrix& other, double alpha,
+                      const double* beta, double* dots, int threads);
+void correlation_gradient(const Matrix& push, const Matrix& own, const Matrix& other, double alpha,
+                          const double* beta, const double* dots, const double* scale,
+                          const Matrix& out, int threads);
 
 // max_k l_k
 template <typename C>

@@ -1,6 +1,12 @@
 """The public functions: argument checks, autograd and distributed sums over the backends."""
 
 from .assignment import Assignment
+from .covariance import (
+    covariance_penalty,
+    cross_correlation_penalty,
+    variance_hinge,
+    vicreg,
+)
 from .cross_entropy import linear_soft_cross_entropy, soft_cross_entropy
 from .multi_crop import multi_crop_cross_entropy
 from .prior import msn, power_law_prior, prior_kl
@@ -15,4 +21,11 @@ __all__ = [
     "prior_kl",
     "sinkhorn",
     "soft_cross_entropy",
+    "covariance_penalty",
+    "cross_correlation_penalty",
+    "linear_soft_cross_entropy",
+    "sinkhorn",
+    "soft_cross_entropy",
+    "variance_hinge",
+    "vicreg",
 ]
