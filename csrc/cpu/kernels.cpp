@@ -3,6 +3,14 @@
 #include "cpu/ops.h"
 
 namespace ssl_fast::SSL_FAST_ISA {
-const Kernels kernels{sinkhorn, sinkhorn_step,         row_potential,
-                      evaluate, cross_entropy_forward, cross_entropy_backward};
+const Kernels kernels{sinkhorn,
+                      sinkhorn_step,
+                      row_potential,
+                      evaluate,
+                      cross_entropy_forward,
+                      cross_entropy_backward,
+                      contrastive_rows_forward,
+                      contrastive_rows_backward,
+                      contrastive_pairs_forward,
+                      contrastive_pairs_backward};
 }  // namespace ssl_fast::SSL_FAST_ISA

@@ -10,6 +10,10 @@ def world_size(group: str) -> int:
     return _resolve(group).size() if group else 1
 
 
+def rank(group: str) -> int:
+    return _resolve(group).rank() if group else 0
+
+
 def all_reduce(value: Tensor, op: str, group: str) -> Tensor:
     """The sum ("sum") or maximum ("max") of `value` over the ranks; as it is without group."""
     if not group:
@@ -37,10 +41,9 @@ class _Gather(torch.autograd.Function):
     def forward(ctx, value: Tensor, group: str) -> Tensor:
         ctx.group = group
         counts = value.new_zeros(world_size(group), dtype=torch.int64)
-        rank = _resolve(group).rank()
-        counts[rank] = value.shape[0]
+        ctx.rank = rank(group)
+        counts[ctx.rank] = value.shape[0]
         ctx.counts = all_reduce(counts, "sum", group).tolist()
-        ctx.rank = rank
         longest = max(ctx.counts)
         padded = value.new_zeros((longest, *value.shape[1:]))
         padded[: value.shape[0]] = value
