@@ -111,6 +111,9 @@ PYBIND11_MODULE(_cpu, m) {
                                 {at<double>(row_stats), row_stats_stride, nullptr},
                                 at<double>(prior), at<void>(d_loss), factor,
                                 matrix(out, n, k, out_stride, out_dtype), threads);
+      },
+      NoGil());
+  m.def(
       "column_moments",
       [](Pointer z, int64_t n, int64_t d, int64_t stride, int dtype, Pointer stats,
          int64_t stats_stride, Pointer out, int64_t out_n, int64_t out_d, int64_t out_stride,
@@ -197,6 +200,42 @@ PYBIND11_MODULE(_cpu, m) {
                                       matrix(other, other_n, other_d, other_stride, other_dtype),
                                       alpha, at<double>(beta), at<double>(dots), at<double>(scale),
                                       matrix(out, out_n, out_d, out_stride, out_dtype), threads);
+      },
+      NoGil());
+  m.def(
+      "contrastive_rows_forward",
+      [](Pointer t, int64_t n, int64_t k, int64_t stride, int dtype, Pointer b, double scale,
+         Pointer lo, Pointer hi, int64_t begin, Pointer stats, Pointer rescale, int threads) {
+        active().contrastive_rows_forward(matrix(t, n, k, stride, dtype), at<void>(b), scale,
+                                          {at<int64_t>(lo), at<int64_t>(hi), begin},
+                                          at<double>(stats), at<void>(rescale), threads);
+      },
+      NoGil());
+  m.def(
+      "contrastive_rows_backward",
+      [](Pointer t, int64_t n, int64_t k, int64_t stride, int dtype, Pointer b, double scale,
+         Pointer lo, Pointer hi, int64_t begin, Pointer lse, Pointer weight, int threads) {
+        active().contrastive_rows_backward(matrix(t, n, k, stride, dtype), at<void>(b), scale,
+                                           {at<int64_t>(lo), at<int64_t>(hi), begin},
+                                           at<double>(lse), at<double>(weight), threads);
+      },
+      NoGil());
+  m.def(
+      "contrastive_pairs_forward",
+      [](Pointer t, int64_t n, int64_t k, int64_t stride, int dtype, double scale, double shift,
+         int64_t row, int64_t col, int64_t views, Pointer sums, int threads) {
+        active().contrastive_pairs_forward(matrix(t, n, k, stride, dtype), scale, shift, row, col,
+                                           views, at<double>(sums), threads);
+      },
+      NoGil());
+  m.def(
+      "contrastive_pairs_backward",
+      [](Pointer t, int64_t n, int64_t k, int64_t stride, int dtype, double scale, double shift,
+         int64_t row, int64_t col, int64_t views, Pointer lse, Pointer blocks, bool narrow,
+         int threads) {
+        active().contrastive_pairs_backward(matrix(t, n, k, stride, dtype), scale, shift, row, col,
+                                            views, at<double>(lse), at<void>(blocks), narrow,
+                                            threads);
       },
       NoGil());
 }

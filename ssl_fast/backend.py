@@ -26,10 +26,12 @@ PREFERENCE = {
     ("cpu", "linear_cross_entropy"): ("native", "reference"),
     ("cpu", "prior"): ("native", "reference"),
     ("cpu", "covariance"): ("native", "reference"),
+    ("cpu", "contrastive"): ("native", "reference"),
     ("cuda", "sinkhorn"): ("native", "triton", "reference"),
     ("cuda", "cross_entropy"): ("native", "triton", "reference"),
     ("cuda", "linear_cross_entropy"): ("triton", "native", "reference"),
     ("cuda", "covariance"): ("reference",),
+    ("cuda", "contrastive"): ("triton", "native", "reference"),
 }
 _HALF_AND_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -29,6 +29,12 @@ struct Stats {
   double* col;         // [3, K] shift, log, mass, or null
 };
 
+// Columns lo_i <= j < hi_i of row i are left out; the tile begins at column `begin`.
+struct Ranges {
+  const int64_t *lo, *hi;  // [N], or null: none are
+  int64_t begin;
+};
+
 struct Kernels {
   // q [N, K] or null; row [N]; col [K]; log_prior [K] or null.
   void (*sinkhorn)(const Matrix& scores, double scale, const double* log_prior, int iterations,
@@ -83,6 +89,22 @@ struct Kernels {
   void (*correlation_gradient)(const Matrix& push, const Matrix& own, const Matrix& other,
                                double alpha, const double* beta, const double* dots,
                                const double* scale, const Matrix& out, int threads);
+  // tile [N, K] is overwritten; b [K] or null; stats [2, N] shift (in units of tile times b), sum;
+  // rescale [N], or null where the terms are not wanted.
+  void (*contrastive_rows_forward)(const Matrix& tile, const void* b, double scale,
+                                   const Ranges& without, double* stats, void* rescale,
+                                   int threads);
+  // lse [N]; weight [N].
+  void (*contrastive_rows_backward)(const Matrix& tile, const void* b, double scale,
+                                    const Ranges& without, const double* lse, const double* weight,
+                                    int threads);
+  // The tile's first row and column in the symmetric [M, M]; sums [M].
+  void (*contrastive_pairs_forward)(const Matrix& tile, double scale, double shift, int64_t row,
+                                    int64_t col, int64_t views, double* sums, int threads);
+  // lse [M]; blocks [M, views].
+  void (*contrastive_pairs_backward)(const Matrix& tile, double scale, double shift, int64_t row,
+                                     int64_t col, int64_t views, const double* lse,
+                                     const void* blocks, bool narrow, int threads);
 };
 
 namespace baseline { extern const Kernels kernels; }

@@ -43,6 +43,16 @@ void correlation_dots(const Matrix& push, const Matrix& own, const Matrix& other
 void correlation_gradient(const Matrix& push, const Matrix& own, const Matrix& other, double alpha,
                           const double* beta, const double* dots, const double* scale,
                           const Matrix& out, int threads);
+void contrastive_rows_forward(const Matrix& tile, const void* b, double scale,
+                              const Ranges& without, double* stats, void* rescale, int threads);
+void contrastive_rows_backward(const Matrix& tile, const void* b, double scale,
+                               const Ranges& without, const double* lse, const double* weight,
+                               int threads);
+void contrastive_pairs_forward(const Matrix& tile, double scale, double shift, int64_t row,
+                               int64_t col, int64_t views, double* sums, int threads);
+void contrastive_pairs_backward(const Matrix& tile, double scale, double shift, int64_t row,
+                                int64_t col, int64_t views, const double* lse, const void* blocks,
+                                bool narrow, int threads);
 
 // max_k l_k
 template <typename C>

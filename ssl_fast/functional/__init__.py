@@ -1,12 +1,8 @@
 """The public functions: argument checks, autograd and distributed sums over the backends."""
 
 from .assignment import Assignment
-from .covariance import (
-    covariance_penalty,
-    cross_correlation_penalty,
-    variance_hinge,
-    vicreg,
-)
+from .contrastive import decoupled_nt_xent, info_nce, multi_view_nt_xent, nt_xent, proto_nce
+from .covariance import covariance_penalty, cross_correlation_penalty, variance_hinge, vicreg
 from .cross_entropy import linear_soft_cross_entropy, soft_cross_entropy
 from .multi_crop import multi_crop_cross_entropy
 from .prior import msn, power_law_prior, prior_kl
@@ -14,16 +10,18 @@ from .sinkhorn import sinkhorn
 
 __all__ = [
     "Assignment",
+    "covariance_penalty",
+    "cross_correlation_penalty",
+    "decoupled_nt_xent",
+    "info_nce",
     "linear_soft_cross_entropy",
     "msn",
     "multi_crop_cross_entropy",
+    "multi_view_nt_xent",
+    "nt_xent",
     "power_law_prior",
     "prior_kl",
-    "sinkhorn",
-    "soft_cross_entropy",
-    "covariance_penalty",
-    "cross_correlation_penalty",
-    "linear_soft_cross_entropy",
+    "proto_nce",
     "sinkhorn",
     "soft_cross_entropy",
     "variance_hinge",
