@@ -3,6 +3,17 @@
 #include "cpu/ops.h"
 
 namespace ssl_fast::SSL_FAST_ISA {
-const Kernels kernels{sinkhorn, sinkhorn_step,         row_potential,
-                      evaluate, cross_entropy_forward, cross_entropy_backward};
+const Kernels kernels{sinkhorn,
+                      sinkhorn_step,
+                      row_potential,
+                      evaluate,
+                      cross_entropy_forward,
+                      cross_entropy_backward,
+                      pair_distances,
+                      pair_weights,
+                      pair_close,
+                      distance_power,
+                      distance_power_backward,
+                      correlation,
+                      correlation_backward};
 }  // namespace ssl_fast::SSL_FAST_ISA
