@@ -10,12 +10,14 @@
 
 namespace ssl_fast::SSL_FAST_ISA {
 
-// A pair is near when |x_i - x_j|^2 < kNear (|x_i|^2 + |x_j|^2): its square has lost 4 bits.
+// Squares below this share of |x_i|^2 + |x_j|^2 are formed again from the rows.
+constexpr double kAgain = 1.0 / 2;
+// Below this share a pair is near: the product behind the gradient would lose 4 bits.
 constexpr double kNear = 1.0 / 16;
 // Stands for the distance of a row to itself: a weight of 0 at any t that counts.
 constexpr double kFar = 1e38;
-// Marks a near pair even at distance 0.
-constexpr double kMark = 1e-37;
+// Least square that is stored, so that the mark of a near pair shows at distance 0.
+constexpr double kLeast = 1e-37;
 
 template <typename C>
 inline C* tile_row(const Matrix& tile, int64_t i) {
@@ -33,17 +35,22 @@ C square_between(const C* a, const C* b, int64_t columns) {
   return sum.sum();
 }
 
-// Replaces the near ones of a row of squares [C] by minus what the rows of x say.
+// Forms the small ones of a row of squares [C] from the rows of x; those of near pairs are
+// negative.
 template <typename C>
-C near_again(C* squares, int64_t columns, C norm, const C* norms, const Matrix& x, int64_t i,
-             int64_t first_col, C* scratch) {
+C square_again(C* squares, int64_t columns, C norm, const C* norms, const Matrix& x, int64_t i,
+               int64_t first_col, C* scratch, bool& marked) {
   const C* xi = read_row<C>(x, i, scratch);
   C smallest = (C)kFar;
   for (int64_t j = 0; j < columns; j++) {
+    const C sum = norm + norms[j];
     C d = squares[j];
-    if (d < (C)kNear * (norm + norms[j])) {
+    if (d < (C)kAgain * sum) {
       d = square_between(xi, read_row<C>(x, first_col + j, scratch + x.cols), x.cols);
-      squares[j] = -(d > (C)kMark ? d : (C)kMark);
+      d = d > (C)kLeast ? d : (C)kLeast;
+      const bool near = d < (C)kNear * sum;
+      squares[j] = near ? -d : d;
+      marked |= near;
     }
     smallest = d < smallest ? d : smallest;
   }
@@ -62,29 +69,29 @@ void distances(const Matrix& tile, const C* row_norms, const C* col_norms, const
     using V = Vec<C>;
     Scratch<C> scratch(converts<C>(x) ? 2 * x.cols : 0);
     C least = (C)kFar;
+    bool near = false;
     for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++) {
       C* row = tile_row<C>(tile, i);
       const int64_t self = first_row + i - first_col;
       const bool has_self = self >= 0 && self < columns;
       if (has_self) row[self] = -(C)kFar;  // its square comes out as 2 kFar
-      const V norm(row_norms[i]), zero(0), two((C)-2), threshold((C)-kNear);
-      V near((C)kFar), closest((C)kFar);
+      const V norm(row_norms[i]), least_square((C)kLeast), two((C)-2), threshold((C)-kAgain);
+      V excess((C)kFar), closest((C)kFar);
       sweep<C>(columns, [&](int64_t j, auto lanes) {
         V sum = norm + V::load(col_norms + j, lanes);
-        V d = max(fma(two, V::load(row + j, lanes), sum), zero);
-        near = min(near, fma(threshold, sum, d).or_else((C)kFar, lanes));
+        V d = max(fma(two, V::load(row + j, lanes), sum), least_square);
+        excess = min(excess, fma(threshold, sum, d).or_else((C)kFar, lanes));
         closest = min(closest, d.or_else((C)kFar, lanes));
         d.store(row + j, lanes);
       });
       C smallest_here = closest.smallest();
-      if (near.smallest() < 0) {
-        smallest_here = near_again(row, columns, row_norms[i], col_norms, x, first_row + i,
-                                   first_col, (C*)scratch);
-        marked[team.thread] = 1;
-      }
+      if (excess.smallest() < 0)
+        smallest_here = square_again(row, columns, row_norms[i], col_norms, x, first_row + i,
+                                     first_col, (C*)scratch, near);
       least = smallest_here < least ? smallest_here : least;
     }
     smallest[team.thread] = least;
+    marked[team.thread] = near;
   });
   out[0] = kFar;
   out[1] = 0;
@@ -95,25 +102,16 @@ void distances(const Matrix& tile, const C* row_norms, const C* col_norms, const
 }
 
 // Squares to weights exp2((shift - d) k2); returns their sum. Near pairs keep their sign.
-template <typename C>
-double weights_of_row(C* row, int64_t columns, C shift, C k2, bool marked) {
+template <typename C, bool kMarked>
+double weights_of_row(C* row, int64_t columns, C shift, C k2) {
   using V = Vec<C>;
-  if (marked) {
-    double total = 0;
-    for (int64_t j = 0; j < columns; j++) {
-      const C d = row[j];
-      const C w = (C)exp2((double)((shift - (d < 0 ? -d : d)) * k2));
-      total += (double)w;
-      row[j] = d < 0 ? -w : w;
-    }
-    return total;
-  }
-  const V origin(shift), scale(k2);
+  const V origin(shift), scale(k2), zero(0), one(1), minus(-1), large((C)1e38);
   V sum;
   sweep<C>(columns, [&](int64_t j, auto lanes) {
-    V w = exp2((origin - V::load(row + j, lanes)) * scale).or_else(0, lanes);
+    const V d = V::load(row + j, lanes);
+    const V w = exp2((origin - (kMarked ? max(d, zero - d) : d)) * scale).or_else(0, lanes);
     sum = sum + w;
-    w.store(row + j, lanes);
+    (kMarked ? w * max(min(d * large, one), minus) : w).store(row + j, lanes);
   });
   return (double)sum.sum();
 }
@@ -124,9 +122,12 @@ double weights(const Matrix& tile, double t, double shift, bool marked, int thre
   totals.fill(threads, 0);
   parallel(threads, tile.rows * tile.cols, [&](Team team) {
     double total = 0;
-    for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++)
-      total +=
-          weights_of_row<C>(tile_row<C>(tile, i), tile.cols, (C)shift, (C)(t * kLog2e), marked);
+    const C k2 = (C)(t * kLog2e);
+    for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++) {
+      C* row = tile_row<C>(tile, i);
+      total += marked ? weights_of_row<C, true>(row, tile.cols, (C)shift, k2)
+                      : weights_of_row<C, false>(row, tile.cols, (C)shift, k2);
+    }
     totals[team.thread] = total;
   });
   double total = 0;

@@ -129,46 +129,40 @@ class Distributions {
   double log_0_;
 };
 
+// sums [3, n] += p, r, p r: in double, since what counts may be a small part of each.
+template <typename C>
+void add_products(const C* __restrict__ p, const C* __restrict__ r, int64_t n,
+                  double* __restrict__ sums) {
+  for (int64_t j = 0; j < n; j++) {
+    sums[j] += (double)p[j];
+    sums[n + j] += (double)r[j];
+    sums[2 * n + j] += (double)p[j] * (double)r[j];
+  }
+}
+
 template <typename C>
 double correlation_of(const Matrix& c, double inv_temperature, double* row, double* col,
                       int threads) {
-  constexpr int kFoldRows = 64;
   const int64_t n = c.cols, k = c.rows;
-  Scratch<double> totals(2 * n * threads), dots(threads);
-  totals.fill(2 * n * threads, 0);
-  dots.fill(threads, 0);
+  Scratch<double> sums(3 * n * threads);
+  sums.fill(3 * n * threads, 0);
   parallel(threads, k * n, [&](Team team) {
-    using V = Vec<C>;
     Distributions<C> rows(c, inv_temperature);
-    Scratch<C> sums(2 * n);
-    sums.fill(2 * n, 0);
-    double *total = totals + 2 * n * team.thread, dot_total = 0;
-    const int64_t end = team.end(k);
-    for (int64_t i = team.begin(k); i < end; i++) {
+    for (int64_t i = team.begin(k); i < team.end(k); i++) {
       rows.read(i);
       row[i] = (double)rows.shift;
       row[k + i] = rows.log_sum;
-      V dot;
-      sweep<C>(n, [&](int64_t j, auto lanes) {
-        V p = V::load(rows.p() + j, lanes), r = V::load(rows.r() + j, lanes);
-        dot = fma(p, r, dot);
-        (V::load(sums + j, lanes) + p).store(sums + j, lanes);
-        (V::load(sums + n + j, lanes) + r).store(sums + n + j, lanes);
-      });
-      dot_total += (double)dot.sum();
-      if (i % kFoldRows == 0 || i == end - 1)
-        for (int64_t j = 0; j < 2 * n; j++) total[j] += (double)sums[j], sums[j] = 0;
+      add_products(rows.p(), rows.r(), n, sums + 3 * n * team.thread);
     }
-    dots[team.thread] = dot_total;
   });
+  for (int t = 1; t < threads; t++)
+    for (int64_t j = 0; j < 3 * n; j++) sums[j] += sums[3 * n * t + j];
   double value = 0;
-  for (int64_t j = 0; j < 2 * n; j++) {
-    double sum = 0;
-    for (int t = 0; t < threads; t++) sum += totals[2 * n * t + j];
-    col[j] = sum / k;
+  for (int64_t j = 0; j < n; j++) {
+    col[j] = sums[j] / k;
+    col[n + j] = sums[n + j] / k;
+    value += sums[j] * col[n + j] - sums[2 * n + j];
   }
-  for (int64_t j = 0; j < n; j++) value += k * col[j] * col[n + j];
-  for (int t = 0; t < threads; t++) value -= dots[t];
   return value / (k - 1);
 }
 
