@@ -238,4 +238,66 @@ PYBIND11_MODULE(_cpu, m) {
                                             threads);
       },
       NoGil());
+  m.def(
+      "pair_distances",
+      [](Pointer tile, int64_t r, int64_t c, int64_t stride, int dtype, Pointer row_norms,
+         Pointer col_norms, Pointer x, int64_t n, int64_t d, int64_t x_stride, int x_dtype,
+         int64_t first_row, int64_t first_col, int threads) {
+        double out[2];
+        active().pair_distances(matrix(tile, r, c, stride, dtype), at<void>(row_norms),
+                                at<void>(col_norms), matrix(x, n, d, x_stride, x_dtype), first_row,
+                                first_col, out, threads);
+        return std::pair<double, bool>(out[0], out[1] != 0);
+      },
+      NoGil());
+  m.def(
+      "pair_weights",
+      [](Pointer tile, int64_t r, int64_t c, int64_t stride, int dtype, double t, double shift,
+         bool marked, int threads) {
+        return active().pair_weights(matrix(tile, r, c, stride, dtype), t, shift, marked, threads);
+      },
+      NoGil());
+  m.def(
+      "pair_close",
+      [](Pointer tile, int64_t r, int64_t c, int64_t stride, int dtype, Pointer x, int64_t n,
+         int64_t d, int64_t x_stride, int x_dtype, int64_t first_row, int64_t first_col,
+         Pointer rows, Pointer cols, int64_t sums_stride, int threads) {
+        active().pair_close(matrix(tile, r, c, stride, dtype), matrix(x, n, d, x_stride, x_dtype),
+                            first_row, first_col, matrix(rows, r, d, sums_stride, dtype),
+                            matrix(cols, c, d, sums_stride, dtype), threads);
+      },
+      NoGil());
+  m.def(
+      "distance_power",
+      [](Pointer x, int64_t n, int64_t d, int64_t x_stride, int dtype, Pointer y, int64_t y_stride,
+         double alpha, int threads) {
+        return active().distance_power(matrix(x, n, d, x_stride, dtype),
+                                       matrix(y, n, d, y_stride, dtype), alpha, threads);
+      },
+      NoGil());
+  m.def(
+      "distance_power_backward",
+      [](Pointer x, int64_t n, int64_t d, int64_t x_stride, int dtype, Pointer y, int64_t y_stride,
+         double alpha, double g, Pointer d_x, Pointer d_y, int threads) {
+        active().distance_power_backward(
+            matrix(x, n, d, x_stride, dtype), matrix(y, n, d, y_stride, dtype), alpha, g,
+            matrix(d_x, n, d, d, dtype), matrix(d_y, n, d, d, dtype), threads);
+      },
+      NoGil());
+  m.def(
+      "correlation",
+      [](Pointer c, int64_t k, int64_t d, int64_t stride, int dtype, double inv_temperature,
+         Pointer row, Pointer col, int threads) {
+        return active().correlation(matrix(c, k, d, stride, dtype), inv_temperature,
+                                    at<double>(row), at<double>(col), threads);
+      },
+      NoGil());
+  m.def(
+      "correlation_backward",
+      [](Pointer c, int64_t k, int64_t d, int64_t stride, int dtype, double inv_temperature,
+         Pointer col, double g, Pointer d_c, int threads) {
+        active().correlation_backward(matrix(c, k, d, stride, dtype), inv_temperature,
+                                      at<double>(col), g, matrix(d_c, k, d, d, dtype), threads);
+      },
+      NoGil());
 }

@@ -26,5 +26,12 @@ const Kernels kernels{
     contrastive_rows_backward,
     contrastive_pairs_forward,
     contrastive_pairs_backward,
+    pair_distances,
+    pair_weights,
+    pair_close,
+    distance_power,
+    distance_power_backward,
+    correlation,
+    correlation_backward,
 };
 }  // namespace ssl_fast::SSL_FAST_ISA

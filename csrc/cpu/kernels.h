@@ -105,6 +105,25 @@ struct Kernels {
   void (*contrastive_pairs_backward)(const Matrix& tile, double scale, double shift, int64_t row,
                                      int64_t col, int64_t views, const double* lse,
                                      const void* blocks, bool narrow, int threads);
+  // tile [R, C] of products to squares of distances; norms squared, of the tile's type; x [N, D]
+  // any type. out [2]: the smallest square but those of a row to itself; whether any pair is near.
+  void (*pair_distances)(const Matrix& tile, const void* row_norms, const void* col_norms,
+                         const Matrix& x, int64_t first_row, int64_t first_col, double* out,
+                         int threads);
+  // squares to weights exp(t (shift - square)), negative for near pairs; returns their sum.
+  double (*pair_weights)(const Matrix& tile, double t, double shift, bool marked, int threads);
+  // rows [R, >= D] and cols [C, >= D], either may be null, gain the near pairs' w (other - own).
+  void (*pair_close)(const Matrix& tile, const Matrix& x, int64_t first_row, int64_t first_col,
+                     const Matrix& rows, const Matrix& cols, int threads);
+  // x, y, d_x, d_y [N, D] of one type.
+  double (*distance_power)(const Matrix& x, const Matrix& y, double alpha, int threads);
+  void (*distance_power_backward)(const Matrix& x, const Matrix& y, double alpha, double g,
+                                  const Matrix& d_x, const Matrix& d_y, int threads);
+  // c [K, D]; row [2, K] shift, log; col [2, D] means.
+  double (*correlation)(const Matrix& c, double inv_temperature, double* row, double* col,
+                        int threads);
+  void (*correlation_backward)(const Matrix& c, double inv_temperature, const double* col, double g,
+                               const Matrix& d_c, int threads);
 };
 
 namespace baseline { extern const Kernels kernels; }

@@ -53,6 +53,18 @@ void contrastive_pairs_forward(const Matrix& tile, double scale, double shift, i
 void contrastive_pairs_backward(const Matrix& tile, double scale, double shift, int64_t row,
                                 int64_t col, int64_t views, const double* lse, const void* blocks,
                                 bool narrow, int threads);
+void pair_distances(const Matrix& tile, const void* row_norms, const void* col_norms,
+                    const Matrix& x, int64_t first_row, int64_t first_col, double* out,
+                    int threads);
+double pair_weights(const Matrix& tile, double t, double shift, bool marked, int threads);
+void pair_close(const Matrix& tile, const Matrix& x, int64_t first_row, int64_t first_col,
+                const Matrix& rows, const Matrix& cols, int threads);
+double distance_power(const Matrix& x, const Matrix& y, double alpha, int threads);
+void distance_power_backward(const Matrix& x, const Matrix& y, double alpha, double g,
+                             const Matrix& d_x, const Matrix& d_y, int threads);
+double correlation(const Matrix& c, double inv_temperature, double* row, double* col, int threads);
+void correlation_backward(const Matrix& c, double inv_temperature, const double* col, double g,
+                          const Matrix& d_c, int threads);
 
 // max_k l_k
 template <typename C>

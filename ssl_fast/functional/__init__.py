@@ -7,12 +7,21 @@ from .cross_entropy import linear_soft_cross_entropy, soft_cross_entropy
 from .multi_crop import multi_crop_cross_entropy
 from .prior import msn, power_law_prior, prior_kl
 from .sinkhorn import sinkhorn
+from .uniformity import (
+    alignment,
+    gaussian_uniformity,
+    prototype_alignment,
+    prototype_correlation,
+    prototype_uniformity,
+)
 
 __all__ = [
     "Assignment",
+    "alignment",
     "covariance_penalty",
     "cross_correlation_penalty",
     "decoupled_nt_xent",
+    "gaussian_uniformity",
     "info_nce",
     "linear_soft_cross_entropy",
     "msn",
@@ -22,6 +31,9 @@ __all__ = [
     "power_law_prior",
     "prior_kl",
     "proto_nce",
+    "prototype_alignment",
+    "prototype_correlation",
+    "prototype_uniformity",
     "sinkhorn",
     "soft_cross_entropy",
     "variance_hinge",

@@ -66,9 +66,7 @@ def is_dual(rows: int, columns: int) -> bool:
     return columns >= 2 * rows
 
 
-def covariance(
-    kernels: Any, z: Tensor, rows: Rows, stats: Tensor, kept: Tensor | None
-) -> Tensor:
+def covariance(kernels: Any, z: Tensor, rows: Rows, stats: Tensor, kept: Tensor | None) -> Tensor:
     """sum_{d != e} C_de^2, C = Z^T Z / (n - 1), 0-d float64; fills `stats` (2, D) and, if given, `kept`.
 
     kept: the Gram (N, N) in the dual on one process, else Z (Z^T Z - diag c) of this rank's rows.
@@ -119,9 +117,7 @@ def dual_gradient(
         d = out[:, columns]
         push = torch.mm(g, centred, out=d if d.dtype == g.dtype else None)
         others = None if other is None else other[:, columns]
-        kernels.gradient(
-            push, z[:, columns], others, stats[0, columns], beta[columns], factors, d
-        )
+        kernels.gradient(push, z[:, columns], others, stats[0, columns], beta[columns], factors, d)
 
 
 def _gathered_push(
@@ -259,9 +255,7 @@ def _scale(stats: Tensor, rows: Rows, eps: float) -> Tensor:
     return (stats[1] / rows.count + eps).rsqrt()
 
 
-def _gram(
-    kernels: Any, z: Tensor, stats: Tensor, dtype: torch.dtype, out: Tensor | None
-) -> Tensor:
+def _gram(kernels: Any, z: Tensor, stats: Tensor, dtype: torch.dtype, out: Tensor | None) -> Tensor:
     """Z Z^T of the centred rows, (N, N) in `dtype`; fills stats (2, D)."""
     rows = z.shape[0]
     g = z.new_empty((rows, rows), dtype=dtype) if out is None else out
