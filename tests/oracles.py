@@ -178,3 +178,64 @@ def prototype_correlation(c: Tensor, temperature: float = 1.0) -> Tensor:
     logs = (c / temperature).log_softmax(1)
     pairs = (logs.exp()[:, None] * (logs[None] - logs[:, None])).sum(2)
     return pairs.sum() / (len(c) * (len(c) - 1))
+def swav_loss(
+    crops: list[Tensor],
+    prototypes: Tensor,
+    temperature: float = 0.1,
+    epsilon: float = 0.05,
+    iterations: int = 3,
+    prior: Tensor | None = None,
+    queue: list[Tensor] | None = None,
+    assign_crops: tuple[int, ...] = (0, 1),
+) -> Tensor:
+    """SwAV, section 3.1: the mean over assigned crops of the mean over the other crops."""
+    total = 0.0
+    for i, t in enumerate(assign_crops):
+        z = crops[t] if queue is None else torch.cat([queue[i].to(crops[t]), crops[t]])
+        q = sinkhorn((z @ prototypes.T).detach(), epsilon, iterations, prior)[-len(crops[t]) :]
+        others = [x for v, x in enumerate(crops) if v != t]
+        terms = [cross_entropy(x @ prototypes.T, q, temperature) for x in others]
+        total = total + sum(terms) / len(others)
+    return total / len(assign_crops)
+
+
+def sorted_prior(scores: Tensor, prior: Tensor, epsilon: float) -> Tensor:
+    """The k-th largest share to the prototype with the k-th largest mass."""
+    mass = (scores.double() / epsilon).softmax(1).sum(0).tolist()
+    order = sorted(range(len(mass)), key=lambda k: -mass[k])  # stable
+    shares = sorted(prior.tolist(), reverse=True)
+    return torch.tensor([shares[order.index(k)] for k in range(len(mass))]).to(prior)
+
+
+def dino_loss(
+    students: list[Tensor],
+    teachers: list[Tensor],
+    temperature: float = 0.1,
+    teacher_temperature: float = 0.04,
+    center: Tensor | None = None,
+) -> Tensor:
+    """DINO, algorithm 1, on logits: the mean over pairs of different crops."""
+    q = [centred(t.detach(), teacher_temperature, center) for t in teachers]
+    return multi_crop(students, q, None, temperature)
+
+
+def ibot_loss(student: Tensor, q: Tensor, mask: Tensor, temperature: float = 0.1) -> Tensor:
+    """iBOT: the mean over masked tokens of an image, then over images; q (M, K) as it is."""
+    tokens = cross_entropy(student, q, temperature, reduction="none")
+    images = tokens.split(mask.flatten(1).sum(1).tolist())
+    return sum(image.mean() for image in images if len(image)) / len(mask)
+
+
+def koleo_loss(x: Tensor, eps: float = 1e-8) -> Tensor:
+    """-mean log distance to the nearest row, on the sphere."""
+    z = torch.nn.functional.normalize(x, dim=1, eps=eps)
+    cosines = z.detach() @ z.detach().T - 9 * torch.eye(len(z)).to(z)
+    distances = torch.nn.functional.pairwise_distance(z, z[cosines.argmax(1)], eps=eps)
+    return -(distances + eps).log().mean()
+
+
+def mean_entropy(anchors: Tensor, prototypes: Tensor, temperature: float = 0.1) -> Tensor:
+    """MSN's third term: the mean entropy of softmax(cosines / temperature)."""
+    a, c = (torch.nn.functional.normalize(x, dim=1) for x in (anchors, prototypes))
+    log_p = (a @ c.T / temperature).log_softmax(1)
+    return -(log_p.exp() * log_p).sum(1).mean()
