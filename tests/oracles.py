@@ -157,6 +157,27 @@ def multi_crop(
     return torch.stack(terms).mean() + unused
 
 
+def gaussian_uniformity(x: Tensor, t: float = 2.0) -> Tensor:
+    """Wang and Isola's listing, in the log domain: distances of 40 are no infinity."""
+    squares = torch.pdist(x).pow(2)
+    return squares.mul(-t).logsumexp(0) - torch.tensor(len(squares)).to(x).log()
+
+
+def prototype_uniformity(c: Tensor, t: float = 2.0) -> Tensor:
+    """PAUC, Eq. 5."""
+    return torch.pdist(c).pow(2).mul(-t).exp().mean()
+
+
+def alignment(x: Tensor, y: Tensor, alpha: float = 2.0) -> Tensor:
+    """Wang and Isola's listing."""
+    return (x - y).norm(p=2, dim=1).pow(alpha).mean()
+
+
+def prototype_correlation(c: Tensor, temperature: float = 1.0) -> Tensor:
+    """PAUC, Eq. 6, every pair on its own."""
+    logs = (c / temperature).log_softmax(1)
+    pairs = (logs.exp()[:, None] * (logs[None] - logs[:, None])).sum(2)
+    return pairs.sum() / (len(c) * (len(c) - 1))
 def swav_loss(
     crops: list[Tensor],
     prototypes: Tensor,
