@@ -181,7 +181,10 @@ def calls_of_prior(name: str) -> dict[str, list[tuple]]:
         "prior_kl_forward": [kl, (s, 2.0, None, False, name, "")],
         "prior_kl_backward": [(s, 2.0, row, prior, d_loss, 0.5, name)],
         "msn_forward": [], "msn_backward": [],
+        "entropy_forward": [(x, y, 2.0, "")],
     }  # fmt: skip
+    _, entropy, _ = ops.entropy_forward(x, y, 2.0, "")
+    found["entropy_backward"] = [(x, y, 2.0, entropy, d_loss, True, True)]
     for iterations in (0, 2):
         forward = (x, x[:5], y, 10.0, 40.0, log_prior, 0.5, False, iterations, True, name, "")
         found["msn_forward"].append(forward)
@@ -213,6 +216,7 @@ OPERATORS = (
     "cross_entropy_forward", "cross_entropy_backward",
     "linear_cross_entropy_forward", "linear_cross_entropy_backward",
     "prior_kl_forward", "prior_kl_backward", "msn_forward", "msn_backward",
+    "entropy_forward", "entropy_backward",
     "multi_crop_forward", "multi_crop_backward",
     "multi_crop_logits_forward", "multi_crop_logits_backward",
 )  # fmt: skip
@@ -236,7 +240,7 @@ def test_opcheck(name) -> None:
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operator_runs_the_eager_kernels(name) -> None:
     """The registered operator and the direct call agree bit for bit."""
-    files = ("sinkhorn", "cross_entropy", "_linear_cross_entropy", "_prior", "_msn", "_multi_crop")
+    files = ("sinkhorn", "cross_entropy", "_linear_cross_entropy", "_prior", "_msn", "_multi_crop", "_entropy")
     modules = [importlib.import_module(f"ssl_fast.functional.{file}") for file in files]
     direct = next(getattr(m, name) for m in modules if hasattr(m, name))
     for arguments in calls()[name]:
