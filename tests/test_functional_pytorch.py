@@ -23,9 +23,13 @@ from checks import (
 from ssl_fast import backend as dispatch
 from ssl_fast.functional import (
     Assignment,
+    covariance_penalty,
+    cross_correlation_penalty,
     linear_soft_cross_entropy,
     sinkhorn,
     soft_cross_entropy,
+    variance_hinge,
+    vicreg,
 )
 from ssl_fast.losses import ReSALoss
 
@@ -35,6 +39,11 @@ CENTER = 0.1 * normal(5, seed=3)
 
 def centred(scores: torch.Tensor) -> Assignment:
     return Assignment.softmax(scores, temperature=0.1, center=CENTER)
+
+
+def wide(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """(5, 12): twice as many columns as rows, where covariances go through the Gram."""
+    return torch.cat([x, y, x * y, x + 0.5], 1)
 
 
 # Everything public, as a function of x (5, 3), y (5, 3) and scores (5, 5).
@@ -54,6 +63,13 @@ FORMS = {
     "linear, symmetric": lambda x, y, s: linear_soft_cross_entropy(
         x, y, Assignment.sinkhorn(s)[:], temperature=0.2, symmetric=True
     ),
+    "variance": lambda x, y, s: variance_hinge(x - 2 * y),
+    "covariance": lambda x, y, s: covariance_penalty(x - 2 * y),
+    "covariance, dual": lambda x, y, s: covariance_penalty(wide(x, y)),
+    "vicreg": lambda x, y, s: sum(vicreg(x, y)),
+    "vicreg, dual": lambda x, y, s: sum(vicreg(wide(x, y), wide(y, x))),
+    "barlow": lambda x, y, s: cross_correlation_penalty(x, y),
+    "barlow, dual": lambda x, y, s: cross_correlation_penalty(wide(x, y), wide(y, x)),
     "resa": lambda x, y, s: ReSALoss()([x, y], [y.detach(), x.detach()], s, s),
 }
 
@@ -137,7 +153,16 @@ def calls() -> dict[str, list[tuple]]:
                      (x, y, a.scale, a.row, None, name)],
         "cross_entropy_forward": [], "cross_entropy_backward": [],
         "linear_cross_entropy_forward": [], "linear_cross_entropy_backward": [],
+        "covariance_forward": [], "covariance_backward": [],
+        "correlation_forward": [(x, y, 0.1, 1e-5, grad, name, "") for grad in (True, False)],
     }  # fmt: skip
+    both = "variance covariance"
+    for z0, z1, parts in ((x, y, both), (wide(x, y), wide(y, x), both), (x, None, "variance")):
+        forward = (z0, z1, 1.0, 1e-4, 1, parts, True, name, "")
+        found["covariance_forward"] += [forward, (*forward[:6], False, name, "")]
+        held = torch.ops.ssl_fast.covariance_forward(*forward)[1:]
+        rest = (normal(3), 1.0, 1e-4, 1, parts, True, z1 is not None, name, "")
+        found["covariance_backward"].append((z0, z1, *held, *rest))
     d_rows = normal(5, seed=8)
     for target in targets:
         for symmetric, reduction in ((False, "none"), (True, "mean")):
@@ -160,6 +185,7 @@ OPERATORS = (
     "sinkhorn_dense", "sinkhorn_potentials", "softmax_potential", "evaluate",
     "cross_entropy_forward", "cross_entropy_backward",
     "linear_cross_entropy_forward", "linear_cross_entropy_backward",
+    "covariance_forward", "covariance_backward", "correlation_forward",
 )  # fmt: skip
 
 
@@ -181,7 +207,7 @@ def test_opcheck(name) -> None:
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operator_runs_the_eager_kernels(name) -> None:
     """The registered operator and the direct call agree bit for bit."""
-    files = ("sinkhorn", "cross_entropy", "_linear_cross_entropy")
+    files = ("sinkhorn", "cross_entropy", "_linear_cross_entropy", "_covariance")
     modules = [importlib.import_module(f"ssl_fast.functional.{file}") for file in files]
     direct = next(getattr(m, name) for m in modules if hasattr(m, name))
     for arguments in calls()[name]:
@@ -379,6 +405,7 @@ def test_dtensor_is_refused(tmp_path) -> None:
 def test_docstrings_name_their_arguments() -> None:
     """Every public function explains each argument, what it returns or raises, and its source."""
     for function in (sinkhorn, soft_cross_entropy, linear_soft_cross_entropy,
+                     variance_hinge, covariance_penalty, vicreg, cross_correlation_penalty,
                      Assignment.sinkhorn, Assignment.softmax):  # fmt: skip
         text = inspect.getdoc(function)
         for name in inspect.signature(function).parameters:

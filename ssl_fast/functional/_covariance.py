@@ -170,7 +170,7 @@ def covariance_backward(
         d_z = z.new_empty(z.shape)
         for b, block in enumerate(_blocks(columns, blocks)):
             held = kept[i * blocks + b] if "covariance" in parts else None
-            others = None if z1 is None else other[:, block]
+            others = None if other is None else other[:, block]
             rest = stats[i, :, block], beta[i, block], factors, d_z[:, block]
             if held is not None and dual:
                 dual_gradient(kernels, z[:, block], others, held, *rest)

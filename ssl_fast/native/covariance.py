@@ -18,9 +18,7 @@ def moments(z: Tensor, stats: Tensor, out: Tensor | None, eps: float | None) -> 
 
 def center(z: Tensor, mean: Tensor, scale: Tensor | None, out: Tensor) -> None:
     """As `reference.covariance.center`."""
-    cpu().center(
-        *matrix(z), mean.data_ptr(), pointer(scale), *matrix(out), torch.get_num_threads()
-    )
+    cpu().center(*matrix(z), mean.data_ptr(), pointer(scale), *matrix(out), torch.get_num_threads())
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
