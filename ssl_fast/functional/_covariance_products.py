@@ -215,8 +215,8 @@ def _dual_correlation(
         for (block, first), (_, second) in chunks:
             own = first, second
             if len(chunks) > 1:  # a single chunk is still there
-                for z, s, scale, o in zip(views, stats, scales, own, strict=True):
-                    kernels.center(z[:, block], s[0, block], scale[block], o)
+                for view, s, scale, o in zip(views, stats, scales, own, strict=True):
+                    kernels.center(view[:, block], s[0, block], scale[block], o)
             for i in (0, 1):
                 push = grams[1 - i][rows.mine] @ own[i]
                 mine, other = own[i][rows.mine], own[1 - i][rows.mine]

@@ -41,6 +41,16 @@ def _resolve(group: str) -> ProcessGroup:
     return _resolve_process_group(group)  # type: ignore[arg-type]  # torch 2.15 names the type
 
 
+def rows_of_all(value: Tensor, group: str) -> tuple[Tensor, tuple[int, int]]:
+    """Rows of all ranks, in rank order, and the range of them that is this rank's."""
+    with torch.no_grad():
+        counts = value.new_zeros(world_size(group), dtype=torch.int64)
+        rank = _resolve(group).rank()
+        counts[rank] = value.shape[0]
+        first = int(all_reduce(counts, "sum", group)[:rank].sum())
+        return gather(value, group), (first, first + value.shape[0])
+
+
 class _Gather(torch.autograd.Function):
     """Rows of all ranks, in rank order; ranks may hold unequal numbers of rows."""
 

@@ -1,8 +1,28 @@
 """One module a method: what it calls, on what, and which code or equation it follows."""
 
+from .align_uniform import AlignUniformLoss
 from .barlow_twins import BarlowTwinsLoss
+from .dino import DINOLoss
+from .ibot import IBOTLoss
+from .koleo import KoLeoLoss
+from .msn import MSNLoss
+from .pmsn import PMSNLoss
 from .resa import ReSALoss
+from .swav import SwAVLoss
 from .tico import TiCoLoss
 from .vicreg import VICRegLLoss, VICRegLoss
 
-__all__ = ["BarlowTwinsLoss", "ReSALoss", "TiCoLoss", "VICRegLLoss", "VICRegLoss"]
+__all__ = [
+    "AlignUniformLoss",
+    "BarlowTwinsLoss",
+    "DINOLoss",
+    "IBOTLoss",
+    "KoLeoLoss",
+    "MSNLoss",
+    "PMSNLoss",
+    "ReSALoss",
+    "SwAVLoss",
+    "TiCoLoss",
+    "VICRegLLoss",
+    "VICRegLoss",
+]
