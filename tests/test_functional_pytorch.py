@@ -154,7 +154,7 @@ def calls() -> dict[str, list[tuple]]:
         "cross_entropy_forward": [], "cross_entropy_backward": [],
         "linear_cross_entropy_forward": [], "linear_cross_entropy_backward": [],
         "covariance_forward": [], "covariance_backward": [],
-        "correlation_forward": [(x, y, 0.1, 1e-5, grad, name, "") for grad in (True, False)],
+        "cross_correlation_forward": [(x, y, 0.1, 1e-5, grad, name, "") for grad in (True, False)],
     }  # fmt: skip
     both = "variance covariance"
     for z0, z1, parts in ((x, y, both), (wide(x, y), wide(y, x), both), (x, None, "variance")):
@@ -185,7 +185,7 @@ OPERATORS = (
     "sinkhorn_dense", "sinkhorn_potentials", "softmax_potential", "evaluate",
     "cross_entropy_forward", "cross_entropy_backward",
     "linear_cross_entropy_forward", "linear_cross_entropy_backward",
-    "covariance_forward", "covariance_backward", "correlation_forward",
+    "covariance_forward", "covariance_backward", "cross_correlation_forward",
 )  # fmt: skip
 
 

@@ -55,7 +55,7 @@ class Correlation(torch.autograd.Function):
 
     @staticmethod
     def forward(*args):
-        return correlation_forward(*args)
+        return cross_correlation_forward(*args)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -187,7 +187,7 @@ def _fake_correlation(z0, z1, weight, eps, want_grad, name, group):
 
 
 @operator(_fake_correlation)
-def correlation_forward(
+def cross_correlation_forward(
     z0: Tensor,  # (N, D)
     z1: Tensor,  # (N, D)
     weight: float,
