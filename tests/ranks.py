@@ -15,12 +15,16 @@ import ssl_fast
 from ssl_fast import backend as dispatch
 from ssl_fast.functional import (
     Assignment,
+    covariance_penalty,
+    cross_correlation_penalty,
     linear_soft_cross_entropy,
     msn,
     multi_crop_cross_entropy,
     prior_kl,
     sinkhorn,
     soft_cross_entropy,
+    variance_hinge,
+    vicreg,
 )
 from ssl_fast.losses import ReSALoss
 
@@ -74,6 +78,13 @@ def prior_case(**options: Any) -> Any:
     def run(rows: slice, group: Any) -> dict:
         logits = (4 * normal(N, N, seed=1))[rows].requires_grad_()
         return results(prior_kl(logits, PRIOR, group=group, **options), {"logits": logits})
+def views_case(function: Any, columns: int, dtype: torch.dtype = torch.float32) -> Any:
+    """Two views of `columns` columns: more or fewer than rows decides the form and what travels."""
+
+    def run(rows: slice, group: Any) -> dict:
+        z = {f"z{i}": normal(N, columns, seed=i).to(dtype)[rows] + 1 for i in (0, 1)}
+        leaves = {name: x.clone().requires_grad_() for name, x in z.items()}
+        return results(function(*leaves.values(), group), leaves)
 
     return run
 
@@ -101,6 +112,26 @@ def crops_case(prototypes: Any) -> Any:
         return results(loss, x, {} if w is None else {"prototypes": w})
 
     return run
+def vicreg_loss(z0: torch.Tensor, z1: torch.Tensor, group: Any) -> torch.Tensor:
+    return 25 * sum(vicreg(z0, z1, group=group)[:2]) + vicreg(z0, z1, group=group)[2]
+
+
+def raw_barlow(z0: torch.Tensor, z1: torch.Tensor, group: Any) -> torch.Tensor:
+    """Barlow Twins as published: autograd does not see the sum over ranks."""
+    means, sizes = [], []
+    for z in (z0, z1):
+        mean, square = (t.detach() for t in (z.sum(0), z.square().sum(0)))
+        if group is not None:
+            dist.all_reduce(mean), dist.all_reduce(square)
+        means.append(mean / N)
+        sizes.append((square / N - means[-1].square() + 1e-5).sqrt())
+    a, b = ((z - m) / s for z, m, s in zip((z0, z1), means, sizes, strict=True))
+    c = a.T @ b / N
+    if group is not None:
+        with torch.no_grad():
+            dist.all_reduce(c)
+    off = c - torch.diag(c.diagonal())
+    return (c.diagonal() - 1).square().sum() + 5e-3 * off.square().sum()
 
 
 def results(loss: torch.Tensor, local: dict, replicated: dict | None = None) -> dict:
@@ -152,6 +183,21 @@ CASES = {
     "msn, sinkhorn": msn_case(sinkhorn_iterations=3, reverse=True, prior_weight=2.0),
     "crops": crops_case(WIDE[:N]),
     "crops of logits": crops_case(None),
+    "variance": views_case(lambda a, b, g: variance_hinge(0.3 * a, group=g) + 0 * b.sum(), 5),
+    "covariance, reduced": views_case(
+        lambda a, b, g: covariance_penalty(a, group=g) + 0 * b.sum(), 5
+    ),
+    "vicreg, reduced": views_case(vicreg_loss, 5),
+    "vicreg, gathered": views_case(vicreg_loss, 23),
+    "vicreg, dual": views_case(vicreg_loss, 50),
+    "vicreg, half": views_case(vicreg_loss, 50, torch.bfloat16),
+    "barlow, reduced": views_case(
+        lambda a, b, g: cross_correlation_penalty(a, b, group=g), 5
+    ),
+    "barlow, gathered": views_case(
+        lambda a, b, g: cross_correlation_penalty(a, b, group=g), 23
+    ),
+    "barlow, dual": views_case(lambda a, b, g: cross_correlation_penalty(a, b, group=g), 50),
     "resa": resa_case(),
     "resa, rows": resa_case(symmetric=False),
 }  # fmt: skip
@@ -195,6 +241,7 @@ def main(rank: int, counts: list[int], folder: str) -> None:
                 found[name] = {case: run(rows, group) for case, run in CASES.items()}
             found[name]["ran"] = {used for _, used in ran}
     found["refusals"] = refusals(rows, group)
+    found["raw"] = views_case(raw_barlow, 5)(rows, group)
     found["by name"] = by_name(rows, group)
     torch.save(found, f"{folder}/{rank}.pt")
     dist.barrier()

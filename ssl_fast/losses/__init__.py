@@ -1,6 +1,7 @@
 """One module a method: what it calls, on what, and which code or equation it follows."""
 
 from .align_uniform import AlignUniformLoss
+from .barlow_twins import BarlowTwinsLoss
 from .dino import DINOLoss
 from .ibot import IBOTLoss
 from .koleo import KoLeoLoss
@@ -8,9 +9,12 @@ from .msn import MSNLoss
 from .pmsn import PMSNLoss
 from .resa import ReSALoss
 from .swav import SwAVLoss
+from .tico import TiCoLoss
+from .vicreg import VICRegLLoss, VICRegLoss
 
 __all__ = [
     "AlignUniformLoss",
+    "BarlowTwinsLoss",
     "DINOLoss",
     "IBOTLoss",
     "KoLeoLoss",
@@ -18,4 +22,7 @@ __all__ = [
     "PMSNLoss",
     "ReSALoss",
     "SwAVLoss",
+    "TiCoLoss",
+    "VICRegLLoss",
+    "VICRegLoss",
 ]
