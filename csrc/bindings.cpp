@@ -87,4 +87,26 @@ PYBIND11_MODULE(_cpu, m) {
             d_loss_stride, factor, matrix(out, n, k, out_stride, out_dtype), threads);
       },
       NoGil());
+  m.def(
+      "spectral_weights",
+      [](Pointer squares, int64_t count, double scale, double stranger, Pointer mean, int64_t rows,
+         int64_t width, double eps, bool distance, Pointer value, Pointer weight, Pointer row) {
+        active().spectral_weights(at<double>(squares), count, scale, stranger, at<double>(mean),
+                                  rows, width, eps, distance, at<double>(value), at<double>(weight),
+                                  at<double>(row));
+      },
+      NoGil());
+  m.def(
+      "column_sums",
+      [](Pointer z, int64_t n, int64_t d, int64_t stride, int dtype, Pointer sums, int threads) {
+        active().column_sums(matrix(z, n, d, stride, dtype), at<double>(sums), threads);
+      },
+      NoGil());
+  m.def(
+      "center",
+      [](Pointer z, int64_t n, int64_t d, int64_t stride, int dtype, Pointer mean, Pointer x,
+         int threads) {
+        active().center(matrix(z, n, d, stride, dtype), at<double>(mean), at<void>(x), threads);
+      },
+      NoGil());
 }

@@ -24,9 +24,11 @@ PREFERENCE = {
     ("cpu", "sinkhorn"): ("native", "reference"),
     ("cpu", "cross_entropy"): ("native", "reference"),
     ("cpu", "linear_cross_entropy"): ("native", "reference"),
+    ("cpu", "wasserstein"): ("native", "reference"),
     ("cuda", "sinkhorn"): ("native", "triton", "reference"),
     ("cuda", "cross_entropy"): ("native", "triton", "reference"),
     ("cuda", "linear_cross_entropy"): ("triton", "native", "reference"),
+    ("cuda", "wasserstein"): ("native", "triton", "reference"),
 }
 _HALF_AND_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -3,6 +3,13 @@
 #include "cpu/ops.h"
 
 namespace ssl_fast::SSL_FAST_ISA {
-const Kernels kernels{sinkhorn, sinkhorn_step,         row_potential,
-                      evaluate, cross_entropy_forward, cross_entropy_backward};
+const Kernels kernels{sinkhorn,
+                      sinkhorn_step,
+                      row_potential,
+                      evaluate,
+                      cross_entropy_forward,
+                      cross_entropy_backward,
+                      spectral_weights,
+                      column_sums,
+                      center};
 }  // namespace ssl_fast::SSL_FAST_ISA

@@ -49,6 +49,15 @@ struct Kernels {
                                  const Targets& targets, const Stats& stats, const void* d_loss,
                                  int64_t d_loss_stride, double factor, const Matrix& out,
                                  int threads);
+  // squares [count] of the singular values of X / scale, `stranger` among them if not 0; mean [D]
+  // or null; value [1], weight [count], row [D] or null.
+  void (*spectral_weights)(const double* squares, int64_t count, double scale, double stranger,
+                           const double* mean, int64_t rows, int64_t width, double eps,
+                           bool distance, double* value, double* weight, double* row);
+  // sums [D] of z [N, D].
+  void (*column_sums)(const Matrix& z, double* sums, int threads);
+  // x [N, D] = z - mean, contiguous; float64 for float64 z, else float32.
+  void (*center)(const Matrix& z, const double* mean, void* x, int threads);
 };
 
 namespace baseline { extern const Kernels kernels; }

@@ -21,6 +21,11 @@ void cross_entropy_forward(const Matrix& logits, double inv_temperature, const T
 void cross_entropy_backward(const Matrix& logits, double inv_temperature, const Targets& targets,
                             const Stats& stats, const void* d_loss, int64_t d_loss_stride,
                             double factor, const Matrix& out, int threads);
+void spectral_weights(const double* squares, int64_t count, double scale, double stranger,
+                      const double* mean, int64_t rows, int64_t width, double eps, bool distance,
+                      double* value, double* weight, double* row);
+void column_sums(const Matrix& z, double* sums, int threads);
+void center(const Matrix& z, const double* mean, void* x, int threads);
 
 // max_k l_k
 template <typename C>
