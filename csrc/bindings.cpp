@@ -105,8 +105,9 @@ PYBIND11_MODULE(_cpu, m) {
   m.def(
       "center",
       [](Pointer z, int64_t n, int64_t d, int64_t stride, int dtype, Pointer mean, Pointer x,
-         int threads) {
-        active().center(matrix(z, n, d, stride, dtype), at<double>(mean), at<void>(x), threads);
+         int x_dtype, int threads) {
+        active().center(matrix(z, n, d, stride, dtype), at<double>(mean), at<void>(x), x_dtype,
+                        threads);
       },
       NoGil());
 }

@@ -24,10 +24,12 @@ from ssl_fast import backend as dispatch
 from ssl_fast.functional import (
     Assignment,
     linear_soft_cross_entropy,
+    nuclear_norm,
     sinkhorn,
     soft_cross_entropy,
+    wasserstein_uniformity,
 )
-from ssl_fast.losses import ReSALoss
+from ssl_fast.losses import MMCRLoss, ReSALoss
 
 PRIOR = torch.tensor([0.5, 0.2, 0.1, 0.1, 0.1])
 CENTER = 0.1 * normal(5, seed=3)
@@ -55,6 +57,9 @@ FORMS = {
         x, y, Assignment.sinkhorn(s)[:], temperature=0.2, symmetric=True
     ),
     "resa": lambda x, y, s: ReSALoss()([x, y], [y.detach(), x.detach()], s, s),
+    "nuclear norm": lambda x, y, s: nuclear_norm(x) + nuclear_norm(y, center=True),
+    "wasserstein": lambda x, y, s: wasserstein_uniformity(torch.cat([x, 0.5 * y])),
+    "mmcr": lambda x, y, s: MMCRLoss(0.1)(x[:, None], y[:, None]),
 }
 
 
@@ -137,6 +142,12 @@ def calls() -> dict[str, list[tuple]]:
                      (x, y, a.scale, a.row, None, name)],
         "cross_entropy_forward": [], "cross_entropy_backward": [],
         "linear_cross_entropy_forward": [], "linear_cross_entropy_backward": [],
+        "wasserstein_forward": [
+            (x, True, 1e-6, True, True, 5, name, ""),
+            (x.half(), False, 1e-6, False, True, 5, name, ""),
+            (y.double(), True, 1e-6, False, False, 5, name, ""),
+        ],
+        "nuclear_norms_forward": [(x[None], True), (torch.stack([x, y]).bfloat16(), False)],
     }  # fmt: skip
     d_rows = normal(5, seed=8)
     for target in targets:
@@ -160,6 +171,7 @@ OPERATORS = (
     "sinkhorn_dense", "sinkhorn_potentials", "softmax_potential", "evaluate",
     "cross_entropy_forward", "cross_entropy_backward",
     "linear_cross_entropy_forward", "linear_cross_entropy_backward",
+    "wasserstein_forward", "nuclear_norms_forward",
 )  # fmt: skip
 
 
@@ -181,7 +193,7 @@ def test_opcheck(name) -> None:
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operator_runs_the_eager_kernels(name) -> None:
     """The registered operator and the direct call agree bit for bit."""
-    files = ("sinkhorn", "cross_entropy", "_linear_cross_entropy")
+    files = ("sinkhorn", "cross_entropy", "_linear_cross_entropy", "wasserstein")
     modules = [importlib.import_module(f"ssl_fast.functional.{file}") for file in files]
     direct = next(getattr(m, name) for m in modules if hasattr(m, name))
     for arguments in calls()[name]:
@@ -207,7 +219,7 @@ def test_torch_func(backend, form) -> None:
     assert all(same_bits(a, b) for a, b in zip(grads, expected, strict=True))
 
 
-@pytest.mark.parametrize("form", ["logits, sinkhorn", "linear, dense", "resa"])
+@pytest.mark.parametrize("form", ["logits, sinkhorn", "linear, dense", "resa", "wasserstein"])
 def test_vmap_is_refused(form) -> None:
     """Never a wrong answer in silence."""
     batch = [torch.stack([t, t]) for t in operands()]
@@ -379,6 +391,7 @@ def test_dtensor_is_refused(tmp_path) -> None:
 def test_docstrings_name_their_arguments() -> None:
     """Every public function explains each argument, what it returns or raises, and its source."""
     for function in (sinkhorn, soft_cross_entropy, linear_soft_cross_entropy,
+                     nuclear_norm, wasserstein_uniformity,
                      Assignment.sinkhorn, Assignment.softmax):  # fmt: skip
         text = inspect.getdoc(function)
         for name in inspect.signature(function).parameters:

@@ -56,8 +56,8 @@ struct Kernels {
                            bool distance, double* value, double* weight, double* row);
   // sums [D] of z [N, D].
   void (*column_sums)(const Matrix& z, double* sums, int threads);
-  // x [N, D] = z - mean, contiguous; float64 for float64 z, else float32.
-  void (*center)(const Matrix& z, const double* mean, void* x, int threads);
+  // x [N, D] = z - mean, contiguous, float32 or float64.
+  void (*center)(const Matrix& z, const double* mean, void* x, int dtype, int threads);
 };
 
 namespace baseline { extern const Kernels kernels; }

@@ -25,7 +25,7 @@ void spectral_weights(const double* squares, int64_t count, double scale, double
                       const double* mean, int64_t rows, int64_t width, double eps, bool distance,
                       double* value, double* weight, double* row);
 void column_sums(const Matrix& z, double* sums, int threads);
-void center(const Matrix& z, const double* mean, void* x, int threads);
+void center(const Matrix& z, const double* mean, void* x, int dtype, int threads);
 
 // max_k l_k
 template <typename C>

@@ -50,6 +50,14 @@ void subtract(const Matrix& z, const double* mean, C* x, int threads) {
   });
 }
 
+template <typename C>
+void center_as(const Matrix& z, const double* mean, C* x, int threads) {
+  if (z.dtype == kFloat64) subtract<double>(z, mean, x, threads);
+  if (z.dtype == kFloat32) subtract<float>(z, mean, x, threads);
+  if (z.dtype == kBfloat16) subtract<bf16>(z, mean, x, threads);
+  if (z.dtype == kFloat16) subtract<f16>(z, mean, x, threads);
+}
+
 }  // namespace
 
 void spectral_weights(const double* squares, int64_t count, double scale, double stranger,
@@ -90,11 +98,11 @@ void column_sums(const Matrix& z, double* sums, int threads) {
   if (z.dtype == kFloat16) sum_columns<f16>(z, sums, threads);
 }
 
-void center(const Matrix& z, const double* mean, void* x, int threads) {
-  if (z.dtype == kFloat64) subtract<double>(z, mean, (double*)x, threads);
-  if (z.dtype == kFloat32) subtract<float>(z, mean, (float*)x, threads);
-  if (z.dtype == kBfloat16) subtract<bf16>(z, mean, (float*)x, threads);
-  if (z.dtype == kFloat16) subtract<f16>(z, mean, (float*)x, threads);
+void center(const Matrix& z, const double* mean, void* x, int dtype, int threads) {
+  if (dtype == kFloat64)
+    center_as<double>(z, mean, (double*)x, threads);
+  else
+    center_as<float>(z, mean, (float*)x, threads);
 }
 
 }  // namespace ssl_fast::SSL_FAST_ISA

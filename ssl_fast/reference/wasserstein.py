@@ -42,7 +42,7 @@ def forward(
         return nan, nan.expand(z.shape).clone() if want_grad else None
     mean = z.mean(0) if center else None
     u, s, vh = torch.linalg.svd(z if mean is None else z - mean, full_matrices=False)
-    value, weight, of_mean = gradient(s, mean, *z.shape, eps, distance)
+    value, weight, of_mean = gradient(s, mean, z.shape[0], z.shape[1], eps, distance)
     if not want_grad:
         return value.to(wide), None
     d_z = (u * (weight * s)) @ vh
