@@ -124,6 +124,21 @@ PYBIND11_MODULE(_cpu, m) {
       },
       NoGil());
   m.def(
+      "spectral_weights",
+      [](Pointer squares, int64_t count, double scale, double stranger, Pointer mean, int64_t rows,
+         int64_t width, double eps, bool distance, Pointer value, Pointer weight, Pointer row) {
+        active().spectral_weights(at<double>(squares), count, scale, stranger, at<double>(mean),
+                                  rows, width, eps, distance, at<double>(value), at<double>(weight),
+                                  at<double>(row));
+      },
+      NoGil());
+  m.def(
+      "column_sums",
+      [](Pointer z, int64_t n, int64_t d, int64_t stride, int dtype, Pointer sums, int threads) {
+        active().column_sums(matrix(z, n, d, stride, dtype), at<double>(sums), threads);
+      },
+      NoGil());
+  m.def(
       "center",
       [](Pointer z, int64_t n, int64_t d, int64_t stride, int dtype, Pointer mean, Pointer scale,
          Pointer out, int64_t out_n, int64_t out_d, int64_t out_stride, int out_dtype,
@@ -298,6 +313,13 @@ PYBIND11_MODULE(_cpu, m) {
          Pointer col, double g, Pointer d_c, int threads) {
         active().correlation_backward(matrix(c, k, d, stride, dtype), inv_temperature,
                                       at<double>(col), g, matrix(d_c, k, d, d, dtype), threads);
+      },
+      NoGil());
+  m.def(
+      [](Pointer z, int64_t n, int64_t d, int64_t stride, int dtype, Pointer mean, Pointer x,
+         int x_dtype, int threads) {
+        active().center(matrix(z, n, d, stride, dtype), at<double>(mean), at<void>(x), x_dtype,
+                        threads);
       },
       NoGil());
 }

@@ -285,3 +285,39 @@ def mean_entropy(anchors: Tensor, prototypes: Tensor, temperature: float = 0.1) 
     a, c = (torch.nn.functional.normalize(x, dim=1) for x in (anchors, prototypes))
     log_p = (a @ c.T / temperature).log_softmax(1)
     return -(log_p.exp() * log_p).sum(1).mean()
+
+
+def nuclear_norm(z: Tensor, center: bool = False) -> Tensor:
+    return torch.linalg.svdvals(z - z.mean(0) if center else z).sum()
+
+
+def wasserstein(z: Tensor) -> Tensor:
+    """Fang et al. 2024 as printed, by the eigenvalues of the covariance (WassersteinSSL a16a931).
+
+    No N < D, no repeated eigenvalues at zero: there the square root has no derivative.
+    """
+    mean = z.mean(0)
+    covariance = (z - mean).T @ (z - mean) / len(z)
+    roots = torch.linalg.eigvalsh(covariance).clamp(min=0).sqrt().sum()
+    return (mean @ mean + 1 + covariance.trace() - 2 / z.shape[1] ** 0.5 * roots).sqrt()
+
+
+def wasserstein_svd(z: Tensor) -> Tensor:
+    """The same by singular values, for any shape of full rank."""
+    mean = z.mean(0)
+    x = z - mean
+    trace = x.square().sum() / len(z)
+    roots = torch.linalg.svdvals(x).sum() / len(z) ** 0.5
+    return (mean @ mean + 1 + trace - 2 / z.shape[1] ** 0.5 * roots).sqrt()
+
+
+def spectral_gradient(z: Tensor, center: bool, eps: float, distance: bool) -> Tensor:
+    """The gradient by SVD in float64, null directions (s <= eps * s_1) get 0."""
+    z = z.double()
+    rows, width = z.shape
+    mean = z.mean(0)
+    u, s, vh = torch.linalg.svd(z - mean if center else z, full_matrices=False)
+    polar = (u * (s > eps * s.max())) @ vh
+    if not distance:
+        return polar
+    return (z / rows - polar / (rows * width) ** 0.5) / wasserstein_svd(z)

@@ -25,8 +25,20 @@ from ssl_fast.functional import (
     soft_cross_entropy,
     variance_hinge,
     vicreg,
+    nuclear_norm,
+    sinkhorn,
+    soft_cross_entropy,
+    wasserstein_uniformity,
 )
-from ssl_fast.losses import ReSALoss
+from ssl_fast.losses import (
+    FroSSLLoss,
+    INTLLoss,
+    MECLoss,
+    MMCRLoss,
+    ReSALoss,
+    WassersteinUniformityLoss,
+    ZeroCLLoss,
+)
 
 N, D = 16, 6
 PRIOR = torch.arange(1, N + 1).pow(-0.5) / torch.arange(1, N + 1).pow(-0.5).sum()
@@ -78,6 +90,8 @@ def prior_case(**options: Any) -> Any:
     def run(rows: slice, group: Any) -> dict:
         logits = (4 * normal(N, N, seed=1))[rows].requires_grad_()
         return results(prior_kl(logits, PRIOR, group=group, **options), {"logits": logits})
+
+
 def views_case(function: Any, columns: int, dtype: torch.dtype = torch.float32) -> Any:
     """Two views of `columns` columns: more or fewer than rows decides the form and what travels."""
 
@@ -85,6 +99,16 @@ def views_case(function: Any, columns: int, dtype: torch.dtype = torch.float32) 
         z = {f"z{i}": normal(N, columns, seed=i).to(dtype)[rows] + 1 for i in (0, 1)}
         leaves = {name: x.clone().requires_grad_() for name, x in z.items()}
         return results(function(*leaves.values(), group), leaves)
+
+
+def spectrum_case(function: Any, width: int, collapsed: bool = False) -> Any:
+    """z (N, width): the Grams are added where width <= N, else the rows are gathered."""
+
+    def run(rows: slice, group: Any) -> dict:
+        z = unit(N, width, seed=31)
+        z = z * torch.logspace(0, -4, width) if collapsed else z
+        z = z[rows].requires_grad_()
+        return results(function(z, group), {"z": z})
 
     return run
 
@@ -99,6 +123,17 @@ def msn_case(**options: Any) -> Any:
         loss = msn(torch.cat([a, b]), targets, w, group=group, **options)
         return results(loss, {"a": a, "b": b}, {"prototypes": w})
 
+
+def views_case(loss: Any, width: int, count: int = 2, lists: int = 1) -> Any:
+    """Views (N, width), in as many lists as the loss takes."""
+
+    def run(rows: slice, group: Any) -> dict:
+        z = {f"z{i}": normal(N, width, seed=40 + i)[rows].requires_grad_() for i in range(count)}
+        views = list(z.values())
+        size = count // lists
+        parts = [views[i : i + size] for i in range(0, count, size)] if lists else views
+        return results(loss(group)(*parts), z)
+
     return run
 
 
@@ -112,6 +147,8 @@ def crops_case(prototypes: Any) -> Any:
         return results(loss, x, {} if w is None else {"prototypes": w})
 
     return run
+
+
 def vicreg_loss(z0: torch.Tensor, z1: torch.Tensor, group: Any) -> torch.Tensor:
     return 25 * sum(vicreg(z0, z1, group=group)[:2]) + vicreg(z0, z1, group=group)[2]
 
@@ -132,6 +169,13 @@ def raw_barlow(z0: torch.Tensor, z1: torch.Tensor, group: Any) -> torch.Tensor:
             dist.all_reduce(c)
     off = c - torch.diag(c.diagonal())
     return (c.diagonal() - 1).square().sum() + 5e-3 * off.square().sum()
+
+
+def mmcr_case(rows: slice, group: Any) -> dict:
+    z = {
+        n: normal(N, 2 * D, seed=i).view(N, 2, D)[rows].requires_grad_() for i, n in enumerate("om")
+    }
+    return results(MMCRLoss(0.1, group=group)(z["o"], z["m"]), z)
 
 
 def results(loss: torch.Tensor, local: dict, replicated: dict | None = None) -> dict:
@@ -200,6 +244,21 @@ CASES = {
     "barlow, dual": views_case(lambda a, b, g: cross_correlation_penalty(a, b, group=g), 50),
     "resa": resa_case(),
     "resa, rows": resa_case(symmetric=False),
+    "nuclear norm": spectrum_case(lambda z, group: nuclear_norm(z, group=group), D),
+    "nuclear norm, wide": spectrum_case(lambda z, group: nuclear_norm(z, group=group), 40),
+    "nuclear norm, centred": spectrum_case(
+        lambda z, group: nuclear_norm(z, center=True, group=group), D
+    ),
+    "wasserstein": spectrum_case(lambda z, group: wasserstein_uniformity(z, group=group), D),
+    "wasserstein, wide": spectrum_case(lambda z, g: wasserstein_uniformity(z, group=g), 40),
+    "wasserstein, loss": views_case(lambda g: WassersteinUniformityLoss(group=g), D, lists=0),
+    "mmcr": mmcr_case,
+    "frossl": views_case(lambda g: FroSSLLoss(group=g), D, count=3),
+    "mec": views_case(lambda g: MECLoss(group=g), D, count=4, lists=2),
+    "intl": views_case(lambda g: INTLLoss(group=g), 40),
+    "intl, channels": views_case(lambda g: INTLLoss(axis=1, group=g), D),
+    "zero_cl": views_case(lambda g: ZeroCLLoss(group=g), D, lists=0),
+    "zero_cl, both": views_case(lambda g: ZeroCLLoss("both", group=g), 40, lists=0),
 }  # fmt: skip
 
 

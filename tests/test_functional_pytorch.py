@@ -30,13 +30,15 @@ from ssl_fast.functional import (
     linear_soft_cross_entropy,
     msn,
     multi_crop_cross_entropy,
+    nuclear_norm,
     prior_kl,
     sinkhorn,
     soft_cross_entropy,
     variance_hinge,
     vicreg,
+    wasserstein_uniformity,
 )
-from ssl_fast.losses import ReSALoss
+from ssl_fast.losses import MMCRLoss, ReSALoss
 
 PRIOR = torch.tensor([0.5, 0.2, 0.1, 0.1, 0.1])
 CENTER = 0.1 * normal(5, seed=3)
@@ -87,6 +89,9 @@ FORMS = {
     "barlow": lambda x, y, s: cross_correlation_penalty(x, y),
     "barlow, dual": lambda x, y, s: cross_correlation_penalty(wide(x, y), wide(y, x)),
     "resa": lambda x, y, s: ReSALoss()([x, y], [y.detach(), x.detach()], s, s),
+    "nuclear norm": lambda x, y, s: nuclear_norm(x) + nuclear_norm(y, center=True),
+    "wasserstein": lambda x, y, s: wasserstein_uniformity(torch.cat([x, 0.5 * y])),
+    "mmcr": lambda x, y, s: MMCRLoss(0.1)(x[:, None], y[:, None]),
 }
 
 
@@ -172,6 +177,12 @@ def calls() -> dict[str, list[tuple]]:
         **calls_of_prior(name), **calls_of_crops(name),
         "covariance_forward": [], "covariance_backward": [],
         "cross_correlation_forward": [(x, y, 0.1, 1e-5, grad, name, "") for grad in (True, False)],
+        "wasserstein_forward": [
+            (x, True, 1e-6, True, True, 5, name, ""),
+            (x.half(), False, 1e-6, False, True, 5, name, ""),
+            (y.double(), True, 1e-6, False, False, 5, name, ""),
+        ],
+        "nuclear_norms_forward": [(x[None], True), (torch.stack([x, y]).bfloat16(), False)],
     }  # fmt: skip
     both = "variance covariance"
     for z0, z1, parts in ((x, y, both), (wide(x, y), wide(y, x), both), (x, None, "variance")):
@@ -247,6 +258,7 @@ OPERATORS = (
     "multi_crop_forward", "multi_crop_backward",
     "multi_crop_logits_forward", "multi_crop_logits_backward",
     "covariance_forward", "covariance_backward", "cross_correlation_forward",
+    "wasserstein_forward", "nuclear_norms_forward",
 )  # fmt: skip
 
 
@@ -296,7 +308,7 @@ def test_torch_func(backend, form) -> None:
     assert all(same_bits(a, b) for a, b in zip(grads, expected, strict=True))
 
 
-@pytest.mark.parametrize("form", ["logits, sinkhorn", "linear, dense", "resa"])
+@pytest.mark.parametrize("form", ["logits, sinkhorn", "linear, dense", "resa", "wasserstein"])
 def test_vmap_is_refused(form) -> None:
     """Never a wrong answer in silence."""
     batch = [torch.stack([t, t]) for t in operands()]

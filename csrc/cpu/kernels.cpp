@@ -33,5 +33,8 @@ const Kernels kernels{
     distance_power_backward,
     correlation,
     correlation_backward,
+    spectral_weights,
+    column_sums,
+    center,
 };
 }  // namespace ssl_fast::SSL_FAST_ISA

@@ -124,6 +124,15 @@ struct Kernels {
                         int threads);
   void (*correlation_backward)(const Matrix& c, double inv_temperature, const double* col, double g,
                                const Matrix& d_c, int threads);
+  // squares [count] of the singular values of X / scale, `stranger` among them if not 0; mean [D]
+  // or null; value [1], weight [count], row [D] or null.
+  void (*spectral_weights)(const double* squares, int64_t count, double scale, double stranger,
+                           const double* mean, int64_t rows, int64_t width, double eps,
+                           bool distance, double* value, double* weight, double* row);
+  // sums [D] of z [N, D].
+  void (*column_sums)(const Matrix& z, double* sums, int threads);
+  // x [N, D] = z - mean, contiguous, float32 or float64.
+  void (*center)(const Matrix& z, const double* mean, void* x, int dtype, int threads);
 };
 
 namespace baseline { extern const Kernels kernels; }

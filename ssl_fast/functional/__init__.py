@@ -7,13 +7,8 @@ from .cross_entropy import linear_soft_cross_entropy, soft_cross_entropy
 from .multi_crop import multi_crop_cross_entropy
 from .prior import msn, power_law_prior, prior_kl
 from .sinkhorn import sinkhorn
-from .uniformity import (
-    alignment,
-    gaussian_uniformity,
-    prototype_alignment,
-    prototype_correlation,
-    prototype_uniformity,
-)
+from .uniformity import alignment, gaussian_uniformity, prototype_alignment, prototype_correlation, prototype_uniformity
+from .wasserstein import nuclear_norm, wasserstein_uniformity
 
 __all__ = [
     "Assignment",
@@ -28,6 +23,7 @@ __all__ = [
     "multi_crop_cross_entropy",
     "multi_view_nt_xent",
     "nt_xent",
+    "nuclear_norm",
     "power_law_prior",
     "prior_kl",
     "proto_nce",
@@ -38,4 +34,5 @@ __all__ = [
     "soft_cross_entropy",
     "variance_hinge",
     "vicreg",
+    "wasserstein_uniformity",
 ]

@@ -8,16 +8,23 @@ from .koleo import KoLeoLoss
 from .msn import MSNLoss
 from .pmsn import PMSNLoss
 from .resa import ReSALoss
+from .spectral import FroSSLLoss, MECLoss, MMCRLoss, WassersteinUniformityLoss
 from .swav import SwAVLoss
 from .tico import TiCoLoss
 from .vicreg import VICRegLLoss, VICRegLoss
+from .whitening import CWRGPLoss, INTLLoss, WMSELoss, ZeroCLLoss
 
 __all__ = [
     "AlignUniformLoss",
     "BarlowTwinsLoss",
+    "CWRGPLoss",
     "DINOLoss",
+    "FroSSLLoss",
     "IBOTLoss",
+    "INTLLoss",
     "KoLeoLoss",
+    "MECLoss",
+    "MMCRLoss",
     "MSNLoss",
     "PMSNLoss",
     "ReSALoss",
@@ -25,4 +32,7 @@ __all__ = [
     "TiCoLoss",
     "VICRegLLoss",
     "VICRegLoss",
+    "WMSELoss",
+    "WassersteinUniformityLoss",
+    "ZeroCLLoss",
 ]
