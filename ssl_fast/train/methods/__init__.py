@@ -5,8 +5,10 @@ To add a method: subclass `Method`, give its keyword options defaults and a docs
 """
 
 from ..errors import unknown
-from .base import Method
+from .base import Batch, Method, Output
 from .resa import ReSA
+
+__all__ = ["METHODS", "Batch", "Method", "Output", "find_method"]
 
 METHODS: dict[str, type[Method]] = {"resa": ReSA}
 
