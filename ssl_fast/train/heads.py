@@ -39,37 +39,30 @@ def mlp(dims: Sequence[int], *, norm: bool = True, last: Last = "none") -> nn.Se
     return nn.Sequential(*layers)
 
 
-class DINOHead(nn.Sequential):
-    """Three layers with GELU, then unit norm: what DINO and iBOT multiply with prototypes."""
-
-    def __init__(self, dim: int, hidden: int, out: int) -> None:
-        super().__init__(
-            nn.Linear(dim, hidden),
-            nn.GELU(),
-            nn.Linear(hidden, hidden),
-            nn.GELU(),
-            nn.Linear(hidden, out),
-        )
-        for layer in self:
-            if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)
-
-    def forward(self, h: Tensor) -> Tensor:
-        return F.normalize(super().forward(h), dim=-1)
+def gelu_mlp(dim: int, hidden: int, out: int, *, norm: bool = False) -> nn.Sequential:
+    """Three layers with GELU between: the heads of DINO and iBOT; with batch norm, of MSN."""
+    layers: list[nn.Module] = []
+    for inputs in (dim, hidden):
+        layers.append(nn.Linear(inputs, hidden))
+        layers += [nn.BatchNorm1d(hidden), nn.GELU()] if norm else [nn.GELU()]
+    network = nn.Sequential(*layers, nn.Linear(hidden, out))
+    for layer in network:
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+    return network
 
 
 class Prototypes(nn.Module):
-    """(K, D) rows, unit norm after `normalize_`."""
+    """K rows of D numbers, called for (K, D); with unit norm, or as they are."""
 
-    def __init__(self, count: int, dim: int) -> None:
+    def __init__(self, count: int, dim: int, *, unit: bool) -> None:
         super().__init__()
         if count < 2:
             raise ValueError(f"prototypes must be at least 2, got {count}")
         bound = dim**-0.5  # as nn.Linear(dim, count) without bias
         self.weight = nn.Parameter(torch.empty(count, dim).uniform_(-bound, bound))
-        self.normalize_()
+        self.unit = unit
 
-    @torch.no_grad()
-    def normalize_(self) -> None:
-        self.weight.copy_(F.normalize(self.weight, dim=1))
+    def forward(self) -> Tensor:
+        return F.normalize(self.weight) if self.unit else self.weight

@@ -117,7 +117,7 @@ def _small(channels: int, width: int) -> Encoder:
     stem = nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False)
     widths = [width, width, 2 * width, 4 * width, 8 * width]
     blocks = [_block(widths[i], widths[i + 1], stride=1 if i == 0 else 2) for i in range(4)]
-    return Encoder(stem, nn.BatchNorm2d(width), nn.ReLU(), *blocks, dim=8 * width, stride=32)
+    return Encoder(stem, nn.BatchNorm2d(width), nn.ReLU(), *blocks, dim=8 * width, stride=16)
 
 
 def _block(inputs: int, outputs: int, stride: int) -> BasicBlock:

@@ -1,16 +1,15 @@
 """Optimiser and schedules from the options."""
 
-from collections.abc import Iterable
-
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
 from .config import TrainOptions
+from .methods import Method
 
 
-def build_optimizer(module: nn.Module, o: TrainOptions) -> torch.optim.Optimizer:
-    groups = _groups(module.named_parameters(), o)
+def build_optimizer(method: Method, o: TrainOptions) -> torch.optim.Optimizer:
+    groups = _groups(method, o)
     if o.optimizer == "sgd":
         return torch.optim.SGD(groups, o.lr, momentum=o.sgd_momentum)
     if o.optimizer == "lars":
@@ -32,15 +31,17 @@ def build_schedule(optimizer: torch.optim.Optimizer, o: TrainOptions, total: int
     return SequentialLR(optimizer, parts, milestones=[warmup])
 
 
-def _groups(named: Iterable[tuple[str, nn.Parameter]], o: TrainOptions) -> list[dict]:
-    """Parameters with decay; those without: vectors, such as biases and norms, if asked for."""
-    trained = [p for _, p in named if p.requires_grad]
-    if o.decay_norms:
-        return [{"params": trained, "weight_decay": o.weight_decay}]
-    matrices = [p for p in trained if p.ndim > 1]
-    vectors = [p for p in trained if p.ndim <= 1]
+def _groups(method: Method, o: TrainOptions) -> list[dict]:
+    """Parameters with decay, and those without: vectors, such as biases and norms, if asked for."""
+    spared = {id(p) for p in method.undecayed()}
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for p in method.parameters():
+        if p.requires_grad:
+            with_decay = id(p) not in spared and (o.decay_norms or p.ndim > 1)
+            (decayed if with_decay else free).append(p)
     groups = [
-        {"params": matrices, "weight_decay": o.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": o.weight_decay},
+        {"params": free, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]

@@ -28,8 +28,9 @@ class Batch(NamedTuple):
         return self.step / self.steps
 
     @property
-    def epoch(self) -> float:
-        return self.progress * self.epochs
+    def epoch(self) -> int:
+        """From 0."""
+        return self.step * self.epochs // self.steps
 
 
 class Output(NamedTuple):
@@ -65,6 +66,10 @@ class Method(nn.Module):
         if size < 2:
             raise ValueError(f"at least 2 images a step are needed, got batch_size {size}")
 
+    def undecayed(self) -> Sequence[nn.Parameter]:
+        """Parameters that take no weight decay, whatever the options."""
+        return ()
+
     def use_group(self, group: Any) -> None:
         """The processes that share the batch; called before training where there are several."""
         for module in self.modules():
@@ -98,8 +103,8 @@ class MomentumNetwork(AveragedModel):
         self.update_parameters(network)
 
 
-def each(network: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
-    """The network's output for every view; views of one size go through it together."""
+def by_size(network: Callable[[Tensor], Tensor], views: Sequence[Tensor]) -> list[Tensor]:
+    """The network's output for every view; neighbours of one size go through it together."""
     out: list[Tensor] = []
     while len(out) < len(views):
         rest = views[len(out) :]
