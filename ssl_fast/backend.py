@@ -24,6 +24,7 @@ PREFERENCE = {
     ("cpu", "sinkhorn"): ("native", "reference"),
     ("cpu", "cross_entropy"): ("native", "reference"),
     ("cpu", "linear_cross_entropy"): ("native", "reference"),
+    ("cpu", "prior"): ("reference",),
     ("cuda", "sinkhorn"): ("native", "triton", "reference"),
     ("cuda", "cross_entropy"): ("native", "triton", "reference"),
     ("cuda", "linear_cross_entropy"): ("triton", "native", "reference"),

@@ -10,6 +10,10 @@ def world_size(group: str) -> int:
     return _resolve(group).size() if group else 1
 
 
+def rank(group: str) -> int:
+    return _resolve(group).rank() if group else 0
+
+
 def all_reduce(value: Tensor, op: str, group: str) -> Tensor:
     """The sum ("sum") or maximum ("max") of `value` over the ranks; as it is without group."""
     if not group:
