@@ -43,7 +43,7 @@ class Encoder(nn.Sequential):
         if mask is not None:
             hidden = mask.view(-1, 1, *self.grid(images)).float()
             images = images * (1 - F.interpolate(hidden, images.shape[-2:]))
-        for layer in self[:-2]:
+        for layer in list(self)[:-2]:
             images = layer(images)
         cells = images.flatten(2).mT
         return torch.cat([cells.mean(1, keepdim=True), cells], 1)

@@ -53,7 +53,7 @@ def train(
 ) -> None:
     """Starts or continues the run in `folder`; `resolved` is its YAML configuration."""
     check(options)
-    _quiet()
+    quiet()
     if options.threads:
         torch.set_num_threads(options.threads)
         threadpool_limits(options.threads)
@@ -205,7 +205,7 @@ def _check_batch(options: TrainOptions, images: int) -> None:
         )
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Lightning's advice about this very code is no news to its user."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)

@@ -16,15 +16,23 @@ class PMSN(MSN):
     loss_class = "PMSNLoss"
     recipe = MSN.recipe | {"prior": "power_law"}
 
-    def __init__(self, encoder: AnyEncoder, *, prior: Prior | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        encoder: AnyEncoder,
+        *,
+        prior: Prior | None = None,
+        sinkhorn_iterations: int = 0,
+        **options: Any,
+    ) -> None:
         """Options of PMSN.
 
         Args:
             encoder: images to encodings.
             prior: of the driver: what the mean assignment is drawn to.
+            sinkhorn_iterations: on the targets; it draws them to the uniform prior, so: 0.
             **options: those of MSN.
         """
-        super().__init__(encoder, **options)
+        super().__init__(encoder, sinkhorn_iterations=sinkhorn_iterations, **options)
         prior = prior or Prior("power_law")
         if prior.order != "fixed":
             raise ValueError("the prior's order is fixed here: sorted is for swav, dino and ibot")
