@@ -1,4 +1,4 @@
-"""Images with two independent features: a handwritten digit, by power law; a background, uniform."""
+"""Images of two independent features: a digit, by power law; a background, uniform."""
 
 import math
 
@@ -12,7 +12,7 @@ from ..train.data import Source
 from ..train.random import generator
 from ..train.views import DigitView
 
-CANVAS, DIGIT = 32, 16  # pixels; the digit stands in the top left corner
+CANVAS, DIGIT, EDGE = 32, 16, 2  # pixels; the digit stands in the top left corner
 ANGLES, WAVES = 5, (3.0, 6.0)  # backgrounds: gratings of five directions and two frequencies
 
 
@@ -55,7 +55,8 @@ def _compose(
     chosen = torch.stack([rows[k][int(x * len(rows[k]))] for k, x in zip(digit, u, strict=True)])
     image = 0.5 * _gratings(background, random)
     corner = F.interpolate(drawn[chosen], size=(DIGIT, DIGIT), mode="bilinear")
-    image[:, :, :DIGIT, :DIGIT] = torch.maximum(image[:, :, :DIGIT, :DIGIT] * (1 - corner), corner)
+    place = image[:, :, EDGE : EDGE + DIGIT, EDGE : EDGE + DIGIT]
+    place.copy_(torch.maximum(place * (1 - corner), corner))
     return TensorDataset(image, 10 * digit + background)
 
 

@@ -148,14 +148,12 @@ def run(o: Options) -> Outcome:
         rows=rows,
         figures={"neighbours": _grid(sources[0], found)},
         claims={
-            "more neighbours (z) share the digit with the power-law prior than with the uniform "
-            "one": bool(power[0] > uniform[0]),
-            "with the power-law prior, the digit is shared more often than the background (z)": bool(
-                power[0] > power[1]
-            ),
-            "with the uniform prior, the background is shared more often than the digit (z)": bool(
-                uniform[1] > uniform[0]
-            ),
+            "neighbours (z) share the digit more often with the power-law prior than with the "
+            "uniform one": bool(power[0] > uniform[0]),
+            "with the power-law prior neighbours (z) share the digit more often than the "
+            "background": bool(power[0] > power[1]),
+            "with the uniform prior neighbours (z) share the background more often than the "
+            "digit": bool(uniform[1] > uniform[0]),
         },
         facts={
             "z": "embeddings, on which the prototypes stand",
