@@ -22,7 +22,7 @@ from ..train.config import TrainOptions
 from ..train.errors import UsageError
 from ..train.evaluate import Features
 from ..train.module import Pretraining
-from .frame import Outcome, track
+from .frame import Cell, Outcome, track
 from .two_features import two_features
 
 EXAMPLE = """\
@@ -115,8 +115,8 @@ def run_one(o: Options, source: data.Source, prior: str, seed: int) -> list[Feat
                 use_distributed_sampler=False,
             )
             trainer.fit(Pretraining(method, options), images)
-    loaders = [data.plain_loader(source, part) for part in ("train", "test")]
-    return evaluate.extract(method.evaluated(), *loaders, torch.device("cpu"))
+    train, test = (data.plain_loader(source, part) for part in ("train", "test"))
+    return evaluate.extract(method.evaluated(), train, test, torch.device("cpu"))
 
 
 def run(o: Options) -> Outcome:
@@ -133,7 +133,8 @@ def run(o: Options) -> Outcome:
         (prior, seed): run_one(o, sources[seed], prior, seed)
         for prior, seed in track(jobs, lambda job: f"{job[0]} prior, seed {job[1]}")
     }
-    rows, mean = [], {}
+    rows: list[list[Cell]] = []
+    mean = {}
     for prior in ("untrained", *PRIORS):
         shares = np.array([_shares(found[prior, seed]) for seed in range(o.seeds)])
         rows += [[prior, seed, *map(float, row)] for seed, row in enumerate(shares)]
