@@ -9,6 +9,7 @@ from ..heads import Prototypes, gelu_mlp
 from ..models import AnyEncoder
 from ..prior import Prior
 from .base import Batch, Method, MomentumNetwork, Output, by_size
+from .recipes import lars
 
 
 class DINO(Method):
@@ -17,14 +18,7 @@ class DINO(Method):
     paper = "Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021"
     equation = "Eq. 1 to 3, algorithm 1; with a prior: DINOv2's Sinkhorn centring"
     loss_class = "DINOLoss"
-    recipe = {  # noqa: RUF012  solo-learn, CIFAR
-        "optimizer": "lars",
-        "lr": 0.3,
-        "weight_decay": 1e-6,
-        "decay_norms": False,
-        "warmup_epochs": 10,
-        "lr_floor": 0.0,
-    }
+    recipe = lars(0.3, 1e-6)
 
     def __init__(
         self,

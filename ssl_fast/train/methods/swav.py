@@ -9,6 +9,7 @@ from ..models import AnyEncoder
 from ..prior import Prior
 from .base import Batch, Output, by_size
 from .siamese import Siamese
+from .recipes import lars
 
 
 class SwAV(Siamese):
@@ -17,14 +18,7 @@ class SwAV(Siamese):
     paper = "Caron et al., Unsupervised Learning by Contrasting Cluster Assignments, NeurIPS 2020"
     equation = "Eq. 1 to 5: swapped prediction of Sinkhorn assignments"
     loss_class = "SwAVLoss"
-    recipe = {  # noqa: RUF012  solo-learn, CIFAR
-        "optimizer": "lars",
-        "lr": 0.6,
-        "weight_decay": 1e-6,
-        "decay_norms": False,
-        "warmup_epochs": 10,
-        "lr_floor": 0.0,
-    }
+    recipe = lars(0.6, 1e-6)
 
     def __init__(
         self,
