@@ -141,6 +141,33 @@ def prior(value: Any, num_prototypes: int, scores_device: torch.device) -> Tenso
     return value
 
 
+def index(name: str, value: Any, size: int, rows: int | None = None) -> None:
+    """(rows,) long, of any length for None, each in [0, size); read on CPU tensors only: no sync."""
+    if not isinstance(value, Tensor) or value.dtype != torch.int64:
+        came = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{name} must be a tensor of torch.int64, got {came}: call {name}.long()")
+    if value.dim() != 1 or value.numel() == 0 or rows not in (None, len(value)):
+        expected = "(M,), M >= 1" if rows is None else f"({rows},)"
+        raise ValueError(f"{name} must have shape {expected}, got {tuple(value.shape)}")
+    if value.device.type == "cpu" and not torch.compiler.is_compiling():
+        smallest, largest = int(value.min()), int(value.max())
+        if smallest < 0 or largest >= size:
+            raise ValueError(
+                f"{name} must lie in [0, {size}), its entries reach from {smallest} to {largest}"
+            )
+
+
+def all_positive(name: str, value: Tensor) -> None:
+    """Every entry is finite and > 0; read on CPU tensors only: no sync."""
+    if value.device.type == "cpu" and not torch.compiler.is_compiling():
+        smallest, largest = float(value.min()), float(value.max())
+        if not 0 < smallest <= largest < math.inf:
+            raise ValueError(
+                f"{name} must be finite and > 0, its entries reach from {smallest:g} to "
+                f"{largest:g}: clamp it from below"
+            )
+
+
 def rows_contiguous(value: Tensor) -> Tensor:
     """`value`, copied only if its columns are not adjacent in memory."""
     return value if value.stride()[1] == 1 or value.shape[1] == 1 else value.contiguous()

@@ -37,8 +37,8 @@ class Teachers:
         """Each student's targets of some samples, as kernels take them."""
         sums: dict[tuple[int, ...], Tensor] = {(t,): self._dense(t, rows) for t in self._used()}
         for teachers in set(self.sets) - set(sums):
-            parts = [sums[t,] for t in teachers]
-            sums[teachers] = sum(parts[1:], parts[0]) if parts else self._nothing()
+            parts = [sums[t,].to(product_dtype(sums[t,])) for t in teachers]
+            sums[teachers] = sum(parts[1:], parts[0]) if parts else self._nothing(rows)
         return [
             SimpleNamespace(values=sums[teachers], scale=None, row=None, col=None)
             for teachers in self.sets
@@ -54,12 +54,12 @@ class Teachers:
         kernels = backend.implementation(self.name, "sinkhorn")
         return kernels.evaluate(tile.values, tile.scale, tile.row, tile.col)
 
-    def _nothing(self) -> Tensor:
+    def _nothing(self, rows: slice) -> Tensor:
         held = self.targets[0]
         like = held.values if held.values is not None else held.z
         columns = like.shape[1] if held.prototypes is None else held.prototypes.shape[0]
         zeros = like.new_zeros((1, columns), dtype=product_dtype(like))
-        return zeros.expand(like.shape[0], columns)
+        return zeros.expand(rows.stop - rows.start, columns)
 
 
 class Crops:

@@ -52,6 +52,15 @@ def sorted_prior(scores: Scores, prior: Tensor, epsilon: float, group: str) -> T
     return torch.empty_like(values).scatter(0, heaviest_first, values)
 
 
+def last_rows(assignment: Assignment, z: Tensor) -> Assignment:
+    """The assignment of z (N, D), which came last, without holding on to the rows before it."""
+    last = assignment[-z.shape[0] :]
+    if last.z is None or last.row is None:
+        return last
+    own = _check.rows_contiguous(z.detach().to(last.z.dtype))
+    return dataclasses.replace(last, z=own, row=last.row.clone())
+
+
 def weighted(assignment: Assignment, weights: Tensor) -> Assignment:
     """The assignment with row i multiplied by weights_i >= 0, (N,)."""
     assert assignment.row is not None

@@ -1,5 +1,6 @@
 """One module a method: what it calls, on what, and which code or equation it follows."""
 
+from .align_uniform import AlignUniformLoss
 from .dino import DINOLoss
 from .ibot import IBOTLoss
 from .koleo import KoLeoLoss
@@ -8,4 +9,13 @@ from .pmsn import PMSNLoss
 from .resa import ReSALoss
 from .swav import SwAVLoss
 
-__all__ = ["DINOLoss", "IBOTLoss", "KoLeoLoss", "MSNLoss", "PMSNLoss", "ReSALoss", "SwAVLoss"]
+__all__ = [
+    "AlignUniformLoss",
+    "DINOLoss",
+    "IBOTLoss",
+    "KoLeoLoss",
+    "MSNLoss",
+    "PMSNLoss",
+    "ReSALoss",
+    "SwAVLoss",
+]

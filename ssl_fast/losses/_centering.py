@@ -60,6 +60,8 @@ class CenteredLoss(torch.nn.Module):
     def temperature_at(self, epoch: int | None) -> float:
         """The teacher's temperature: linear over the warm-up epochs, then constant."""
         last = self.warmup_epochs - 1
+        if epoch is not None and epoch < 0:
+            raise ValueError(f"epoch counts from 0, got {epoch}")
         if epoch is None or epoch > last:
             return self.teacher_temperature
         start = self.warmup_teacher_temperature

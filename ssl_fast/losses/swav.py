@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..functional import Assignment, _check, multi_crop_cross_entropy
-from ..functional._teacher import sorted_prior
+from ..functional._teacher import last_rows, sorted_prior
 from ._centering import crops
 from ._prior import ORDERS, Prior
 
@@ -119,10 +119,10 @@ class SwAVLoss(torch.nn.Module):
             assigned + others, targets, prototypes, temperature=self.temperature, group=self.group
         )
 
-    def _assign(self, crop: int, z: Tensor, prototypes: Tensor) -> Assignment:
-        rows = len(z)
+    def _assign(self, crop: int, own: Tensor, prototypes: Tensor) -> Assignment:
+        z = own
         if self.queue is not None and self._queued == self.queue_length:
-            z = torch.cat([self.queue[crop].to(z.dtype), z])
+            z = torch.cat([self.queue[crop].to(own.dtype), own])
         prior = self.prior(len(prototypes), z.device)
         if prior is not None and self.prior_order == "sorted":
             name = _check.group_name(self.group)
@@ -134,7 +134,7 @@ class SwAVLoss(torch.nn.Module):
             prior=prior,
             group=self.group,
         )
-        return balanced[-rows:]
+        return last_rows(balanced, own)
 
     @torch.no_grad()
     def _enqueue(self, assigned: list[Tensor]) -> None:
