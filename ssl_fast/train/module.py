@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import LightningModule, seed_everything
 from torch import Tensor
 
@@ -53,7 +52,7 @@ class Pretraining(LightningModule):
         out = self.method.loss(now)
         loss = out.loss
         if self.uniformity is not None:
-            w2 = self.uniformity(*(F.normalize(z) for z in out.projections[:2]))
+            w2 = self.uniformity(*out.projections[:2])
             loss = loss + self.uniformity_weight() * w2
             self.log("w2", w2.detach(), batch_size=len(index))
         if not torch.isfinite(loss):

@@ -35,9 +35,8 @@ class BarlowTwins(Siamese):
             embedding_dim: width of the embeddings.
         """
         super().__init__(encoder, mlp([encoder.dim, hidden_dim, hidden_dim, embedding_dim]))
-        self.criterion = BarlowTwinsLoss(off_diagonal_weight)
-        self.scale = scale
+        self.criterion = BarlowTwinsLoss(off_diagonal_weight, scale)
 
     def loss(self, batch: Batch) -> Output:
         z = self.project(batch.views)
-        return Output(self.scale * self.criterion(*z), z)
+        return Output(self.criterion(*z), z)

@@ -38,7 +38,7 @@ class CWRGP(Siamese):
 
     def loss(self, batch: Batch) -> Output:
         z = self.project(batch.views)
-        return Output(self.criterion(*z), z)
+        return Output(self.criterion(z), z)
 
     def check_batch(self, size: int) -> None:
         super().check_batch(size)

@@ -22,6 +22,9 @@ class MEC(MomentumSiamese):
         self,
         encoder: AnyEncoder,
         *,
+        eps: float = 64.0,
+        slack: float = 8.0,
+        slack_epochs: int = 10,
         momentum: float = 0.996,
         hidden_dim: int = 2048,
         embedding_dim: int = 2048,
@@ -31,6 +34,9 @@ class MEC(MomentumSiamese):
 
         Args:
             encoder: images to encodings.
+            eps: distortion; 64 belongs to embeddings of width 2048.
+            slack: factor of the distortion at the start.
+            slack_epochs: in which it falls to 1 linearly.
             momentum: decay of the momentum network at the start; it rises to 1 along a cosine.
             hidden_dim: width of the projector's two hidden layers.
             embedding_dim: width of the embeddings.
@@ -39,10 +45,13 @@ class MEC(MomentumSiamese):
         widths = [encoder.dim, hidden_dim, hidden_dim, embedding_dim]
         super().__init__(encoder, mlp(widths, last="plain"), momentum)
         self.predictor: nn.Module = mlp([embedding_dim, predictor_dim, embedding_dim])
-        self.criterion = MECLoss()
+        self.slack, self.slack_epochs = slack, slack_epochs
+        self.criterion = MECLoss(eps)
 
     def loss(self, batch: Batch) -> Output:
         keys = self.keys(batch.views, batch.progress)
         z = self.project(batch.views)
         p = [self.predictor(view) for view in z]
-        return Output(self.criterion(*p, *keys), z)
+        passed = min(1.0, batch.progress * batch.epochs / max(1, self.slack_epochs))
+        slack = self.slack + (1 - self.slack) * passed
+        return Output(self.criterion(p, keys, slack), z)

@@ -29,18 +29,22 @@ class WMSE(Siamese):
 
         Args:
             encoder: images to encodings.
-            whitening_size: samples that are whitened together, at least twice the embeddings.
+            whitening_size: samples that are whitened together, more than the embeddings' width.
             iterations: random partitions of the batch a step.
             hidden_dim: width of the projector's hidden layer.
             embedding_dim: width of the embeddings.
         """
         super().__init__(encoder, mlp([encoder.dim, hidden_dim, embedding_dim]))
+        if whitening_size <= embedding_dim:
+            raise ValueError(
+                f"whitening_size {whitening_size} must be above embedding_dim {embedding_dim}"
+            )
         self.size = whitening_size
-        self.criterion = WMSELoss(embedding_dim, whitening_size, iterations)
+        self.criterion = WMSELoss(whitening_size, iterations)
 
     def loss(self, batch: Batch) -> Output:
         z = self.project(batch.views)
-        return Output(self.criterion(*z), z)
+        return Output(self.criterion(z), z)
 
     def check_batch(self, size: int) -> None:
         if size % self.size:
