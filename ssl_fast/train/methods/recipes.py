@@ -2,7 +2,13 @@
 
 from typing import Any
 
-COMMON = {"epochs": 1000, "batch_size": 256, "warmup_epochs": 10, "lr_floor": 0.0, "decay_norms": False}
+COMMON = {
+    "epochs": 1000,
+    "batch_size": 256,
+    "warmup_epochs": 10,
+    "lr_floor": 0.0,
+    "decay_norms": False,
+}
 
 
 def lars(lr: float, weight_decay: float) -> dict[str, Any]:

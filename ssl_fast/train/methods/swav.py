@@ -8,8 +8,8 @@ from ..heads import Prototypes, mlp
 from ..models import AnyEncoder
 from ..prior import Prior
 from .base import Batch, Output, by_size
-from .siamese import Siamese
 from .recipes import lars
+from .siamese import Siamese
 
 
 class SwAV(Siamese):
