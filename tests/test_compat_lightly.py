@@ -17,6 +17,7 @@ from ssl_fast.compat import lightly as ours
 theirs = pytest.importorskip("lightly.loss", reason="Lightly is not installed")
 
 # Ours beside Lightly's: what was dropped in 1.6, and what Lightly has not.
+EPS = torch.finfo(torch.float32).eps
 EXTRA = {"me_max_weight", "strict"}
 NAMES = [name for name in CASES if hasattr(theirs, name)]
 OPTIONS = [(name, options) for name, options in combinations() if name in NAMES]
@@ -85,7 +86,7 @@ def test_float32(name, options) -> None:
         native = run(getattr(theirs, name), case, options, rows, torch.float32)
         with dispatch.trace() as ran:
             actual = run(getattr(ours, name), case, options, rows, torch.float32)
-        assert_equal(actual, native, exact, 8 * torch.finfo(torch.float32).eps)
+        assert_equal(actual, native, exact, 8 * EPS)
         assert ran, "no kernel ran"
         assert {used for _, used in ran} == {"native"}
 
