@@ -52,14 +52,14 @@ class MSN(torch.autograd.Function):
     @staticmethod
     def keep(ctx, inputs, outputs):
         anchors, targets, prototypes, inv_temperature, scale = inputs[:5]
-        ctx.numbers = inv_temperature, scale, *inputs[-2:]
+        ctx.numbers = inv_temperature, scale, *inputs[-3:-1]
         ctx.save_for_backward(anchors, targets, prototypes, *outputs[1:])
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_loss, *_):
         if d_loss is None:
-            return (None,) * 12
+            return (None,) * 13
         anchors, targets, prototypes, *statistics, count, cache = ctx.saved_tensors
         inv_temperature, scale, name, group = ctx.numbers
         factor = float(_distributed.world_size(group))
@@ -73,11 +73,11 @@ class MSN(torch.autograd.Function):
             factor, need_anchors, need_prototypes, name,
         )  # fmt: skip
         d_anchors = d_anchors if need_anchors else None
-        return d_anchors, None, d_prototypes if need_prototypes else None, *(None,) * 9
+        return d_anchors, None, d_prototypes if need_prototypes else None, *(None,) * 10
 
 
 def _fake_forward(anchors, targets, prototypes, inv_temperature, scale, log_prior, *rest):
-    *_, want_grad, _, group = rest
+    *_, want_grad, _, group, _ = rest
     double = torch.float64
     rows, samples, columns = anchors.shape[0], targets.shape[0], prototypes.shape[0]
     kept = _kept(anchors, prototypes, want_grad)
@@ -106,11 +106,14 @@ def msn_forward(
     want_grad: bool,
     name: str,
     group: str,
+    sinkhorn_group: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Loss, row_stats, the teacher's potentials, the prior's gradient, all ranks' rows, tiles."""
     a, t, c = (UnitRows(x).rows for x in (anchors, targets, prototypes))
     if iterations:
-        row, col = sinkhorn_potentials(t, c, scale, None, iterations, True, name, group)
+        row, col = sinkhorn_potentials(
+            t, c, scale, None, iterations, True, name, sinkhorn_group
+        )
     else:
         row, col = softmax_potential(t, c, scale, None, name), t.new_zeros(len(c)).double()
     crops = _crops(a, t, c, scale, row, col, inv_temperature, name)
