@@ -5,5 +5,6 @@
 namespace ssl_fast::SSL_FAST_ISA {
 const Kernels kernels{sinkhorn,      sinkhorn_step,         row_potential,
                       evaluate,      cross_entropy_forward, cross_entropy_backward,
-                      prior_forward, prior_backward};
+                      prior_forward, prior_backward,        crops_forward,
+                      crops_backward};
 }  // namespace ssl_fast::SSL_FAST_ISA

@@ -26,6 +26,10 @@ void prior_forward(const Matrix& logits, double inv_temperature, const Targets& 
 void prior_backward(const Matrix& logits, double inv_temperature, const Targets& targets,
                     const Stats& stats, const double* prior, const void* d_loss, double factor,
                     const Matrix& out, int threads);
+void crops_forward(const Crops& crops, double inv_temperature, const Stats& stats, double* mass,
+                   int threads);
+void crops_backward(const Crops& crops, double inv_temperature, bool has_exp, const Stats& stats,
+                    const double* prior, int threads);
 
 // max_k l_k
 template <typename C>
