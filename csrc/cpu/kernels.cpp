@@ -36,5 +36,7 @@ const Kernels kernels{
     spectral_weights,
     column_sums,
     center,
+    crops_forward,
+    crops_backward,
 };
 }  // namespace ssl_fast::SSL_FAST_ISA

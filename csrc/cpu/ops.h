@@ -70,6 +70,10 @@ void spectral_weights(const double* squares, int64_t count, double scale, double
                       double* value, double* weight, double* row);
 void column_sums(const Matrix& z, double* sums, int threads);
 void center(const Matrix& z, const double* mean, void* x, int dtype, int threads);
+void crops_forward(const Crops& crops, double inv_temperature, const Stats& stats, double* mass,
+                   int threads);
+void crops_backward(const Crops& crops, double inv_temperature, bool has_exp, const Stats& stats,
+                    const double* prior, int threads);
 
 // max_k l_k
 template <typename C>

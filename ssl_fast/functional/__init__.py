@@ -7,7 +7,13 @@ from .cross_entropy import linear_soft_cross_entropy, soft_cross_entropy
 from .multi_crop import multi_crop_cross_entropy
 from .prior import msn, power_law_prior, prior_kl
 from .sinkhorn import sinkhorn
-from .uniformity import alignment, gaussian_uniformity, prototype_alignment, prototype_correlation, prototype_uniformity
+from .uniformity import (
+    alignment,
+    gaussian_uniformity,
+    prototype_alignment,
+    prototype_correlation,
+    prototype_uniformity,
+)
 from .wasserstein import nuclear_norm, wasserstein_uniformity
 
 __all__ = [

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import _distributed
 from ._autograd import first_output_only, once_differentiable
+from ._column_crops import NARROW, ColumnCrops
 from ._crops import Crops, Teachers
 from ._operator import operator
 from ._prior import divergence
@@ -111,9 +112,7 @@ def msn_forward(
     """Loss, row_stats, the teacher's potentials, the prior's gradient, all ranks' rows, tiles."""
     a, t, c = (UnitRows(x).rows for x in (anchors, targets, prototypes))
     if iterations:
-        row, col = sinkhorn_potentials(
-            t, c, scale, None, iterations, True, name, sinkhorn_group
-        )
+        row, col = sinkhorn_potentials(t, c, scale, None, iterations, True, name, sinkhorn_group)
     else:
         row, col = softmax_potential(t, c, scale, None, name), t.new_zeros(len(c)).double()
     crops = _crops(a, t, c, scale, row, col, inv_temperature, name)
@@ -171,7 +170,9 @@ def msn_backward(
 
 def _crops(a, t, c, scale, row, col, inv_temperature, name) -> Crops:
     teacher = Targets(None, t, c, scale, row, col)
-    teachers = Teachers([teacher], len(a) // len(t), False, name)
+    teachers = Teachers([teacher], len(a) // len(t), False, name, normalized=True)
+    if name == "native" and not a.is_cuda and inv_temperature <= NARROW:
+        return ColumnCrops(a, c, teachers, inv_temperature)  # |logits| <= inv_temperature
     return Crops(a, c, teachers, inv_temperature)
 
 
