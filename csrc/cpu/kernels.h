@@ -55,6 +55,40 @@ struct Kernels {
                                  const Targets& targets, const Stats& stats, const void* d_loss,
                                  int64_t d_loss_stride, double factor, const Matrix& out,
                                  int threads);
+  // targets.values.data null for none; log_mass [K].
+  void (*prior_forward)(const Matrix& logits, double inv_temperature, const Targets& targets,
+                        const Stats& stats, double* log_mass, int threads);
+  // prior [2, K]; d_loss [1] or null; out [N, K] may be the logits.
+  void (*prior_backward)(const Matrix& logits, double inv_temperature, const Targets& targets,
+                         const Stats& stats, const double* prior, const void* d_loss, double factor,
+                         const Matrix& out, int threads);
+  // stats [2, D]: mean, centred squares; out [N, D] (float32 or float64) or no data: z - mean,
+  // divided by sqrt(squares / N + eps) to standardise.
+  void (*column_moments)(const Matrix& z, double* stats, int64_t stats_stride, const Matrix& out,
+                         bool standardise, double eps, int threads);
+  // out [N, D] = (z - mean) * scale; scale [D] or null.
+  void (*center)(const Matrix& z, const double* mean, const double* scale, const Matrix& out,
+                 int threads);
+  double (*inner)(const Matrix& a, const Matrix& b, int threads);
+  double (*squared_distance)(const Matrix& a, const Matrix& b, int threads);
+  // tile [R, M], rows of a symmetric matrix from the diagonal on, which becomes zero: the sum of
+  // (scale * tile)^2 with what is beyond the first R columns twice.
+  double (*triangle)(const Matrix& tile, double scale, int threads);
+  // out [N, D] = factors[0] push + beta (z - mean) + factors[1] (z - other); push, other or no
+  // data.
+  void (*covariance_gradient)(const Matrix& push, const Matrix& z, const Matrix& other,
+                              const double* mean, const double* beta, const double* factors,
+                              const Matrix& out, int threads);
+  // tile [R, D], rows `first` on of N C, becomes the derivative over N; returns the penalty.
+  double (*correlation_tile)(const Matrix& tile, int64_t first, double count, double weight,
+                             int threads);
+  // g = alpha push + beta other, beta [D] or null without other: dots [D] = column sums of g * own,
+  void (*correlation_dots)(const Matrix& push, const Matrix& own, const Matrix& other, double alpha,
+                           const double* beta, double* dots, int threads);
+  // and out [N, D] = scale (g - dots own).
+  void (*correlation_gradient)(const Matrix& push, const Matrix& own, const Matrix& other,
+                               double alpha, const double* beta, const double* dots,
+                               const double* scale, const Matrix& out, int threads);
   // tile [N, K] is overwritten; b [K] or null; stats [2, N] shift (in units of tile times b), sum;
   // rescale [N], or null where the terms are not wanted.
   void (*contrastive_rows_forward)(const Matrix& tile, const void* b, double scale,
@@ -71,6 +105,25 @@ struct Kernels {
   void (*contrastive_pairs_backward)(const Matrix& tile, double scale, double shift, int64_t row,
                                      int64_t col, int64_t views, const double* lse,
                                      const void* blocks, bool narrow, int threads);
+  // tile [R, C] of products to squares of distances; norms squared, of the tile's type; x [N, D]
+  // any type. out [2]: the smallest square but those of a row to itself; whether any pair is near.
+  void (*pair_distances)(const Matrix& tile, const void* row_norms, const void* col_norms,
+                         const Matrix& x, int64_t first_row, int64_t first_col, double* out,
+                         int threads);
+  // squares to weights exp(t (shift - square)), negative for near pairs; returns their sum.
+  double (*pair_weights)(const Matrix& tile, double t, double shift, bool marked, int threads);
+  // rows [R, >= D] and cols [C, >= D], either may be null, gain the near pairs' w (other - own).
+  void (*pair_close)(const Matrix& tile, const Matrix& x, int64_t first_row, int64_t first_col,
+                     const Matrix& rows, const Matrix& cols, int threads);
+  // x, y, d_x, d_y [N, D] of one type.
+  double (*distance_power)(const Matrix& x, const Matrix& y, double alpha, int threads);
+  void (*distance_power_backward)(const Matrix& x, const Matrix& y, double alpha, double g,
+                                  const Matrix& d_x, const Matrix& d_y, int threads);
+  // c [K, D]; row [2, K] shift, log; col [2, D] means.
+  double (*correlation)(const Matrix& c, double inv_temperature, double* row, double* col,
+                        int threads);
+  void (*correlation_backward)(const Matrix& c, double inv_temperature, const double* col, double g,
+                               const Matrix& d_c, int threads);
 };
 
 namespace baseline { extern const Kernels kernels; }
