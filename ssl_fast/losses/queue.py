@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..functional._check import count, group_name
 from ..functional._distributed import gather
-from ..functional._queue import nearest_rows, unit_rows
+from ..functional._rows import nearest_rows, unit_rows
 
 
 class MemoryQueue(torch.nn.Module):
@@ -33,9 +33,7 @@ class MemoryQueue(torch.nn.Module):
     rows: Tensor
     pointer: Tensor
 
-    def __init__(
-        self, size: int, dim: int, group: Any = None, dtype: torch.dtype = torch.float32
-    ):
+    def __init__(self, size: int, dim: int, group: Any = None, dtype: torch.dtype = torch.float32):
         super().__init__()
         self.group = group
         start = unit_rows(torch.randn(count("size", size), count("dim", dim)))
