@@ -145,7 +145,7 @@ def multi_crop(
     students: list[Tensor], q: list[Tensor], prototypes: Tensor | None = None,
     temperature: float = 0.1, skip_same: bool = True,
 ) -> Tensor:  # fmt: skip
-    """Mean over pairs of crops of the cross-entropy; pairs of one and the same crop are left out."""
+    """Mean over pairs of crops of the cross-entropy, without those of one and the same crop."""
     logits = students if prototypes is None else [x @ prototypes.T for x in students]
     terms = [
         cross_entropy(logits[s], q[t], temperature)

@@ -13,7 +13,6 @@ from checks import (
     assert_right,
     error,
     normal,
-    probabilities,
     same_bits,
     spread,
     unit,

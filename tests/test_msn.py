@@ -16,7 +16,6 @@ from checks import (
     normal,
     same_bits,
     spread,
-    unit,
     value_and_grads,
 )
 
