@@ -102,8 +102,9 @@ PYBIND11_MODULE(_cpu, m) {
   m.def(
       "pair_weights",
       [](Pointer tile, int64_t r, int64_t c, int64_t stride, int dtype, double t, double shift,
-         bool marked, int threads) {
-        return active().pair_weights(matrix(tile, r, c, stride, dtype), t, shift, marked, threads);
+         bool marked, Pointer rows, Pointer cols, int threads) {
+        return active().pair_weights(matrix(tile, r, c, stride, dtype), t, shift, marked,
+                                     at<void>(rows), at<void>(cols), threads);
       },
       NoGil());
   m.def(

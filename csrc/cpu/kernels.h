@@ -54,8 +54,11 @@ struct Kernels {
   void (*pair_distances)(const Matrix& tile, const void* row_norms, const void* col_norms,
                          const Matrix& x, int64_t first_row, int64_t first_col, double* out,
                          int threads);
-  // squares to weights exp(t (shift - square)), negative for near pairs; returns their sum.
-  double (*pair_weights)(const Matrix& tile, double t, double shift, bool marked, int threads);
+  // squares to weights exp(t (shift - square)), negative for near pairs; returns their sum. rows
+  // [R] and cols [C], of the tile's type, either may be null, gain the sums of those that are not
+  // near.
+  double (*pair_weights)(const Matrix& tile, double t, double shift, bool marked, void* rows,
+                         void* cols, int threads);
   // rows [R, >= D] and cols [C, >= D], either may be null, gain the near pairs' w (other - own).
   void (*pair_close)(const Matrix& tile, const Matrix& x, int64_t first_row, int64_t first_col,
                      const Matrix& rows, const Matrix& cols, int threads);

@@ -24,7 +24,8 @@ void cross_entropy_backward(const Matrix& logits, double inv_temperature, const 
 void pair_distances(const Matrix& tile, const void* row_norms, const void* col_norms,
                     const Matrix& x, int64_t first_row, int64_t first_col, double* out,
                     int threads);
-double pair_weights(const Matrix& tile, double t, double shift, bool marked, int threads);
+double pair_weights(const Matrix& tile, double t, double shift, bool marked, void* rows, void* cols,
+                    int threads);
 void pair_close(const Matrix& tile, const Matrix& x, int64_t first_row, int64_t first_col,
                 const Matrix& rows, const Matrix& cols, int threads);
 double distance_power(const Matrix& x, const Matrix& y, double alpha, int threads);
