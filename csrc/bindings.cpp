@@ -88,6 +88,157 @@ PYBIND11_MODULE(_cpu, m) {
       },
       NoGil());
   m.def(
+      "prior_forward",
+      [](Pointer l, int64_t n, int64_t k, int64_t stride, int dtype, double inv_temperature,
+         Pointer values, int64_t values_stride, int values_dtype, double scale, Pointer row,
+         Pointer col, Pointer row_stats, int64_t row_stats_stride, Pointer log_mass, int threads) {
+        active().prior_forward(matrix(l, n, k, stride, dtype), inv_temperature,
+                               {matrix(values, n, k, values_stride, values_dtype), scale,
+                                at<double>(row), at<double>(col)},
+                               {at<double>(row_stats), row_stats_stride, nullptr},
+                               at<double>(log_mass), threads);
+      },
+      NoGil());
+  m.def(
+      "prior_backward",
+      [](Pointer l, int64_t n, int64_t k, int64_t stride, int dtype, double inv_temperature,
+         Pointer values, int64_t values_stride, int values_dtype, double scale, Pointer row,
+         Pointer col, Pointer row_stats, int64_t row_stats_stride, Pointer prior, Pointer d_loss,
+         double factor, Pointer out, int64_t out_stride, int out_dtype, int threads) {
+        active().prior_backward(matrix(l, n, k, stride, dtype), inv_temperature,
+                                {matrix(values, n, k, values_stride, values_dtype), scale,
+                                 at<double>(row), at<double>(col)},
+                                {at<double>(row_stats), row_stats_stride, nullptr},
+                                at<double>(prior), at<void>(d_loss), factor,
+                                matrix(out, n, k, out_stride, out_dtype), threads);
+      },
+      NoGil());
+  m.def(
+      "column_moments",
+      [](Pointer z, int64_t n, int64_t d, int64_t stride, int dtype, Pointer stats,
+         int64_t stats_stride, Pointer out, int64_t out_n, int64_t out_d, int64_t out_stride,
+         int out_dtype, bool standardise, double eps, int threads) {
+        active().column_moments(matrix(z, n, d, stride, dtype), at<double>(stats), stats_stride,
+                                matrix(out, out_n, out_d, out_stride, out_dtype), standardise, eps,
+                                threads);
+      },
+      NoGil());
+  m.def(
+      "center",
+      [](Pointer z, int64_t n, int64_t d, int64_t stride, int dtype, Pointer mean, Pointer scale,
+         Pointer out, int64_t out_n, int64_t out_d, int64_t out_stride, int out_dtype,
+         int threads) {
+        active().center(matrix(z, n, d, stride, dtype), at<double>(mean), at<double>(scale),
+                        matrix(out, out_n, out_d, out_stride, out_dtype), threads);
+      },
+      NoGil());
+  m.def(
+      "inner",
+      [](Pointer a, int64_t n, int64_t k, int64_t stride, int dtype, Pointer b, int64_t b_n,
+         int64_t b_k, int64_t b_stride, int b_dtype, int threads) {
+        return active().inner(matrix(a, n, k, stride, dtype),
+                              matrix(b, b_n, b_k, b_stride, b_dtype), threads);
+      },
+      NoGil());
+  m.def(
+      "squared_distance",
+      [](Pointer a, int64_t n, int64_t k, int64_t stride, int dtype, Pointer b, int64_t b_n,
+         int64_t b_k, int64_t b_stride, int b_dtype, int threads) {
+        return active().squared_distance(matrix(a, n, k, stride, dtype),
+                                         matrix(b, b_n, b_k, b_stride, b_dtype), threads);
+      },
+      NoGil());
+  m.def(
+      "triangle",
+      [](Pointer t, int64_t n, int64_t k, int64_t stride, int dtype, double scale, int threads) {
+        return active().triangle(matrix(t, n, k, stride, dtype), scale, threads);
+      },
+      NoGil());
+  m.def(
+      "covariance_gradient",
+      [](Pointer push, int64_t push_n, int64_t push_d, int64_t push_stride, int push_dtype,
+         Pointer z, int64_t n, int64_t d, int64_t stride, int dtype, Pointer other, int64_t other_n,
+         int64_t other_d, int64_t other_stride, int other_dtype, Pointer mean, Pointer beta,
+         Pointer factors, Pointer out, int64_t out_n, int64_t out_d, int64_t out_stride,
+         int out_dtype, int threads) {
+        active().covariance_gradient(matrix(push, push_n, push_d, push_stride, push_dtype),
+                                     matrix(z, n, d, stride, dtype),
+                                     matrix(other, other_n, other_d, other_stride, other_dtype),
+                                     at<double>(mean), at<double>(beta), at<double>(factors),
+                                     matrix(out, out_n, out_d, out_stride, out_dtype), threads);
+      },
+      NoGil());
+  m.def(
+      "correlation_tile",
+      [](Pointer t, int64_t n, int64_t k, int64_t stride, int dtype, int64_t first, double count,
+         double weight, int threads) {
+        return active().correlation_tile(matrix(t, n, k, stride, dtype), first, count, weight,
+                                         threads);
+      },
+      NoGil());
+  m.def(
+      "correlation_dots",
+      [](Pointer push, int64_t push_n, int64_t push_d, int64_t push_stride, int push_dtype,
+         Pointer own, int64_t n, int64_t d, int64_t stride, int dtype, Pointer other,
+         int64_t other_n, int64_t other_d, int64_t other_stride, int other_dtype, double alpha,
+         Pointer beta, Pointer dots, int threads) {
+        active().correlation_dots(matrix(push, push_n, push_d, push_stride, push_dtype),
+                                  matrix(own, n, d, stride, dtype),
+                                  matrix(other, other_n, other_d, other_stride, other_dtype), alpha,
+                                  at<double>(beta), at<double>(dots), threads);
+      },
+      NoGil());
+  m.def(
+      "correlation_gradient",
+      [](Pointer push, int64_t push_n, int64_t push_d, int64_t push_stride, int push_dtype,
+         Pointer own, int64_t n, int64_t d, int64_t stride, int dtype, Pointer other,
+         int64_t other_n, int64_t other_d, int64_t other_stride, int other_dtype, double alpha,
+         Pointer beta, Pointer dots, Pointer scale, Pointer out, int64_t out_n, int64_t out_d,
+         int64_t out_stride, int out_dtype, int threads) {
+        active().correlation_gradient(matrix(push, push_n, push_d, push_stride, push_dtype),
+                                      matrix(own, n, d, stride, dtype),
+                                      matrix(other, other_n, other_d, other_stride, other_dtype),
+                                      alpha, at<double>(beta), at<double>(dots), at<double>(scale),
+                                      matrix(out, out_n, out_d, out_stride, out_dtype), threads);
+      },
+      NoGil());
+  m.def(
+      "contrastive_rows_forward",
+      [](Pointer t, int64_t n, int64_t k, int64_t stride, int dtype, Pointer b, double scale,
+         Pointer lo, Pointer hi, int64_t begin, Pointer stats, Pointer rescale, int threads) {
+        active().contrastive_rows_forward(matrix(t, n, k, stride, dtype), at<void>(b), scale,
+                                          {at<int64_t>(lo), at<int64_t>(hi), begin},
+                                          at<double>(stats), at<void>(rescale), threads);
+      },
+      NoGil());
+  m.def(
+      "contrastive_rows_backward",
+      [](Pointer t, int64_t n, int64_t k, int64_t stride, int dtype, Pointer b, double scale,
+         Pointer lo, Pointer hi, int64_t begin, Pointer lse, Pointer weight, int threads) {
+        active().contrastive_rows_backward(matrix(t, n, k, stride, dtype), at<void>(b), scale,
+                                           {at<int64_t>(lo), at<int64_t>(hi), begin},
+                                           at<double>(lse), at<double>(weight), threads);
+      },
+      NoGil());
+  m.def(
+      "contrastive_pairs_forward",
+      [](Pointer t, int64_t n, int64_t k, int64_t stride, int dtype, double scale, double shift,
+         int64_t row, int64_t col, int64_t views, Pointer sums, int threads) {
+        active().contrastive_pairs_forward(matrix(t, n, k, stride, dtype), scale, shift, row, col,
+                                           views, at<double>(sums), threads);
+      },
+      NoGil());
+  m.def(
+      "contrastive_pairs_backward",
+      [](Pointer t, int64_t n, int64_t k, int64_t stride, int dtype, double scale, double shift,
+         int64_t row, int64_t col, int64_t views, Pointer lse, Pointer blocks, bool narrow,
+         int threads) {
+        active().contrastive_pairs_backward(matrix(t, n, k, stride, dtype), scale, shift, row, col,
+                                            views, at<double>(lse), at<void>(blocks), narrow,
+                                            threads);
+      },
+      NoGil());
+  m.def(
       "pair_distances",
       [](Pointer tile, int64_t r, int64_t c, int64_t stride, int dtype, Pointer row_norms,
          Pointer col_norms, Pointer x, int64_t n, int64_t d, int64_t x_stride, int x_dtype,

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 HELP = """\
 usage: ssl-fast COMMAND [OPTIONS]
 
-  train     train an encoder, measure it, draw it    ssl-fast train --method resa --data digits
-  methods   list the methods and their sources       ssl-fast methods
-  bench     time the losses against plain PyTorch    ssl-fast bench --help
-  info      versions, instruction sets, backends     ssl-fast info
+  train       train an encoder, measure it, draw it    ssl-fast train --method resa --data digits
+  methods     list the methods and their sources       ssl-fast methods
+  bench       time the losses against plain PyTorch    ssl-fast bench --help
+  info        versions, instruction sets, backends     ssl-fast info
+  experiment  repeat a study of one of the papers      ssl-fast experiment --help
 
 ssl-fast COMMAND --help names every option.
 """
@@ -43,6 +44,20 @@ def train(argv: list[str]) -> int:
         return 2
 
 
+def experiment(argv: list[str]) -> int:
+    try:
+        from .experiments.frame import main as run
+        from .train.errors import UsageError
+    except ImportError as error:
+        print(f"ssl-fast experiment: {error}; pip install 'ssl_fast[train]'", file=sys.stderr)
+        return 2
+    try:
+        return run(argv)
+    except UsageError as error:
+        print(f"ssl-fast experiment: {error}", file=sys.stderr)
+        return 2
+
+
 def methods(argv: list[str]) -> int:
     from rich.console import Console
     from rich.table import Table
@@ -69,7 +84,13 @@ def info(argv: list[str]) -> int:
     return run(argv)
 
 
-COMMANDS = {"train": train, "methods": methods, "bench": bench, "info": info}
+COMMANDS = {
+    "train": train,
+    "methods": methods,
+    "bench": bench,
+    "info": info,
+    "experiment": experiment,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

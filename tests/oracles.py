@@ -1,5 +1,7 @@
 """The formulas as printed, in plain PyTorch: exact on float64, "PyTorch's own" on float32."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -100,6 +102,61 @@ def resa(
     return torch.stack(terms).mean()
 
 
+def prior_kl(
+    logits: Tensor, prior: Tensor | None = None, temperature: float = 1.0, reverse: bool = False
+) -> Tensor:
+    """KL(mean softmax || prior), PMSN's Eq. 9; reverse: KL(prior || mean softmax)."""
+    log_p = (logits / temperature).log_softmax(1).logsumexp(0) - math.log(len(logits))
+    uniform = torch.full_like(log_p, 1 / len(log_p))
+    prior = uniform if prior is None else prior.to(log_p)
+    if reverse:
+        return (prior.xlogy(prior) - prior * log_p).sum()
+    return (log_p.exp() * (log_p - prior.log())).sum()
+
+
+def msn_loss(
+    anchors: Tensor,
+    targets: Tensor,
+    prototypes: Tensor,
+    temperature: float = 0.1,
+    sharpening: float = 0.25,
+    prior: Tensor | None = None,
+    prior_weight: float = 1.0,
+    reverse: bool = False,
+    sinkhorn_iterations: int = 0,
+) -> Tensor:
+    """MSN and PMSN as the papers have them: sharpened targets, cross-entropy, prior."""
+    anchors, targets, prototypes = (
+        x / x.norm(dim=1, keepdim=True).clamp_min(1e-12) for x in (anchors, targets, prototypes)
+    )
+    with torch.no_grad():
+        p = (targets @ prototypes.T / temperature).softmax(1)
+        q = p ** (1 / sharpening)
+        q = q / q.sum(1, keepdim=True)
+        if sinkhorn_iterations:
+            q = balance(q, sinkhorn_iterations)
+    logits = anchors @ prototypes.T
+    views = len(anchors) // len(targets)
+    entropy = cross_entropy(logits, q.repeat(views, 1), temperature)
+    return entropy + prior_weight * prior_kl(logits, prior, temperature, reverse)
+
+
+def multi_crop(
+    students: list[Tensor], q: list[Tensor], prototypes: Tensor | None = None,
+    temperature: float = 0.1, skip_same: bool = True,
+) -> Tensor:  # fmt: skip
+    """Mean over pairs of crops of the cross-entropy; pairs of one and the same crop are left out."""
+    logits = students if prototypes is None else [x @ prototypes.T for x in students]
+    terms = [
+        cross_entropy(logits[s], q[t], temperature)
+        for t in range(len(q))
+        for s in range(len(students))
+        if not (skip_same and s == t)
+    ]
+    unused = 0 * sum(x.sum() for x in students)  # a crop may have no teacher but itself
+    return torch.stack(terms).mean() + unused
+
+
 def gaussian_uniformity(x: Tensor, t: float = 2.0) -> Tensor:
     """Wang and Isola's listing, in the log domain: distances of 40 are no infinity."""
     squares = torch.pdist(x).pow(2)
@@ -121,3 +178,64 @@ def prototype_correlation(c: Tensor, temperature: float = 1.0) -> Tensor:
     logs = (c / temperature).log_softmax(1)
     pairs = (logs.exp()[:, None] * (logs[None] - logs[:, None])).sum(2)
     return pairs.sum() / (len(c) * (len(c) - 1))
+def swav_loss(
+    crops: list[Tensor],
+    prototypes: Tensor,
+    temperature: float = 0.1,
+    epsilon: float = 0.05,
+    iterations: int = 3,
+    prior: Tensor | None = None,
+    queue: list[Tensor] | None = None,
+    assign_crops: tuple[int, ...] = (0, 1),
+) -> Tensor:
+    """SwAV, section 3.1: the mean over assigned crops of the mean over the other crops."""
+    total = 0.0
+    for i, t in enumerate(assign_crops):
+        z = crops[t] if queue is None else torch.cat([queue[i].to(crops[t]), crops[t]])
+        q = sinkhorn((z @ prototypes.T).detach(), epsilon, iterations, prior)[-len(crops[t]) :]
+        others = [x for v, x in enumerate(crops) if v != t]
+        terms = [cross_entropy(x @ prototypes.T, q, temperature) for x in others]
+        total = total + sum(terms) / len(others)
+    return total / len(assign_crops)
+
+
+def sorted_prior(scores: Tensor, prior: Tensor, epsilon: float) -> Tensor:
+    """The k-th largest share to the prototype with the k-th largest mass."""
+    mass = (scores.double() / epsilon).softmax(1).sum(0).tolist()
+    order = sorted(range(len(mass)), key=lambda k: -mass[k])  # stable
+    shares = sorted(prior.tolist(), reverse=True)
+    return torch.tensor([shares[order.index(k)] for k in range(len(mass))]).to(prior)
+
+
+def dino_loss(
+    students: list[Tensor],
+    teachers: list[Tensor],
+    temperature: float = 0.1,
+    teacher_temperature: float = 0.04,
+    center: Tensor | None = None,
+) -> Tensor:
+    """DINO, algorithm 1, on logits: the mean over pairs of different crops."""
+    q = [centred(t.detach(), teacher_temperature, center) for t in teachers]
+    return multi_crop(students, q, None, temperature)
+
+
+def ibot_loss(student: Tensor, q: Tensor, mask: Tensor, temperature: float = 0.1) -> Tensor:
+    """iBOT: the mean over masked tokens of an image, then over images; q (M, K) as it is."""
+    tokens = cross_entropy(student, q, temperature, reduction="none")
+    images = tokens.split(mask.flatten(1).sum(1).tolist())
+    return sum(image.mean() for image in images if len(image)) / len(mask)
+
+
+def koleo_loss(x: Tensor, eps: float = 1e-8) -> Tensor:
+    """-mean log distance to the nearest row, on the sphere."""
+    z = torch.nn.functional.normalize(x, dim=1, eps=eps)
+    cosines = z.detach() @ z.detach().T - 9 * torch.eye(len(z)).to(z)
+    distances = torch.nn.functional.pairwise_distance(z, z[cosines.argmax(1)], eps=eps)
+    return -(distances + eps).log().mean()
+
+
+def mean_entropy(anchors: Tensor, prototypes: Tensor, temperature: float = 0.1) -> Tensor:
+    """MSN's third term: the mean entropy of softmax(cosines / temperature)."""
+    a, c = (torch.nn.functional.normalize(x, dim=1) for x in (anchors, prototypes))
+    log_p = (a @ c.T / temperature).log_softmax(1)
+    return -(log_p.exp() * log_p).sum(1).mean()

@@ -43,7 +43,9 @@ PAIRWISE = {
 ONE = pytest.mark.parametrize("name", PAIRWISE)
 
 
-@pytest.mark.parametrize(("shape", "name", "dtype"), spread(SHAPES, list(PAIRWISE), list(DTYPES)), ids=str)
+@pytest.mark.parametrize(
+    ("shape", "name", "dtype"), spread(SHAPES, list(PAIRWISE), list(DTYPES)), ids=str
+)
 def test_right(backend, shape, name, dtype) -> None:
     ours, formula = PAIRWISE[name]
     assert_right(ours, formula, [unit(*shape, dtype=DTYPES[dtype])], 1, UPSTREAM)
@@ -204,7 +206,9 @@ def test_threads_agree() -> None:
     found = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        found.append([value_and_grads(f, [clusters(1e-3, 600, 40)], 1) for f, _ in PAIRWISE.values()])
+        found.append(
+            [value_and_grads(f, [clusters(1e-3, 600, 40)], 1) for f, _ in PAIRWISE.values()]
+        )
     torch.set_num_threads(1)
     for one, two in zip(*found, strict=True):
         for a, b in zip(one, two, strict=True):
@@ -279,6 +283,7 @@ def test_refusals(call, message) -> None:
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 def test_align_uniform_loss(backend, dtype) -> None:
     """The example of SsnL/align_uniform: align_w L_align + unif_w (U(x) + U(y)) / 2."""
+
     def formula(x, y):
         uniform = oracles.gaussian_uniformity(x, 3.0) + oracles.gaussian_uniformity(y, 3.0)
         return 0.7 * oracles.alignment(x, y, 1.5) + 1.3 * uniform / 2

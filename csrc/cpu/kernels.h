@@ -29,6 +29,12 @@ struct Stats {
   double* col;         // [3, K] shift, log, mass, or null
 };
 
+// Columns lo_i <= j < hi_i of row i are left out; the tile begins at column `begin`.
+struct Ranges {
+  const int64_t *lo, *hi;  // [N], or null: none are
+  int64_t begin;
+};
+
 struct Kernels {
   // q [N, K] or null; row [N]; col [K]; log_prior [K] or null.
   void (*sinkhorn)(const Matrix& scores, double scale, const double* log_prior, int iterations,
@@ -49,6 +55,56 @@ struct Kernels {
                                  const Targets& targets, const Stats& stats, const void* d_loss,
                                  int64_t d_loss_stride, double factor, const Matrix& out,
                                  int threads);
+  // targets.values.data null for none; log_mass [K].
+  void (*prior_forward)(const Matrix& logits, double inv_temperature, const Targets& targets,
+                        const Stats& stats, double* log_mass, int threads);
+  // prior [2, K]; d_loss [1] or null; out [N, K] may be the logits.
+  void (*prior_backward)(const Matrix& logits, double inv_temperature, const Targets& targets,
+                         const Stats& stats, const double* prior, const void* d_loss, double factor,
+                         const Matrix& out, int threads);
+  // stats [2, D]: mean, centred squares; out [N, D] (float32 or float64) or no data: z - mean,
+  // divided by sqrt(squares / N + eps) to standardise.
+  void (*column_moments)(const Matrix& z, double* stats, int64_t stats_stride, const Matrix& out,
+                         bool standardise, double eps, int threads);
+  // out [N, D] = (z - mean) * scale; scale [D] or null.
+  void (*center)(const Matrix& z, const double* mean, const double* scale, const Matrix& out,
+                 int threads);
+  double (*inner)(const Matrix& a, const Matrix& b, int threads);
+  double (*squared_distance)(const Matrix& a, const Matrix& b, int threads);
+  // tile [R, M], rows of a symmetric matrix from the diagonal on, which becomes zero: the sum of
+  // (scale * tile)^2 with what is beyond the first R columns twice.
+  double (*triangle)(const Matrix& tile, double scale, int threads);
+  // out [N, D] = factors[0] push + beta (z - mean) + factors[1] (z - other); push, other or no
+  // data.
+  void (*covariance_gradient)(const Matrix& push, const Matrix& z, const Matrix& other,
+                              const double* mean, const double* beta, const double* factors,
+                              const Matrix& out, int threads);
+  // tile [R, D], rows `first` on of N C, becomes the derivative over N; returns the penalty.
+  double (*correlation_tile)(const Matrix& tile, int64_t first, double count, double weight,
+                             int threads);
+  // g = alpha push + beta other, beta [D] or null without other: dots [D] = column sums of g * own,
+  void (*correlation_dots)(const Matrix& push, const Matrix& own, const Matrix& other, double alpha,
+                           const double* beta, double* dots, int threads);
+  // and out [N, D] = scale (g - dots own).
+  void (*correlation_gradient)(const Matrix& push, const Matrix& own, const Matrix& other,
+                               double alpha, const double* beta, const double* dots,
+                               const double* scale, const Matrix& out, int threads);
+  // tile [N, K] is overwritten; b [K] or null; stats [2, N] shift (in units of tile times b), sum;
+  // rescale [N], or null where the terms are not wanted.
+  void (*contrastive_rows_forward)(const Matrix& tile, const void* b, double scale,
+                                   const Ranges& without, double* stats, void* rescale,
+                                   int threads);
+  // lse [N]; weight [N].
+  void (*contrastive_rows_backward)(const Matrix& tile, const void* b, double scale,
+                                    const Ranges& without, const double* lse, const double* weight,
+                                    int threads);
+  // The tile's first row and column in the symmetric [M, M]; sums [M].
+  void (*contrastive_pairs_forward)(const Matrix& tile, double scale, double shift, int64_t row,
+                                    int64_t col, int64_t views, double* sums, int threads);
+  // lse [M]; blocks [M, views].
+  void (*contrastive_pairs_backward)(const Matrix& tile, double scale, double shift, int64_t row,
+                                     int64_t col, int64_t views, const double* lse,
+                                     const void* blocks, bool narrow, int threads);
   // tile [R, C] of products to squares of distances; norms squared, of the tile's type; x [N, D]
   // any type. out [2]: the smallest square but those of a row to itself; whether any pair is near.
   void (*pair_distances)(const Matrix& tile, const void* row_norms, const void* col_norms,

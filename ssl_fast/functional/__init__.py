@@ -1,7 +1,11 @@
 """The public functions: argument checks, autograd and distributed sums over the backends."""
 
 from .assignment import Assignment
+from .contrastive import decoupled_nt_xent, info_nce, multi_view_nt_xent, nt_xent, proto_nce
+from .covariance import covariance_penalty, cross_correlation_penalty, variance_hinge, vicreg
 from .cross_entropy import linear_soft_cross_entropy, soft_cross_entropy
+from .multi_crop import multi_crop_cross_entropy
+from .prior import msn, power_law_prior, prior_kl
 from .sinkhorn import sinkhorn
 from .uniformity import (
     alignment,
@@ -14,11 +18,24 @@ from .uniformity import (
 __all__ = [
     "Assignment",
     "alignment",
+    "covariance_penalty",
+    "cross_correlation_penalty",
+    "decoupled_nt_xent",
     "gaussian_uniformity",
+    "info_nce",
     "linear_soft_cross_entropy",
+    "msn",
+    "multi_crop_cross_entropy",
+    "multi_view_nt_xent",
+    "nt_xent",
+    "power_law_prior",
+    "prior_kl",
+    "proto_nce",
     "prototype_alignment",
     "prototype_correlation",
     "prototype_uniformity",
     "sinkhorn",
     "soft_cross_entropy",
+    "variance_hinge",
+    "vicreg",
 ]

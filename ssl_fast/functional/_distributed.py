@@ -10,6 +10,17 @@ def world_size(group: str) -> int:
     return _resolve(group).size() if group else 1
 
 
+def rank(group: str) -> int:
+    return _resolve(group).rank() if group else 0
+
+
+def row_counts(value: Tensor, group: str) -> list[int]:
+    """The rows that each rank holds; the host waits for them."""
+    counts = value.new_zeros(world_size(group), dtype=torch.int64)
+    counts[rank(group)] = value.shape[0]
+    return all_reduce(counts, "sum", group).tolist()
+
+
 def all_reduce(value: Tensor, op: str, group: str) -> Tensor:
     """The sum ("sum") or maximum ("max") of `value` over the ranks; as it is without group."""
     if not group:
@@ -46,11 +57,8 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, value: Tensor, group: str) -> Tensor:
         ctx.group = group
-        counts = value.new_zeros(world_size(group), dtype=torch.int64)
-        rank = _resolve(group).rank()
-        counts[rank] = value.shape[0]
-        ctx.counts = all_reduce(counts, "sum", group).tolist()
-        ctx.rank = rank
+        ctx.counts = row_counts(value, group)
+        ctx.rank = rank(group)
         longest = max(ctx.counts)
         padded = value.new_zeros((longest, *value.shape[1:]))
         padded[: value.shape[0]] = value

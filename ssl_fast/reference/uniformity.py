@@ -1,8 +1,8 @@
 """Pairwise potentials and prototype terms (Wang and Isola 2020; PAUC, Eqs. 4-6), in float64.
 
-    potential:    log sum_{i in rows, j != i} w_ij,      w_ij = exp(-t |x_i - x_j|^2)
-    distance:     sum_i |x_i - y_i|^alpha
-    correlation:  mean_{p != q} sum_d c_pd log(c_qd / c_pd),   c = softmax_d(scores * inv_temperature)
+potential:    log sum_{i in rows, j != i} w_ij,      w_ij = exp(-t |x_i - x_j|^2)
+distance:     sum_i |x_i - y_i|^alpha
+correlation:  mean_{p != q} sum_d c_pd log(c_qd / c_pd),   c = softmax_d(scores * inv_temperature)
 """
 
 import torch

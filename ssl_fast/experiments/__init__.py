@@ -1,0 +1,17 @@
+"""`ssl-fast experiment NAME`: studies of the papers, repeated at the size of a laptop.
+
+An experiment is a module with
+
+    Options                     a dataclass, its docstring's Args are the help
+    EXAMPLE                     command lines that work
+    run(options) -> Outcome     the study; `track` shows its progress
+
+and a line in the table below: the name on the command line, its module, what it shows.
+"""
+
+EXPERIMENTS = {
+    "uniformity-metrics": (
+        "uniformity_metrics",
+        "-W2 and -L_U under permutation, cloning and collapse (no training)",
+    ),
+}

@@ -1,0 +1,178 @@
+"""What every experiment shares: options, the run folder, progress, the table and the pictures."""
+
+import csv
+import importlib
+import io
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import track as rich_track
+from rich.table import Table
+
+from ..train.config import Help, Parser
+from ..train.errors import UsageError, unknown
+from ..train.files import whole_file, write_text
+from . import EXPERIMENTS
+
+Cell = str | float | int
+Item = TypeVar("Item")
+
+
+@dataclass
+class Outcome:
+    """What an experiment found.
+
+    Args:
+        title: one sentence, the heading of the table.
+        columns: names of the columns.
+        rows: cells in their order; floats are rounded for reading, and whole in CSV and JSON.
+        figures: name of a PNG, without its ending, to a matplotlib figure.
+        claims: a sentence of the paper to whether it held here.
+        facts: whatever else belongs into results.json.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    figures: dict[str, Figure] = field(default_factory=dict)
+    claims: dict[str, bool] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def main(argv: Sequence[str]) -> int:
+    """`ssl-fast experiment NAME [OPTIONS]`."""
+    name, *rest = list(argv) or ["--help"]
+    if name in ("-h", "--help"):
+        print(overview(), end="")
+        return 0
+    if name not in EXPERIMENTS:
+        raise unknown("experiment", name, EXPERIMENTS)
+    module = importlib.import_module(f"ssl_fast.experiments.{EXPERIMENTS[name][0]}")
+    parser = build_parser(name, module)
+    config = parser.parse_args(list(rest))
+    options = module.Options(**{f.name: config[f.name] for f in fields(module.Options)})
+    folder = new_folder(config.run_dir, name)
+    config.run_dir = str(folder)
+    write_text(folder / "config.yaml", parser.dump(config))
+    print(f"run folder: {folder}", flush=True)
+    start = time.perf_counter()
+    outcome = module.run(options)
+    write_outcome(folder, name, outcome, asdict(options), time.perf_counter() - start)
+    return 0
+
+
+def overview() -> str:
+    width = max(map(len, EXPERIMENTS))
+    lines = [f"  {name:{width}}  {summary}" for name, (_, summary) in EXPERIMENTS.items()]
+    return (
+        "usage: ssl-fast experiment NAME [OPTIONS]\n\n" + "\n".join(lines) + "\n\n"
+        "Each writes a run folder: results.md, results.csv, results.json, config.yaml, pictures.\n"
+        "ssl-fast experiment NAME --help names its options. Example:\n"
+        "  ssl-fast experiment uniformity-metrics --rows 500\n"
+    )
+
+
+def build_parser(name: str, module: Any) -> Parser:
+    parser = Parser(
+        prog=f"ssl-fast experiment {name}",
+        description=EXPERIMENTS[name][1],
+        epilog=f"Examples:\n{module.EXAMPLE}",
+        formatter_class=Help,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--run_dir", metavar="FOLDER", help="new or empty folder; by default runs/NAME-TIME"
+    )
+    parser.add_class_arguments(module.Options, None)
+    return parser
+
+
+def new_folder(given: str | None, name: str) -> Path:
+    """A folder that does not exist yet, or is empty."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = Path(given or f"runs/{name}-{stamp}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is not an empty folder: choose another name for --run-dir")
+    return folder
+
+
+def track(items: Iterable[Item], label: Callable[[Item], str]) -> Iterator[Item]:
+    """The items one by one: a bar on a terminal, a line each elsewhere."""
+    items = list(items)
+    if sys.stdout.isatty():
+        yield from rich_track(items, description="")
+        return
+    for number, item in enumerate(items, 1):
+        print(f"{number}/{len(items)}  {label(item)}", flush=True)
+        yield item
+
+
+def write_outcome(
+    folder: Path, name: str, outcome: Outcome, options: dict[str, Any], seconds: float
+) -> None:
+    """Each file appears whole or not at all; results.md is the last one."""
+    for stem, figure in outcome.figures.items():
+        with whole_file(folder / f"{stem}.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=110)
+    write_text(folder / "results.csv", _csv(outcome))
+    facts = {
+        "experiment": name,
+        "title": outcome.title,
+        "seconds": round(seconds, 2),
+        "options": options,
+        "columns": list(outcome.columns),
+        "rows": [list(row) for row in outcome.rows],
+        "claims": outcome.claims,
+        **outcome.facts,
+    }
+    write_text(folder / "results.json", json.dumps(facts, indent=2) + "\n")
+    write_text(folder / "results.md", markdown(outcome))
+    console = Console()
+    console.print(_terminal(outcome))
+    for claim, held in outcome.claims.items():
+        console.print(f"{_mark(held)}: {claim}", highlight=False, markup=False)
+
+
+def markdown(outcome: Outcome) -> str:
+    kinds = ["---" if _is_text(outcome, i) else "---:" for i in range(len(outcome.columns))]
+    lines = [list(outcome.columns), kinds, *[[_cell(c) for c in row] for row in outcome.rows]]
+    text = f"{outcome.title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    if outcome.claims:
+        text += "\n" + "\n".join(f"- {_mark(held)}: {c}" for c, held in outcome.claims.items())
+        text += "\n"
+    return text + "".join(f"\n![{stem}]({stem}.png)\n" for stem in outcome.figures)
+
+
+def _terminal(outcome: Outcome) -> Table:
+    table = Table(title=outcome.title)
+    for i, name in enumerate(outcome.columns):
+        table.add_column(name, justify="left" if _is_text(outcome, i) else "right")
+    for row in outcome.rows:
+        table.add_row(*[_cell(cell) for cell in row])
+    return table
+
+
+def _csv(outcome: Outcome) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([outcome.columns, *outcome.rows])
+    return text.getvalue()
+
+
+def _is_text(outcome: Outcome, column: int) -> bool:
+    return all(isinstance(row[column], str) for row in outcome.rows)
+
+
+def _cell(cell: Cell) -> str:
+    return f"{cell:.5g}" if isinstance(cell, float) else str(cell)
+
+
+def _mark(held: bool) -> str:
+    return "held" if held else "DID NOT HOLD"
