@@ -301,4 +301,25 @@ PYBIND11_MODULE(_cpu, m) {
                                       at<double>(col), g, matrix(d_c, k, d, d, dtype), threads);
       },
       NoGil());
+  m.def(
+      "transport",
+      [](Pointer x, Pointer x_columns, int64_t n, Pointer y, Pointer y_columns, int64_t k,
+         int64_t d, int dtype, double epsilon, int p, int iterations, double tolerance, Pointer f,
+         Pointer g, Pointer u, Pointer v, double d_value, Pointer d_x, Pointer d_y, int threads) {
+        return active().transport({at<void>(x), at<void>(x_columns), n, d, dtype},
+                                  {at<void>(y), at<void>(y_columns), k, d, dtype}, epsilon, p,
+                                  iterations, tolerance, at<void>(f), at<void>(g), at<void>(u),
+                                  at<void>(v), d_value, at<void>(d_x), at<void>(d_y), threads);
+      },
+      NoGil());
+  m.def(
+      "transport_pairs",
+      [](Pointer points, Pointer columns, int64_t n, int64_t d, int dtype, Pointer starts,
+         Pointer pairs, int64_t count, double epsilon, int p, int iterations, double tolerance,
+         Pointer out, int threads) {
+        active().transport_pairs({at<void>(points), at<void>(columns), n, d, dtype},
+                                 at<int64_t>(starts), at<int64_t>(pairs), count, epsilon, p,
+                                 iterations, tolerance, at<double>(out), threads);
+      },
+      NoGil());
 }

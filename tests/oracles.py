@@ -239,3 +239,24 @@ def mean_entropy(anchors: Tensor, prototypes: Tensor, temperature: float = 0.1) 
     a, c = (torch.nn.functional.normalize(x, dim=1) for x in (anchors, prototypes))
     log_p = (a @ c.T / temperature).log_softmax(1)
     return -(log_p.exp() * log_p).sum(1).mean()
+
+
+def sinkhorn_plan(x: Tensor, y: Tensor, epsilon: float, p: int, iterations: int) -> Tensor:
+    """Cuturi's plan (N, M) for uniform weights, by that many steps in the log domain."""
+    costs = (x[:, None] - y[None]).square().sum(2)
+    costs = costs.clamp_min(1e-300 if x.dtype == torch.float64 else 1e-35).sqrt().pow(p)
+    a, b = -torch.tensor(float(len(x))).to(x).log(), -torch.tensor(float(len(y))).to(x).log()
+    g = torch.zeros_like(costs[0])
+    for _ in range(iterations):
+        f = -(g - costs / epsilon + b).logsumexp(1)
+        g = -(f[:, None] - costs / epsilon + a).logsumexp(0)
+    return (f[:, None] + g - costs / epsilon + a + b).exp()
+
+
+def sinkhorn_distance(
+    x: Tensor, y: Tensor, epsilon: float = 0.05, p: int = 1, iterations: int = 500
+) -> Tensor:
+    """<P, C>, differentiated through the steps."""
+    squares = (x[:, None] - y[None]).square().sum(2)
+    costs = squares if p == 2 else squares.clamp_min(torch.finfo(x.dtype).tiny).sqrt()
+    return (sinkhorn_plan(x, y, epsilon, p, iterations) * costs).sum()

@@ -15,11 +15,13 @@ import ssl_fast
 from ssl_fast import backend as dispatch
 from ssl_fast.functional import (
     Assignment,
+    alignment,
+    gaussian_uniformity,
     linear_soft_cross_entropy,
     sinkhorn,
     soft_cross_entropy,
 )
-from ssl_fast.losses import ReSALoss
+from ssl_fast.losses import AlignUniformLoss, ReSALoss
 
 N, D = 16, 6
 PRIOR = torch.arange(1, N + 1).pow(-0.5) / torch.arange(1, N + 1).pow(-0.5).sum()
@@ -63,6 +65,16 @@ def resa_case(**options: Any) -> Any:
         h, h_m = unit(N, D, seed=7)[rows], unit(N, D, seed=8)[rows]
         loss = ReSALoss(group=group, **options)([z["z0"], z["z1"]], [z["m0"], z["m1"]], h, h_m)
         return results(loss, z)
+
+    return run
+
+
+def views_case(function: Any, size: float = 1.0) -> Any:
+    """A function of two views of unit rows, times `size`."""
+
+    def run(rows: slice, group: Any) -> dict:
+        x, y = ((size * unit(N, D, seed=i))[rows].requires_grad_() for i in (3, 4))
+        return results(function(x, y, group), {"x": x, "y": y})
 
     return run
 
@@ -112,6 +124,19 @@ CASES = {
     "linear, symmetric sum": linear_case(dense, WIDE[:N], symmetric=True, reduction="sum"),
     "resa": resa_case(),
     "resa, rows": resa_case(symmetric=False),
+    "uniformity": views_case(
+        lambda x, y, group: gaussian_uniformity(x, group=group)
+        + gaussian_uniformity(y, t=5.0, group=group)
+    ),
+    "uniformity, far": views_case(
+        lambda x, y, group: gaussian_uniformity(x, group=group)
+        + gaussian_uniformity(y, group=group),
+        size=40.0,
+    ),
+    "alignment": views_case(
+        lambda x, y, group: alignment(x, y, alpha=1.5, group=group)
+    ),
+    "align_uniform": views_case(lambda x, y, group: AlignUniformLoss(group=group)(x, y)),
 }  # fmt: skip
 
 

@@ -23,11 +23,16 @@ from checks import (
 from ssl_fast import backend as dispatch
 from ssl_fast.functional import (
     Assignment,
+    alignment,
+    gaussian_uniformity,
     linear_soft_cross_entropy,
+    prototype_alignment,
+    prototype_correlation,
+    prototype_uniformity,
     sinkhorn,
     soft_cross_entropy,
 )
-from ssl_fast.losses import ReSALoss
+from ssl_fast.losses import AlignUniformLoss, ReSALoss
 
 PRIOR = torch.tensor([0.5, 0.2, 0.1, 0.1, 0.1])
 CENTER = 0.1 * normal(5, seed=3)
@@ -55,6 +60,10 @@ FORMS = {
         x, y, Assignment.sinkhorn(s)[:], temperature=0.2, symmetric=True
     ),
     "resa": lambda x, y, s: ReSALoss()([x, y], [y.detach(), x.detach()], s, s),
+    "uniformity": lambda x, y, s: gaussian_uniformity(x) + prototype_uniformity(y),
+    "alignment": lambda x, y, s: alignment(x, y, alpha=3.0) + prototype_alignment(x, y.detach()),
+    "correlation": lambda x, y, s: prototype_correlation(x) + prototype_correlation(x * y),
+    "align_uniform": lambda x, y, s: AlignUniformLoss()(x, y),
 }
 
 
@@ -137,7 +146,19 @@ def calls() -> dict[str, list[tuple]]:
                      (x, y, a.scale, a.row, None, name)],
         "cross_entropy_forward": [], "cross_entropy_backward": [],
         "linear_cross_entropy_forward": [], "linear_cross_entropy_backward": [],
+        "gaussian_potential": [], "alignment_forward": [], "alignment_backward": [],
+        "correlation_forward": [], "correlation_backward": [],
     }  # fmt: skip
+    d = torch.tensor(0.7)
+    for k in (x, y.bfloat16()):
+        _, row, col = torch.ops.ssl_fast.correlation_forward(k, 2.0, name)
+        found["correlation_forward"].append((k, 2.0, name))
+        found["correlation_backward"].append((k, 2.0, row, col, d, name))
+        found["gaussian_potential"] += [
+            (k, 2.0, True, True, name, ""), (k, 1.0, False, False, name, "")
+        ]
+        found["alignment_forward"].append((k, k.flip(0), 1.5, name, ""))
+        found["alignment_backward"].append((k, k.flip(0), 1.5, d, 0.5, name))
     d_rows = normal(5, seed=8)
     for target in targets:
         for symmetric, reduction in ((False, "none"), (True, "mean")):
@@ -160,6 +181,8 @@ OPERATORS = (
     "sinkhorn_dense", "sinkhorn_potentials", "softmax_potential", "evaluate",
     "cross_entropy_forward", "cross_entropy_backward",
     "linear_cross_entropy_forward", "linear_cross_entropy_backward",
+    "gaussian_potential", "alignment_forward", "alignment_backward",
+    "correlation_forward", "correlation_backward",
 )  # fmt: skip
 
 
@@ -181,7 +204,7 @@ def test_opcheck(name) -> None:
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operator_runs_the_eager_kernels(name) -> None:
     """The registered operator and the direct call agree bit for bit."""
-    files = ("sinkhorn", "cross_entropy", "_linear_cross_entropy")
+    files = ("sinkhorn", "cross_entropy", "_linear_cross_entropy", "uniformity")
     modules = [importlib.import_module(f"ssl_fast.functional.{file}") for file in files]
     direct = next(getattr(m, name) for m in modules if hasattr(m, name))
     for arguments in calls()[name]:
@@ -378,7 +401,8 @@ def test_dtensor_is_refused(tmp_path) -> None:
 
 def test_docstrings_name_their_arguments() -> None:
     """Every public function explains each argument, what it returns or raises, and its source."""
-    for function in (sinkhorn, soft_cross_entropy, linear_soft_cross_entropy,
+    for function in (sinkhorn, soft_cross_entropy, linear_soft_cross_entropy, gaussian_uniformity,
+                     alignment, prototype_alignment, prototype_uniformity, prototype_correlation,
                      Assignment.sinkhorn, Assignment.softmax):  # fmt: skip
         text = inspect.getdoc(function)
         for name in inspect.signature(function).parameters:

@@ -33,5 +33,7 @@ const Kernels kernels{
     distance_power_backward,
     correlation,
     correlation_backward,
+    transport,
+    transport_pairs,
 };
 }  // namespace ssl_fast::SSL_FAST_ISA

@@ -35,6 +35,14 @@ struct Ranges {
   int64_t begin;
 };
 
+// n points, float32 or float64, row by row and transposed.
+struct Points {
+  const void* rows;     // [n, d]
+  const void* columns;  // [d, n]
+  int64_t n, d;
+  int dtype;
+};
+
 struct Kernels {
   // q [N, K] or null; row [N]; col [K]; log_prior [K] or null.
   void (*sinkhorn)(const Matrix& scores, double scale, const double* log_prior, int iterations,
@@ -127,6 +135,15 @@ struct Kernels {
                         int threads);
   void (*correlation_backward)(const Matrix& c, double inv_temperature, const double* col, double g,
                                const Matrix& d_c, int threads);
+  // f [n], g [m], u [n], v [m] of the points' type. Without d_x solves for f, g, u, and v = 0; with
+  // it, turns u, v into the adjoint's and writes d_x [n, D], d_y [m, D]. Returns the mean of u.
+  double (*transport)(const Points& x, const Points& y, double epsilon, int p, int iterations,
+                      double tolerance, void* f, void* g, void* u, void* v, double d_value,
+                      void* d_x, void* d_y, int threads);
+  // Cloud k is the points starts[k] to starts[k + 1]; pairs [count, 2] of clouds; out [count].
+  void (*transport_pairs)(const Points& points, const int64_t* starts, const int64_t* pairs,
+                          int64_t count, double epsilon, int p, int iterations, double tolerance,
+                          double* out, int threads);
 };
 
 namespace baseline { extern const Kernels kernels; }

@@ -66,6 +66,12 @@ void distance_power_backward(const Matrix& x, const Matrix& y, double alpha, dou
 double correlation(const Matrix& c, double inv_temperature, double* row, double* col, int threads);
 void correlation_backward(const Matrix& c, double inv_temperature, const double* col, double g,
                           const Matrix& d_c, int threads);
+double transport(const Points& x, const Points& y, double epsilon, int p, int iterations,
+                 double tolerance, void* f, void* g, void* u, void* v, double d_value, void* d_x,
+                 void* d_y, int threads);
+void transport_pairs(const Points& points, const int64_t* starts, const int64_t* pairs,
+                     int64_t count, double epsilon, int p, int iterations, double tolerance,
+                     double* out, int threads);
 
 // max_k l_k
 template <typename C>
