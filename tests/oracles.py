@@ -145,7 +145,7 @@ def multi_crop(
     students: list[Tensor], q: list[Tensor], prototypes: Tensor | None = None,
     temperature: float = 0.1, skip_same: bool = True,
 ) -> Tensor:  # fmt: skip
-    """Mean over pairs of crops of the cross-entropy; pairs of one and the same crop are left out."""
+    """Mean over pairs of crops of the cross-entropy, without those of one and the same crop."""
     logits = students if prototypes is None else [x @ prototypes.T for x in students]
     terms = [
         cross_entropy(logits[s], q[t], temperature)
@@ -178,6 +178,8 @@ def prototype_correlation(c: Tensor, temperature: float = 1.0) -> Tensor:
     logs = (c / temperature).log_softmax(1)
     pairs = (logs.exp()[:, None] * (logs[None] - logs[:, None])).sum(2)
     return pairs.sum() / (len(c) * (len(c) - 1))
+
+
 def swav_loss(
     crops: list[Tensor],
     prototypes: Tensor,

@@ -18,6 +18,9 @@ from ssl_fast.functional import (
     alignment,
     gaussian_uniformity,
     linear_soft_cross_entropy,
+    msn,
+    multi_crop_cross_entropy,
+    prior_kl,
     sinkhorn,
     soft_cross_entropy,
 )
@@ -76,6 +79,37 @@ def views_case(function: Any, size: float = 1.0) -> Any:
         x, y = ((size * unit(N, D, seed=i))[rows].requires_grad_() for i in (3, 4))
         return results(function(x, y, group), {"x": x, "y": y})
 
+
+def prior_case(**options: Any) -> Any:
+    def run(rows: slice, group: Any) -> dict:
+        logits = (4 * normal(N, N, seed=1))[rows].requires_grad_()
+        return results(prior_kl(logits, PRIOR, group=group, **options), {"logits": logits})
+
+    return run
+
+
+def msn_case(**options: Any) -> Any:
+    """Two views; a rank holds the same rows of both."""
+
+    def run(rows: slice, group: Any) -> dict:
+        a, b = (normal(N, D, seed=i)[rows].requires_grad_() for i in range(2))
+        w = WIDE.clone().requires_grad_()
+        targets = normal(N, D, seed=2)[rows]
+        loss = msn(torch.cat([a, b]), targets, w, group=group, **options)
+        return results(loss, {"a": a, "b": b}, {"prototypes": w})
+
+    return run
+
+
+def crops_case(prototypes: Any) -> Any:
+    def run(rows: slice, group: Any) -> dict:
+        width = N if prototypes is None else D
+        x = {str(i): unit(N, width, seed=i)[rows].requires_grad_() for i in range(3)}
+        w = None if prototypes is None else prototypes.clone().requires_grad_()
+        teachers = [assigned(rows, group), Assignment.from_dense(DENSE[rows])]
+        loss = multi_crop_cross_entropy([*x.values()], teachers, w, temperature=0.1, group=group)
+        return results(loss, x, {} if w is None else {"prototypes": w})
+
     return run
 
 
@@ -122,6 +156,12 @@ CASES = {
     "linear, pair": linear_case(from_pair, WIDE, temperature=0.1),
     "linear, symmetric": linear_case(assigned, WIDE[:N], symmetric=True, temperature=0.4),
     "linear, symmetric sum": linear_case(dense, WIDE[:N], symmetric=True, reduction="sum"),
+    "prior": prior_case(),
+    "prior, reverse": prior_case(reverse=True, temperature=0.1),
+    "msn": msn_case(),
+    "msn, sinkhorn": msn_case(sinkhorn_iterations=3, reverse=True, prior_weight=2.0),
+    "crops": crops_case(WIDE[:N]),
+    "crops of logits": crops_case(None),
     "resa": resa_case(),
     "resa, rows": resa_case(symmetric=False),
     "uniformity": views_case(

@@ -26,10 +26,14 @@ from ssl_fast.functional import (
     alignment,
     gaussian_uniformity,
     linear_soft_cross_entropy,
+    msn,
+    multi_crop_cross_entropy,
+    prior_kl,
     prototype_alignment,
     prototype_correlation,
     prototype_uniformity,
     sinkhorn,
+    sinkhorn_distance,
     soft_cross_entropy,
 )
 from ssl_fast.losses import AlignUniformLoss, ReSALoss
@@ -59,11 +63,23 @@ FORMS = {
     "linear, symmetric": lambda x, y, s: linear_soft_cross_entropy(
         x, y, Assignment.sinkhorn(s)[:], temperature=0.2, symmetric=True
     ),
+    "crops": lambda x, y, s: multi_crop_cross_entropy(
+        [x, 2 * x], [Assignment.sinkhorn(s), centred(s)], y, temperature=0.2
+    ),
+    "crops of logits": lambda x, y, s: multi_crop_cross_entropy(
+        [x @ y.T, y @ x.T, x @ x.T],
+        [Assignment.sinkhorn((y[:, :1], y[:, :1]))],
+        None,
+        temperature=0.2,
+    ),
+    "prior": lambda x, y, s: prior_kl(x @ y.T, PRIOR.to(s), reverse=True),
+    "msn": lambda x, y, s: msn(x, s[:, :3], y, prior=PRIOR.to(s), sinkhorn_iterations=2),
     "resa": lambda x, y, s: ReSALoss()([x, y], [y.detach(), x.detach()], s, s),
     "uniformity": lambda x, y, s: gaussian_uniformity(x) + prototype_uniformity(y),
     "alignment": lambda x, y, s: alignment(x, y, alpha=3.0) + prototype_alignment(x, y.detach()),
     "correlation": lambda x, y, s: prototype_correlation(x) + prototype_correlation(x * y),
     "align_uniform": lambda x, y, s: AlignUniformLoss()(x, y),
+    "transport": lambda x, y, s: sinkhorn_distance(x, y, epsilon=0.3, p=2),
 }
 
 
@@ -148,6 +164,8 @@ def calls() -> dict[str, list[tuple]]:
         "linear_cross_entropy_forward": [], "linear_cross_entropy_backward": [],
         "gaussian_potential": [], "alignment_forward": [], "alignment_backward": [],
         "correlation_forward": [], "correlation_backward": [],
+        "transport_forward": [], "transport_backward": [],
+        **calls_of_prior(name), **calls_of_crops(name),
     }  # fmt: skip
     d = torch.tensor(0.7)
     for k in (x, y.bfloat16()):
@@ -155,8 +173,13 @@ def calls() -> dict[str, list[tuple]]:
         found["correlation_forward"].append((k, 2.0, name))
         found["correlation_backward"].append((k, 2.0, row, col, d, name))
         found["gaussian_potential"] += [
-            (k, 2.0, True, True, name, ""), (k, 1.0, False, False, name, "")
+            (k, 2.0, True, True, name, ""),
+            (k, 1.0, False, False, name, ""),
         ]
+        numbers = 0.3, 1, 50, 1e-5, name
+        _, state = torch.ops.ssl_fast.transport_forward(k, k.flip(0), *numbers)
+        found["transport_forward"].append((k, k.flip(0), *numbers))
+        found["transport_backward"].append((k, k.flip(0), state, d, *numbers))
         found["alignment_forward"].append((k, k.flip(0), 1.5, name, ""))
         found["alignment_backward"].append((k, k.flip(0), 1.5, d, 0.5, name))
     d_rows = normal(5, seed=8)
@@ -177,12 +200,56 @@ def calls() -> dict[str, list[tuple]]:
     return found
 
 
+def calls_of_prior(name: str) -> dict[str, list[tuple]]:
+    x, y, s = operands()
+    d_loss, log_prior = torch.tensor(0.7), PRIOR.double().log()
+    ops = torch.ops.ssl_fast
+    kl = (s, 2.0, log_prior, True, name, "")
+    _, row, prior, _ = ops.prior_kl_forward(*kl)
+    found: dict[str, list[tuple]] = {
+        "prior_kl_forward": [kl, (s, 2.0, None, False, name, "")],
+        "prior_kl_backward": [(s, 2.0, row, prior, d_loss, 0.5, name)],
+        "msn_forward": [], "msn_backward": [],
+        "entropy_forward": [(x, y, 2.0, "")],
+    }  # fmt: skip
+    _, entropy, _ = ops.entropy_forward(x, y, 2.0, "")
+    found["entropy_backward"] = [(x, y, 2.0, entropy, d_loss, True, True)]
+    for iterations in (0, 2):
+        forward = (x, x[:5], y, 10.0, 40.0, log_prior, 0.5, False, iterations, True, name, "")
+        found["msn_forward"].append(forward)
+        _, *kept, _, cache = ops.msn_forward(*forward)
+        found["msn_backward"].append(
+            (x, x[:5], y, 10.0, 40.0, *kept, cache, d_loss, 0.5, True, True, name)
+        )
+    return found
+
+
+def calls_of_crops(name: str) -> dict[str, list[tuple]]:
+    x, y, s = operands()
+    a, d_loss, ops = Assignment.sinkhorn(s), torch.tensor(0.7), torch.ops.ssl_fast
+    fields, scales = [s, None, None, a.row, a.col, probabilities(5, 5), *(None,) * 4], [20.0, 0.0]
+    linear = (torch.cat([x, x]), y, fields, 2, 5.0, scales, True)
+    _, row, _, cache = ops.multi_crop_forward(*linear, True, name, "")
+    logits = (s, [2 * s, s.T.contiguous()], fields, 5.0, scales, True)
+    _, rows, _ = ops.multi_crop_logits_forward(*logits, name, "")
+    return {
+        "multi_crop_forward": [(*linear, True, name, "")],
+        "multi_crop_backward": [(*linear, row, cache, d_loss, 0.5, True, True, name)],
+        "multi_crop_logits_forward": [(*logits, name, "")],
+        "multi_crop_logits_backward": [(*logits, rows, d_loss, 0.5, name)],
+    }
+
+
 OPERATORS = (
     "sinkhorn_dense", "sinkhorn_potentials", "softmax_potential", "evaluate",
     "cross_entropy_forward", "cross_entropy_backward",
     "linear_cross_entropy_forward", "linear_cross_entropy_backward",
     "gaussian_potential", "alignment_forward", "alignment_backward",
-    "correlation_forward", "correlation_backward",
+    "correlation_forward", "correlation_backward", "transport_forward", "transport_backward",
+    "prior_kl_forward", "prior_kl_backward", "msn_forward", "msn_backward",
+    "entropy_forward", "entropy_backward",
+    "multi_crop_forward", "multi_crop_backward",
+    "multi_crop_logits_forward", "multi_crop_logits_backward",
 )  # fmt: skip
 
 
@@ -204,7 +271,17 @@ def test_opcheck(name) -> None:
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operator_runs_the_eager_kernels(name) -> None:
     """The registered operator and the direct call agree bit for bit."""
-    files = ("sinkhorn", "cross_entropy", "_linear_cross_entropy", "uniformity")
+    files = (
+        "sinkhorn",
+        "cross_entropy",
+        "_linear_cross_entropy",
+        "_prior",
+        "_msn",
+        "_multi_crop",
+        "_entropy",
+        "uniformity",
+        "transport",
+    )
     modules = [importlib.import_module(f"ssl_fast.functional.{file}") for file in files]
     direct = next(getattr(m, name) for m in modules if hasattr(m, name))
     for arguments in calls()[name]:
@@ -218,7 +295,7 @@ def test_operator_runs_the_eager_kernels(name) -> None:
 
 
 def _tuple(value):
-    return value if isinstance(value, tuple) else (value,)
+    return value if isinstance(value, tuple | list) else (value,)
 
 
 @pytest.mark.parametrize("form", [f for f in FORMS if wrt(f) == 2])
@@ -401,9 +478,11 @@ def test_dtensor_is_refused(tmp_path) -> None:
 
 def test_docstrings_name_their_arguments() -> None:
     """Every public function explains each argument, what it returns or raises, and its source."""
-    for function in (sinkhorn, soft_cross_entropy, linear_soft_cross_entropy, gaussian_uniformity,
-                     alignment, prototype_alignment, prototype_uniformity, prototype_correlation,
-                     Assignment.sinkhorn, Assignment.softmax):  # fmt: skip
+    for function in (sinkhorn, soft_cross_entropy, linear_soft_cross_entropy,
+                     Assignment.sinkhorn, Assignment.softmax,
+                     prior_kl, msn, multi_crop_cross_entropy, gaussian_uniformity,
+                     alignment, prototype_alignment, prototype_uniformity,
+                     prototype_correlation, sinkhorn_distance):  # fmt: skip
         text = inspect.getdoc(function)
         for name in inspect.signature(function).parameters:
             assert name in text, f"{function.__qualname__}: {name}"

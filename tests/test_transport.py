@@ -123,7 +123,9 @@ def test_finite_at_any_scale(backend, size) -> None:
 def test_gradcheck(backend) -> None:
     x, y = unit(5, 3), unit(4, 3, seed=1)
     for p in (1, 2):
-        gradcheck(lambda a, b, p=p: sinkhorn_distance(a, b, epsilon=0.2, p=p, iterations=2000), x, y)
+        gradcheck(
+            lambda a, b, p=p: sinkhorn_distance(a, b, epsilon=0.2, p=p, iterations=2000), x, y
+        )
 
 
 def test_many_pairs(backend) -> None:

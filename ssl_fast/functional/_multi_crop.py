@@ -40,6 +40,7 @@ def mean_factor(d_loss: Tensor, count: Tensor | None, rows: int, group: str) -> 
     """(d_loss, factor) such that a row's share is factor * d_loss, times the world's size."""
     if not group:
         return d_loss, 1.0 / rows
+    assert count is not None
     return (d_loss / count).to(d_loss.dtype), float(_distributed.world_size(group))
 
 

@@ -1,6 +1,5 @@
 """Entropic optimal transport between clouds of points."""
 
-
 import torch
 from torch import Tensor
 
