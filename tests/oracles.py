@@ -390,3 +390,22 @@ def proto_nce(
 
 def _unit(x: Tensor, normalize: bool) -> Tensor:
     return torch.nn.functional.normalize(x, dim=1) if normalize else x
+def sinkhorn_plan(x: Tensor, y: Tensor, epsilon: float, p: int, iterations: int) -> Tensor:
+    """Cuturi's plan (N, M) for uniform weights, by that many steps in the log domain."""
+    costs = (x[:, None] - y[None]).square().sum(2)
+    costs = costs.clamp_min(1e-300 if x.dtype == torch.float64 else 1e-35).sqrt().pow(p)
+    a, b = -torch.tensor(float(len(x))).to(x).log(), -torch.tensor(float(len(y))).to(x).log()
+    g = torch.zeros_like(costs[0])
+    for _ in range(iterations):
+        f = -(g - costs / epsilon + b).logsumexp(1)
+        g = -(f[:, None] - costs / epsilon + a).logsumexp(0)
+    return (f[:, None] + g - costs / epsilon + a + b).exp()
+
+
+def sinkhorn_distance(
+    x: Tensor, y: Tensor, epsilon: float = 0.05, p: int = 1, iterations: int = 500
+) -> Tensor:
+    """<P, C>, differentiated through the steps."""
+    squares = (x[:, None] - y[None]).square().sum(2)
+    costs = squares if p == 2 else squares.clamp_min(torch.finfo(x.dtype).tiny).sqrt()
+    return (sinkhorn_plan(x, y, epsilon, p, iterations) * costs).sum()
