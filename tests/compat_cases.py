@@ -104,6 +104,18 @@ def vicregl(rows: int, step: int) -> tuple:
     return features[:2], grids[:2], features[2:], grids[2:]
 
 
+def maps() -> tuple:
+    """Shapes that broadcast, of more than two dimensions."""
+    shapes = ((4, 5, 6), (4, 1, 6))
+    return tuple(normal(*shape, dtype=torch.float64, seed=i) for i, shape in enumerate(shapes))
+
+
+def ordered(x0: Tensor, x1: Tensor) -> Tensor:
+    """A loss that sees which row stands where."""
+    weights = torch.linspace(0, 1, len(x0), dtype=x0.dtype)
+    return ((x0 - x1).square().sum(1) * weights).mean()
+
+
 CASES: dict[str, Case] = {
     "SwaVLoss": Case(
         "swav_loss",
@@ -225,6 +237,54 @@ CASES: dict[str, Case] = {
         options=({}, {"alpha": 0.3, "nu_param": 20.0, "eps": 0.2, "num_matches": (5, 30)}),
         gather="gather_distributed",
         rows=(8, 13),
+        half=False,
+    ),
+    "NegativeCosineSimilarity": Case(
+        "negative_cosine_similarity",
+        lambda rows, step: views(2, 24)(rows, step) if rows != 13 else maps(),
+        options=({}, {"dim": 0, "eps": 10.0}, {"dim": -1}),
+    ),
+    "KoLeoLoss": Case("koleo_loss", views(1, 24), options=({}, {"p": 1.0, "eps": 1e-3})),
+    "TiCoLoss": Case(
+        "tico_loss",
+        views(2, 24),
+        options=({}, {"beta": 0.5, "rho": 20.0}),
+        gather="gather_distributed",
+        steps=3,
+    ),
+    "MMCRLoss": Case(
+        "mmcr_loss",
+        lambda rows, step: tuple(normal(rows, 3, 20, seed=i).double() for i in range(2)),
+        options=({}, {"lmda": 0.5}, {"lmda": 0}),
+        rows=(8, 13, 40),
+        tolerance=1e-9,
+        half=False,
+    ),
+    "FroSSLLoss": Case(
+        "frossl_loss",
+        lambda rows, step: (list(views(3 if rows == 13 else 2, 24)(rows, step)),),
+        options=({}, {"invariance_weight": 5.0}),
+    ),
+    "WMSELoss": Case(
+        "wmse_loss",
+        lambda rows, step: views(1, 6)(6 * rows, step),
+        options=(
+            {"embedding_dim": 6, "w_size": 13},
+            {"embedding_dim": 6, "w_size": 26, "w_iter": 2, "eps": 0.2, "num_samples": 3},
+            {"embedding_dim": 6, "w_size": 13, "loss_fn": ordered, "momentum": 0.3},
+            {"embedding_dim": 6, "w_size": 39, "track_running_stats": False},
+        ),
+        rows=(13, 26),
+        steps=2,
+        half=False,
+        sharded=False,
+    ),
+    "Whitening2d": Case(
+        "wmse_loss",
+        views(1, 6),
+        options=({"num_features": 6}, {"num_features": 6, "eps": 0.2, "momentum": 0.3}),
+        rows=(13, 200),
+        steps=2,
         half=False,
     ),
 }

@@ -40,5 +40,8 @@ const Kernels kernels{
     crops_backward,
     transport,
     transport_pairs,
+    cosine_forward,
+    cosine_backward,
+    nearest,
 };
 }  // namespace ssl_fast::SSL_FAST_ISA
