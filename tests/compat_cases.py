@@ -1,5 +1,6 @@
 """One table of Lightly's classes: options and inputs from which all compat tests are generated."""
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ class Case:
     rows: Sequence[int] = (8, 13, 200)
     tolerance: float = 1e-11  # of float64 results, where Lightly rounds something to float32
     half: bool = True  # Lightly takes bfloat16
+    kernel: bool = True  # products and decompositions alone are PyTorch's
     sharded: bool = True  # the processes' inputs may be slices of one process's
 
 
@@ -244,6 +246,10 @@ CASES: dict[str, Case] = {
         lambda rows, step: views(2, 24)(rows, step) if rows != 13 else maps(),
         options=({}, {"dim": 0, "eps": 10.0}, {"dim": -1}),
     ),
+    "SymNegCosineSimilarityLoss": Case(
+        "sym_neg_cos_sim_loss",
+        lambda rows, step: (views(2, 24)(rows, 0), views(2, 24)(rows, 1)),
+    ),
     "KoLeoLoss": Case("koleo_loss", views(1, 24), options=({}, {"p": 1.0, "eps": 1e-3})),
     "TiCoLoss": Case(
         "tico_loss",
@@ -264,6 +270,7 @@ CASES: dict[str, Case] = {
         "frossl_loss",
         lambda rows, step: (list(views(3 if rows == 13 else 2, 24)(rows, step)),),
         options=({}, {"invariance_weight": 5.0}),
+        kernel=False,
     ),
     "WMSELoss": Case(
         "wmse_loss",
@@ -283,6 +290,7 @@ CASES: dict[str, Case] = {
         "wmse_loss",
         views(1, 6),
         options=({"num_features": 6}, {"num_features": 6, "eps": 0.2, "momentum": 0.3}),
+        kernel=False,
         rows=(13, 200),
         steps=2,
         half=False,
@@ -307,12 +315,17 @@ def run(
     loss_fn = cls(**options)
     if dtype == torch.float64:
         loss_fn.double()  # Lightly's bank must have the inputs' type
+    prepared = functools.partial(
+        leaf, dtype=dtype, rows=rows, shard=shard if case.sharded else None
+    )
     values, gradients = [], []
     for step in range(case.steps):
-        shard = shard if case.sharded else None
-        arguments = tree_map(lambda x: leaf(x, dtype, rows, shard), case.inputs(rows, step))
+        arguments = tree_map(prepared, case.inputs(rows, step))
         value = loss_fn(*arguments)
-        value.backward(torch.full_like(value, -1.5))
+        upstream = torch.full_like(value, -1.5)
+        if value.numel() > 1:
+            upstream = normal(*value.shape, seed=7).to(value.dtype)
+        value.backward(upstream)
         values.append(value.detach())
         gradients += [x.grad for x in tree_leaves(arguments) if isinstance(x, Tensor)]
     return Outcome(values, gradients, dict(loss_fn.named_buffers()))

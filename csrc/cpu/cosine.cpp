@@ -50,7 +50,7 @@ double forward(const Matrix& x, const Matrix& y, double eps, double* stats, int 
   return total;
 }
 
-// d_x = g (y / (nx ny) - x xy / (nx^3 ny)), the second term gone where |x| <= eps; 0 for x = 0.
+// d_x = g (y - x xy / (nx |x|)) / (nx ny) with n = max(norm, eps), torch's derivative; 0 for x = 0.
 template <typename C>
 void backward(const Matrix& x, const Matrix& y, double eps, const double* stats, double g,
               const Matrix& d_x, const Matrix& d_y, int threads) {
@@ -63,8 +63,8 @@ void backward(const Matrix& x, const Matrix& y, double eps, const double* stats,
       const C *xi = read_row<C>(x, i, a), *yi = read_row<C>(y, i, b);
       const double xy = stats[i], rx = stats[x.rows + i], ry = stats[2 * x.rows + i];
       const double nx = rx > eps ? rx : eps, ny = ry > eps ? ry : eps, across = g / (nx * ny);
-      const double along_x = rx > eps ? across * xy / (nx * nx) : 0;
-      const double along_y = ry > eps ? across * xy / (ny * ny) : 0;
+      const double along_x = rx > 0 ? across * xy / (nx * rx) : 0;
+      const double along_y = ry > 0 ? across * xy / (ny * ry) : 0;
       const V cx((C)(rx > 0 ? across : 0)), cy((C)(ry > 0 ? across : 0));
       const V ax((C)along_x), ay((C)along_y);
       C* dx = d_x.data ? write_row<C>(d_x, i, p) : nullptr;

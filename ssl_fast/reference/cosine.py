@@ -28,17 +28,17 @@ def backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     """d_x, d_y times factor * d_value; None for what is not needed.
 
-    d c / d x = y / (nx ny) - x <x, y> / (nx^3 ny); without the second term where |x| <= eps, and
-    zero for a zero row.
+    d c / d x = (y - x <x, y> / (nx |x|)) / (nx ny), n = max(norm, eps): as torch's
+    cosine_similarity, whose norms are clamped outside the derivative; zero for a zero row.
     """
     xy, nx, ny = (s[:, None] for s in stats)
     across = d_value.double() * factor / (nx.clamp_min(eps) * ny.clamp_min(eps))
     d_x = d_y = None
     if need_x:
-        along = torch.where(nx > eps, across * xy / nx.square(), 0)
+        along = torch.where(nx > 0, across * xy / (nx.clamp_min(eps) * nx), 0)
         d_x = ((y.double() * across - x.double() * along) * (nx > 0)).to(x.dtype)
     if need_y:
-        along = torch.where(ny > eps, across * xy / ny.square(), 0)
+        along = torch.where(ny > 0, across * xy / (ny.clamp_min(eps) * ny), 0)
         d_y = ((x.double() * across - y.double() * along) * (ny > 0)).to(y.dtype)
     return d_x, d_y
 

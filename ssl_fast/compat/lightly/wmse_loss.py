@@ -78,13 +78,13 @@ class Whitening2d(torch.nn.Module):
     @torch.no_grad()
     def _take_in(self, means: Tensor, covariances: Tensor) -> None:
         """What `running <- momentum * new + (1 - momentum) * running` over all S gives at once."""
-        kept = (1 - self.momentum) ** torch.arange(len(means), -1, -1, device=means.device)
-        shares = self.momentum * kept[1:].to(means.dtype)
+        kept = (1 - self.momentum) ** torch.arange(len(means), -1, -1, dtype=torch.float64)
+        shares = (self.momentum * kept[1:]).to(means)
         for running, new in (
             (self.running_mean, means), (self.running_variance, covariances)
         ):  # fmt: skip
             total = torch.tensordot(shares, new, 1).view(running.shape)
-            running.mul_(kept[0]).add_(total)
+            running.mul_(float(kept[0])).add_(total)
 
 
 class WMSELoss(torch.nn.Module):
