@@ -9,7 +9,7 @@ import compat_ranks
 import pytest
 import torch
 from compat_cases import CASES, run
-from test_compat_lightly import EPS, NAMES, assert_equal, ours
+from test_compat_lightly import EPS, assert_equal, ours
 
 pytestmark = pytest.mark.distributed
 WORLD = 2
@@ -39,7 +39,7 @@ def found(tmp_path_factory) -> list[dict]:
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(WORLD)]
 
 
-@pytest.mark.parametrize("name", [*NAMES, "NTXentLoss, bank"])
+@pytest.mark.parametrize("name", [*compat_ranks.NAMES, "NTXentLoss, bank"])
 def test_equals_lightly(found, name) -> None:
     """The loss and the gradients of every rank, with the gathering option where there is one."""
     for rank in found:
