@@ -24,10 +24,19 @@ PREFERENCE = {
     ("cpu", "sinkhorn"): ("native", "reference"),
     ("cpu", "cross_entropy"): ("native", "reference"),
     ("cpu", "linear_cross_entropy"): ("native", "reference"),
+    ("cpu", "prior"): ("native", "reference"),
+    ("cpu", "covariance"): ("native", "reference"),
+    ("cpu", "contrastive"): ("native", "reference"),
+    ("cpu", "uniformity"): ("native", "reference"),
+    ("cpu", "transport"): ("native", "reference"),
     ("cpu", "wasserstein"): ("native", "reference"),
     ("cuda", "sinkhorn"): ("native", "triton", "reference"),
     ("cuda", "cross_entropy"): ("native", "triton", "reference"),
     ("cuda", "linear_cross_entropy"): ("triton", "native", "reference"),
+    ("cuda", "covariance"): ("reference",),
+    ("cuda", "contrastive"): ("triton", "native", "reference"),
+    ("cuda", "uniformity"): ("triton", "reference"),
+    ("cuda", "transport"): ("triton", "reference"),
     ("cuda", "wasserstein"): ("native", "triton", "reference"),
 }
 _HALF_AND_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
@@ -114,6 +123,9 @@ def _why_not_triton(device_type: str, dtype: torch.dtype) -> str | None:
 def _select(stem: str, device_type: str, dtype: torch.dtype) -> str:
     if _choice != "auto":
         reason = why_not(_choice, device_type, dtype)
+        order = PREFERENCE.get((device_type, stem), CHOICES)
+        if device_type == "cuda" and _choice not in ("reference", *order):
+            reason = f"{stem} has no kernels in CUDA C++, but in Triton"
         if reason is not None:
             raise RuntimeError(
                 f"backend {_choice!r} cannot run {stem} on {device_type} {dtype}: {reason}. "

@@ -24,9 +24,32 @@ struct Targets {
 
 // The statistics that forward leaves for backward; LSE = shift * inv_temperature + log.
 struct Stats {
-  double* row;         // [4, N] shift, log, mass, loss
-  int64_t row_stride;  // between the four
-  double* col;         // [3, K] shift, log, mass, or null
+  double* row;              // [4, N] shift, log, mass, loss
+  int64_t row_stride;       // between the four
+  double* col;              // [3, K] shift, log, mass, or null
+  int64_t view_stride = 0;  // of `Crops`: between the first rows of two views
+};
+
+// A tile of logits with prototypes as rows, [K, views * samples], and each view's targets.
+struct Crops {
+  void* x;
+  int64_t prototypes, views, samples;
+  int dtype;             // float32 or float64, of x and q
+  const void* const* q;  // [views], each [K, samples]
+};
+
+// Columns lo_i <= j < hi_i of row i are left out; the tile begins at column `begin`.
+struct Ranges {
+  const int64_t *lo, *hi;  // [N], or null: none are
+  int64_t begin;
+};
+
+// n points, float32 or float64, row by row and transposed.
+struct Points {
+  const void* rows;     // [n, d]
+  const void* columns;  // [d, n]
+  int64_t n, d;
+  int dtype;
 };
 
 struct Kernels {
@@ -49,6 +72,78 @@ struct Kernels {
                                  const Targets& targets, const Stats& stats, const void* d_loss,
                                  int64_t d_loss_stride, double factor, const Matrix& out,
                                  int threads);
+  // targets.values.data null for none; log_mass [K].
+  void (*prior_forward)(const Matrix& logits, double inv_temperature, const Targets& targets,
+                        const Stats& stats, double* log_mass, int threads);
+  // prior [2, K]; d_loss [1] or null; out [N, K] may be the logits.
+  void (*prior_backward)(const Matrix& logits, double inv_temperature, const Targets& targets,
+                         const Stats& stats, const double* prior, const void* d_loss, double factor,
+                         const Matrix& out, int threads);
+  // stats [2, D]: mean, centred squares; out [N, D] (float32 or float64) or no data: z - mean,
+  // divided by sqrt(squares / N + eps) to standardise.
+  void (*column_moments)(const Matrix& z, double* stats, int64_t stats_stride, const Matrix& out,
+                         bool standardise, double eps, int threads);
+  // out [N, D] = (z - mean) * scale; scale [D] or null.
+  void (*center)(const Matrix& z, const double* mean, const double* scale, const Matrix& out,
+                 int threads);
+  double (*inner)(const Matrix& a, const Matrix& b, int threads);
+  double (*squared_distance)(const Matrix& a, const Matrix& b, int threads);
+  // tile [R, M], rows of a symmetric matrix from the diagonal on, which becomes zero: the sum of
+  // (scale * tile)^2 with what is beyond the first R columns twice.
+  double (*triangle)(const Matrix& tile, double scale, int threads);
+  // out [N, D] = factors[0] push + beta (z - mean) + factors[1] (z - other); push, other or no
+  // data.
+  void (*covariance_gradient)(const Matrix& push, const Matrix& z, const Matrix& other,
+                              const double* mean, const double* beta, const double* factors,
+                              const Matrix& out, int threads);
+  // tile [R, D], rows `first` on of N C, becomes the derivative over N; returns the penalty.
+  double (*correlation_tile)(const Matrix& tile, int64_t first, double count, double weight,
+                             int threads);
+  // g = alpha push + beta other, beta [D] or null without other: dots [D] = column sums of g * own,
+  void (*correlation_dots)(const Matrix& push, const Matrix& own, const Matrix& other, double alpha,
+                           const double* beta, double* dots, int threads);
+  // and out [N, D] = scale (g - dots own).
+  void (*correlation_gradient)(const Matrix& push, const Matrix& own, const Matrix& other,
+                               double alpha, const double* beta, const double* dots,
+                               const double* scale, const Matrix& out, int threads);
+  // tile [N, K] is overwritten; b [K] or null; stats [2, N] shift (in units of tile times b), sum;
+  // rescale [N], or null where the terms are not wanted.
+  void (*contrastive_rows_forward)(const Matrix& tile, const void* b, double scale,
+                                   const Ranges& without, double* stats, void* rescale,
+                                   int threads);
+  // lse [N]; weight [N].
+  void (*contrastive_rows_backward)(const Matrix& tile, const void* b, double scale,
+                                    const Ranges& without, const double* lse, const double* weight,
+                                    int threads);
+  // The tile's first row and column in the symmetric [M, M]; sums [M].
+  void (*contrastive_pairs_forward)(const Matrix& tile, double scale, double shift, int64_t row,
+                                    int64_t col, int64_t views, double* sums, int threads);
+  // lse [M]; blocks [M, views].
+  void (*contrastive_pairs_backward)(const Matrix& tile, double scale, double shift, int64_t row,
+                                     int64_t col, int64_t views, const double* lse,
+                                     const void* blocks, bool narrow, int threads);
+  // tile [R, C] of products to squares of distances; norms squared, of the tile's type; x [N, D]
+  // any type. out [2]: the smallest square but those of a row to itself; whether any pair is near.
+  void (*pair_distances)(const Matrix& tile, const void* row_norms, const void* col_norms,
+                         const Matrix& x, int64_t first_row, int64_t first_col, double* out,
+                         int threads);
+  // squares to weights exp(t (shift - square)), negative for near pairs; returns their sum. rows
+  // [R] and cols [C], of the tile's type, either may be null, gain the sums of those that are not
+  // near.
+  double (*pair_weights)(const Matrix& tile, double t, double shift, bool marked, void* rows,
+                         void* cols, int threads);
+  // rows [R, >= D] and cols [C, >= D], either may be null, gain the near pairs' w (other - own).
+  void (*pair_close)(const Matrix& tile, const Matrix& x, int64_t first_row, int64_t first_col,
+                     const Matrix& rows, const Matrix& cols, int threads);
+  // x, y, d_x, d_y [N, D] of one type.
+  double (*distance_power)(const Matrix& x, const Matrix& y, double alpha, int threads);
+  void (*distance_power_backward)(const Matrix& x, const Matrix& y, double alpha, double g,
+                                  const Matrix& d_x, const Matrix& d_y, int threads);
+  // c [K, D]; row [2, K] shift, log; col [2, D] means.
+  double (*correlation)(const Matrix& c, double inv_temperature, double* row, double* col,
+                        int threads);
+  void (*correlation_backward)(const Matrix& c, double inv_temperature, const double* col, double g,
+                               const Matrix& d_c, int threads);
   // squares [count] of the singular values of X / scale, `stranger` among them if not 0; mean [D]
   // or null; value [1], weight [count], row [D] or null.
   void (*spectral_weights)(const double* squares, int64_t count, double scale, double stranger,
@@ -57,7 +152,22 @@ struct Kernels {
   // sums [D] of z [N, D].
   void (*column_sums)(const Matrix& z, double* sums, int threads);
   // x [N, D] = z - mean, contiguous, float32 or float64.
-  void (*center)(const Matrix& z, const double* mean, void* x, int dtype, int threads);
+  void (*subtract_mean)(const Matrix& z, const double* mean, void* x, int dtype, int threads);
+  // x becomes exp(l - shift). mass [K] += column sums of P in float32, or null.
+  void (*crops_forward)(const Crops& crops, double inv_temperature, const Stats& stats,
+                        double* mass, int threads);
+  // x, logits or what forward left (`has_exp`), becomes d_logits; prior [2, K] or null.
+  void (*crops_backward)(const Crops& crops, double inv_temperature, bool has_exp,
+                         const Stats& stats, const double* prior, int threads);
+  // f [n], g [m], u [n], v [m] of the points' type. Without d_x solves for f, g, u, and v = 0; with
+  // it, turns u, v into the adjoint's and writes d_x [n, D], d_y [m, D]. Returns the mean of u.
+  double (*transport)(const Points& x, const Points& y, double epsilon, int p, int iterations,
+                      double tolerance, void* f, void* g, void* u, void* v, double d_value,
+                      void* d_x, void* d_y, int threads);
+  // Cloud k is the points starts[k] to starts[k + 1]; pairs [count, 2] of clouds; out [count].
+  void (*transport_pairs)(const Points& points, const int64_t* starts, const int64_t* pairs,
+                          int64_t count, double epsilon, int p, int iterations, double tolerance,
+                          double* out, int threads);
 };
 
 namespace baseline { extern const Kernels kernels; }

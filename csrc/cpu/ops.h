@@ -21,11 +21,66 @@ void cross_entropy_forward(const Matrix& logits, double inv_temperature, const T
 void cross_entropy_backward(const Matrix& logits, double inv_temperature, const Targets& targets,
                             const Stats& stats, const void* d_loss, int64_t d_loss_stride,
                             double factor, const Matrix& out, int threads);
+void prior_forward(const Matrix& logits, double inv_temperature, const Targets& targets,
+                   const Stats& stats, double* log_mass, int threads);
+void prior_backward(const Matrix& logits, double inv_temperature, const Targets& targets,
+                    const Stats& stats, const double* prior, const void* d_loss, double factor,
+                    const Matrix& out, int threads);
+void column_moments(const Matrix& z, double* stats, int64_t stats_stride, const Matrix& out,
+                    bool standardise, double eps, int threads);
+void center(const Matrix& z, const double* mean, const double* scale, const Matrix& out,
+            int threads);
+double inner(const Matrix& a, const Matrix& b, int threads);
+double squared_distance(const Matrix& a, const Matrix& b, int threads);
+double triangle(const Matrix& tile, double scale, int threads);
+void covariance_gradient(const Matrix& push, const Matrix& z, const Matrix& other,
+                         const double* mean, const double* beta, const double* factors,
+                         const Matrix& out, int threads);
+double correlation_tile(const Matrix& tile, int64_t first, double count, double weight,
+                        int threads);
+void correlation_dots(const Matrix& push, const Matrix& own, const Matrix& other, double alpha,
+                      const double* beta, double* dots, int threads);
+void correlation_gradient(const Matrix& push, const Matrix& own, const Matrix& other, double alpha,
+                          const double* beta, const double* dots, const double* scale,
+                          const Matrix& out, int threads);
+void contrastive_rows_forward(const Matrix& tile, const void* b, double scale,
+                              const Ranges& without, double* stats, void* rescale, int threads);
+void contrastive_rows_backward(const Matrix& tile, const void* b, double scale,
+                               const Ranges& without, const double* lse, const double* weight,
+                               int threads);
+void contrastive_pairs_forward(const Matrix& tile, double scale, double shift, int64_t row,
+                               int64_t col, int64_t views, double* sums, int threads);
+void contrastive_pairs_backward(const Matrix& tile, double scale, double shift, int64_t row,
+                                int64_t col, int64_t views, const double* lse, const void* blocks,
+                                bool narrow, int threads);
+void pair_distances(const Matrix& tile, const void* row_norms, const void* col_norms,
+                    const Matrix& x, int64_t first_row, int64_t first_col, double* out,
+                    int threads);
+double pair_weights(const Matrix& tile, double t, double shift, bool marked, void* rows, void* cols,
+                    int threads);
+void pair_close(const Matrix& tile, const Matrix& x, int64_t first_row, int64_t first_col,
+                const Matrix& rows, const Matrix& cols, int threads);
+double distance_power(const Matrix& x, const Matrix& y, double alpha, int threads);
+void distance_power_backward(const Matrix& x, const Matrix& y, double alpha, double g,
+                             const Matrix& d_x, const Matrix& d_y, int threads);
+double correlation(const Matrix& c, double inv_temperature, double* row, double* col, int threads);
+void correlation_backward(const Matrix& c, double inv_temperature, const double* col, double g,
+                          const Matrix& d_c, int threads);
 void spectral_weights(const double* squares, int64_t count, double scale, double stranger,
                       const double* mean, int64_t rows, int64_t width, double eps, bool distance,
                       double* value, double* weight, double* row);
 void column_sums(const Matrix& z, double* sums, int threads);
-void center(const Matrix& z, const double* mean, void* x, int dtype, int threads);
+void subtract_mean(const Matrix& z, const double* mean, void* x, int dtype, int threads);
+void crops_forward(const Crops& crops, double inv_temperature, const Stats& stats, double* mass,
+                   int threads);
+void crops_backward(const Crops& crops, double inv_temperature, bool has_exp, const Stats& stats,
+                    const double* prior, int threads);
+double transport(const Points& x, const Points& y, double epsilon, int p, int iterations,
+                 double tolerance, void* f, void* g, void* u, void* v, double d_value, void* d_x,
+                 void* d_y, int threads);
+void transport_pairs(const Points& points, const int64_t* starts, const int64_t* pairs,
+                     int64_t count, double epsilon, int p, int iterations, double tolerance,
+                     double* out, int threads);
 
 // max_k l_k
 template <typename C>

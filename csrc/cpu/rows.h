@@ -106,6 +106,10 @@ template <typename C>
 inline void finish_row(const Matrix& m, int64_t i, const C* scratch) {
   if (m.dtype == kBfloat16) downcast<C, bf16>(scratch, row_address(m, i), m.cols);
   if (m.dtype == kFloat16) downcast<C, f16>(scratch, row_address(m, i), m.cols);
+  if (m.dtype == kFloat32 && converts<C>(m)) {
+    float* p = reinterpret_cast<float*>(row_address(m, i));
+    for (int64_t j = 0; j < m.cols; j++) p[j] = (float)scratch[j];
+  }
 }
 
 }  // namespace ssl_fast::SSL_FAST_ISA

@@ -99,10 +99,26 @@ def positive(name: str, value: Any) -> float:
     return float(value)
 
 
+def at_least_zero(name: str, value: Any) -> float:
+    """A finite Python number >= 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a Python float, got {type(value).__name__}")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be finite and >= 0, got {value}")
+    return float(value)
+
+
 def count(name: str, value: Any) -> int:
     """A Python integer >= 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+    return value
+
+
+def count_or_zero(name: str, value: Any) -> int:
+    """A Python integer >= 0."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{name} must be an integer >= 0, got {value!r}")
     return value
 
 
@@ -123,6 +139,33 @@ def prior(value: Any, num_prototypes: int, scores_device: torch.device) -> Tenso
         if not abs(total - 1) <= 1e-3:
             raise ValueError(f"prior must sum to 1, got {total:g}: pass prior / prior.sum()")
     return value
+
+
+def index(name: str, value: Any, size: int, rows: int | None = None) -> None:
+    """(rows,) long, of any length for None, each in [0, size); read on CPU tensors only: no sync."""
+    if not isinstance(value, Tensor) or value.dtype != torch.int64:
+        came = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{name} must be a tensor of torch.int64, got {came}: call {name}.long()")
+    if value.dim() != 1 or value.numel() == 0 or rows not in (None, len(value)):
+        expected = "(M,), M >= 1" if rows is None else f"({rows},)"
+        raise ValueError(f"{name} must have shape {expected}, got {tuple(value.shape)}")
+    if value.device.type == "cpu" and not torch.compiler.is_compiling():
+        smallest, largest = int(value.min()), int(value.max())
+        if smallest < 0 or largest >= size:
+            raise ValueError(
+                f"{name} must lie in [0, {size}), its entries reach from {smallest} to {largest}"
+            )
+
+
+def all_positive(name: str, value: Tensor) -> None:
+    """Every entry is finite and > 0; read on CPU tensors only: no sync."""
+    if value.device.type == "cpu" and not torch.compiler.is_compiling():
+        smallest, largest = float(value.min()), float(value.max())
+        if not 0 < smallest <= largest < math.inf:
+            raise ValueError(
+                f"{name} must be finite and > 0, its entries reach from {smallest:g} to "
+                f"{largest:g}: clamp it from below"
+            )
 
 
 def rows_contiguous(value: Tensor) -> Tensor:

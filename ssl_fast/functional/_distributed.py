@@ -10,6 +10,17 @@ def world_size(group: str) -> int:
     return _resolve(group).size() if group else 1
 
 
+def rank(group: str) -> int:
+    return _resolve(group).rank() if group else 0
+
+
+def row_counts(value: Tensor, group: str) -> list[int]:
+    """The rows that each rank holds; the host waits for them."""
+    counts = value.new_zeros(world_size(group), dtype=torch.int64)
+    counts[rank(group)] = value.shape[0]
+    return all_reduce(counts, "sum", group).tolist()
+
+
 def all_reduce(value: Tensor, op: str, group: str) -> Tensor:
     """The sum ("sum") or maximum ("max") of `value` over the ranks; as it is without group."""
     if not group:
@@ -30,17 +41,24 @@ def _resolve(group: str) -> ProcessGroup:
     return _resolve_process_group(group)  # type: ignore[arg-type]  # torch 2.15 names the type
 
 
+def rows_of_all(value: Tensor, group: str) -> tuple[Tensor, tuple[int, int]]:
+    """Rows of all ranks, in rank order, and the range of them that is this rank's."""
+    with torch.no_grad():
+        counts = value.new_zeros(world_size(group), dtype=torch.int64)
+        rank = _resolve(group).rank()
+        counts[rank] = value.shape[0]
+        first = int(all_reduce(counts, "sum", group)[:rank].sum())
+        return gather(value, group), (first, first + value.shape[0])
+
+
 class _Gather(torch.autograd.Function):
     """Rows of all ranks, in rank order; ranks may hold unequal numbers of rows."""
 
     @staticmethod
     def forward(ctx, value: Tensor, group: str) -> Tensor:
         ctx.group = group
-        counts = value.new_zeros(world_size(group), dtype=torch.int64)
-        rank = _resolve(group).rank()
-        counts[rank] = value.shape[0]
-        ctx.counts = all_reduce(counts, "sum", group).tolist()
-        ctx.rank = rank
+        ctx.counts = row_counts(value, group)
+        ctx.rank = rank(group)
         longest = max(ctx.counts)
         padded = value.new_zeros((longest, *value.shape[1:]))
         padded[: value.shape[0]] = value

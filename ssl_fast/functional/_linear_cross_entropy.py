@@ -115,7 +115,7 @@ def linear_cross_entropy_backward(
             x, weight, inv_temperature, targets, row_stats, columns, d_loss, factor,
             need_x, need_weight,
         )  # fmt: skip
-    sums = _Products(x, weight, d_loss, factor, need_x, need_weight)
+    sums = Products(x, weight, d_loss, factor, need_x, need_weight)
     kept = cache.shape[0]
     if kept:
         sums.add(slice(0, kept), cache)
@@ -128,7 +128,7 @@ def linear_cross_entropy_backward(
     return sums.result()
 
 
-class _Products:
+class Products:
     """d_x = g * d_logits @ weight and d_weight = d_logits.T @ (g * x), summed over tiles of rows.
 
     A number g goes into the products themselves; reading it costs nothing on a CPU, and elsewhere,

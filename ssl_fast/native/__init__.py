@@ -26,9 +26,11 @@ def cpu() -> ModuleType:
 DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 
-def pointer(tensor: Tensor | None) -> int:
-    """The address of its first element; 0 for None."""
-    return 0 if tensor is None else tensor.data_ptr()
+def pointer(tensor: Tensor | None, index: int = 0) -> int:
+    """The address of its first element, or of a contiguous vector's `index`; 0 for None."""
+    if tensor is None:
+        return 0
+    return tensor.data_ptr() + index * tensor.element_size() if index else tensor.data_ptr()
 
 
 def matrix(tensor: Tensor) -> tuple[int, int, int, int, int]:

@@ -1,0 +1,311 @@
+"""The operators behind the contrastive losses. Kernels form log-sum-exps over negatives; here the
+positives join them, and rows of unit norm get the gradient of the rows that they came from.
+
+    loss_i = log(exp(lse_i) + exp(p_i)) - p_i,   share_i = exp(lse_i) / (exp(lse_i) + exp(p_i))
+    dloss_i / dp_i = -share_i,                   dloss_i / dl_ij = share_i P_ij
+
+Kept for backward: the inputs, some numbers a row, and `pull`, the gradient of lse_i, formed in the
+forward visit. The negatives themselves are kept only where they need a gradient: a queue may take
+the next keys before backward runs.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import backend
+from . import _distributed
+from ._autograd import first_output_only, once_differentiable
+from ._operator import operator
+from ._stats import upstream
+from ._tiles import product_dtype
+
+# What is brought to unit norm.
+NOTHING, ROWS, ALL = 0, 1, 2
+_EPS = 1e-12  # as torch.nn.functional.normalize
+
+
+def inverse_norms(x: Tensor) -> Tensor:
+    """1 / max(norm, 1e-12) of the rows, 0 for a zero row, in `product_dtype`."""
+    norms = torch.linalg.vector_norm(x, dim=-1, dtype=product_dtype(x))
+    return (norms > 0) / norms.clamp_min(_EPS)
+
+
+def _unit(x: Tensor, inverse: Tensor | None) -> Tensor:
+    x = x.to(product_dtype(x))
+    return x if inverse is None else x * inverse.to(x.dtype)[..., None]
+
+
+def _through_norms(d_unit: Tensor, x: Tensor, inverse: Tensor, out: Tensor | None = None) -> Tensor:
+    """d_x from the gradient of x / max(norm, 1e-12), in the type of x; zero for a zero row."""
+    unit = _unit(x, inverse)
+    along = (unit * d_unit).sum(-1, keepdim=True) * (inverse < 1 / _EPS)[..., None]
+    return torch.mul(d_unit - unit * along, inverse[..., None], out=out).to(x.dtype)
+
+
+def _fake_rows_forward(x, w, pair, inv_temperature, column_scale, pair_scale, lo, hi, normalize,
+                       reduction, want_pull, name, group):  # fmt: skip
+    wide, rows = product_dtype(x), x.shape[0]
+    return (
+        x.new_empty((rows,) if reduction == "none" else (), dtype=wide),
+        x.new_empty(rows, dtype=torch.float64),
+        x.new_empty(rows, dtype=torch.float64),
+        x.new_empty(x.shape, dtype=wide) if want_pull else x.new_empty(0),
+        x.new_empty((), dtype=torch.float64) if group else x.new_empty(0),
+    )
+
+
+@operator(_fake_rows_forward)
+def contrastive_rows_forward(
+    x: Tensor,  # (N, D)
+    w: Tensor,  # (K, D) negatives
+    pair: Tensor | None,  # (N, D) positives; without them a row's loss is lse_i
+    inv_temperature: float,
+    column_scale: Tensor | None,  # (K,)
+    pair_scale: Tensor | None,  # (N,)
+    lo: Tensor | None,  # (N,) columns lo_i <= j < hi_i are no negatives of row i
+    hi: Tensor | None,
+    normalize: int,
+    reduction: str,
+    want_pull: bool,
+    name: str,
+    group: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Loss, lse (N,) and share (N,) in float64, pull (N, D), and with a group all ranks' rows."""
+    kernels = backend.implementation(name, "contrastive")
+    a = inverse_norms(x) if normalize else None
+    b = inverse_norms(w) if normalize == ALL else column_scale
+    lse, pull = kernels.rows_forward(x, w, a, b, inv_temperature, lo, hi, want_pull)
+    losses, share = lse, torch.ones_like(lse)
+    if pair is not None:
+        c = inverse_norms(pair) if normalize else pair_scale
+        products = (_unit(x, a) * _unit(pair, c)).sum(1).double()
+        gap = lse - products * inv_temperature
+        losses, share = torch.logaddexp(gap, gap.new_zeros(())), gap.sigmoid()
+    count = _distributed.all_reduce(lse.new_full((), len(lse)), "sum", group) if group else None
+    if reduction != "none":
+        losses = _distributed.all_reduce(losses.sum(), "sum", group)
+        if reduction == "mean":
+            losses = losses / (len(lse) if count is None else count)
+    outputs: Any = losses.to(product_dtype(x)), lse, share, pull, count
+    return outputs
+
+
+def _fake_rows_backward(x, w, pair, *rest: Any):
+    need_x, need_w, need_pair = rest[-4:-1]
+    return tuple(
+        torch.empty_like(t) if need else x.new_empty(0)
+        for t, need in ((x, need_x), (w, need_w), (pair, need_pair))
+    )
+
+
+@operator(_fake_rows_backward)
+def contrastive_rows_backward(
+    x: Tensor,  # (N, D)
+    w: Tensor | None,  # (K, D), where it needs a gradient
+    pair: Tensor | None,  # (N, D)
+    inv_temperature: float,
+    column_scale: Tensor | None,
+    pair_scale: Tensor | None,
+    lo: Tensor | None,
+    hi: Tensor | None,
+    normalize: int,
+    lse: Tensor,  # (N,)
+    share: Tensor,  # (N,)
+    pull: Tensor,  # (N, D)
+    d_loss: Tensor,  # 0-d, or (N,)
+    factor: float,
+    need_x: bool,
+    need_w: bool,
+    need_pair: bool,
+    name: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(d_x, d_w, d_pair); None for what is not needed."""
+    a = inverse_norms(x) if normalize else None
+    weight = d_loss.double() * (factor * inv_temperature) * share  # (N,)
+    narrow = weight.to(product_dtype(x))[:, None]
+    d_x = d_w = d_pair = None
+    if need_x or need_pair:
+        c = pair_scale if pair is None or not normalize else inverse_norms(pair)
+    if need_x:
+        d_x = pull if pair is None else pull - _unit(pair, c)
+        d_x = d_x * narrow
+        d_x = d_x.to(x.dtype) if a is None else _through_norms(d_x, x, a)
+    if need_pair:
+        assert pair is not None
+        d_pair = _unit(x, a) * -narrow
+        if normalize and c is not None:
+            d_pair = _through_norms(d_pair, pair, c)
+        else:
+            d_pair = (d_pair if c is None else d_pair * c[:, None]).to(pair.dtype)
+    if need_w:
+        assert w is not None
+        kernels = backend.implementation(name, "contrastive")
+        b = inverse_norms(w) if normalize == ALL else column_scale
+        d_w = kernels.rows_backward(x, w, a, b, inv_temperature, lo, hi, lse, weight)
+        if normalize == ALL and b is not None:
+            d_w = _through_norms(d_w, w, b)
+        else:
+            d_w = (d_w if b is None else d_w * b[:, None]).to(w.dtype)
+    outputs: Any = d_x, d_w, d_pair
+    return outputs
+
+
+class Rows(torch.autograd.Function):
+    """(loss, lse, share, pull, rows) of x, w, pair; only the loss is for the caller."""
+
+    @staticmethod
+    def forward(*args):
+        return contrastive_rows_forward(*args[:-1])
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        first_output_only(ctx, output)
+        Rows.keep(ctx, inputs, output)
+
+    @staticmethod
+    def keep(ctx, inputs, outputs):
+        x, w, pair, inv_temperature, *vectors, normalize, reduction, _, name, group, want_w = inputs
+        ctx.numbers = inv_temperature, normalize, reduction, name, group
+        _, lse, share, pull, count = outputs
+        w = w if want_w else None
+        ctx.save_for_backward(x, w, pair, *vectors, lse, share, pull, count)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_loss, *_):
+        if d_loss is None:
+            return (None,) * 14
+        x, w, pair, *vectors, lse, share, pull, count = ctx.saved_tensors
+        inv_temperature, normalize, reduction, name, group = ctx.numbers
+        d_loss, factor = upstream(d_loss, count, reduction, False, x.shape[0], group)
+        needs = ctx.needs_input_grad[:3]
+        gradients = contrastive_rows_backward(
+            x, w, pair, inv_temperature, *vectors, normalize, lse, share, pull, d_loss, factor,
+            *needs, name,
+        )  # fmt: skip
+        return *(d if need else None for d, need in zip(gradients, needs, strict=True)), *(
+            None,
+        ) * 11
+
+
+def _fake_pairs_forward(z, others, *_: Any):
+    rows = z.shape[0] * (1 + len(others))
+    return (
+        z.new_empty((), dtype=product_dtype(z)),
+        z.new_empty(rows, dtype=torch.float64),
+        z.new_empty(rows, dtype=torch.float64),
+    )
+
+
+@operator(_fake_pairs_forward)
+def contrastive_pairs_forward(
+    z: Tensor,  # (N, D) the first view
+    others: Sequence[Tensor],  # V - 1 further ones
+    weights: Tensor | None,  # (N, V) of the positives
+    inv_temperature: float,
+    normalize: bool,
+    decoupled: bool,  # positives do not join the denominator
+    name: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, and (N V,) in float64: the denominators' logs, the gradients of -positives."""
+    kernels = backend.implementation(name, "contrastive")
+    stacked, inverse = _stacked(z, others, normalize)
+    flat, views = stacked.flatten(0, 1), stacked.shape[1]
+    a = None if inverse is None else inverse.flatten()
+    lse = kernels.pairs_forward(flat, a, inv_temperature, views)
+    positive = _positives(_unit(stacked, inverse), inv_temperature)[0].flatten()
+    if decoupled:
+        coefficient = torch.ones_like(lse) if weights is None else weights.double().flatten()
+        denominator, losses = lse, lse - coefficient * positive
+    else:
+        coefficient = (lse - positive).sigmoid()
+        denominator = torch.logaddexp(lse, positive)
+        losses = torch.logaddexp(lse - positive, lse.new_zeros(()))
+    return losses.mean().to(product_dtype(z)), denominator, coefficient
+
+
+def _fake_pairs_backward(z, others, *_: Any):
+    return z.new_empty((1 + len(others), *z.shape))
+
+
+@operator(_fake_pairs_backward)
+def contrastive_pairs_backward(
+    z: Tensor,  # (N, D)
+    others: Sequence[Tensor],
+    inv_temperature: float,
+    normalize: bool,
+    denominator: Tensor,  # (N V,)
+    coefficient: Tensor,  # (N V,)
+    d_loss: Tensor,  # 0-d
+    name: str,
+) -> Tensor:
+    """(V, N, D): the views' gradients."""
+    kernels = backend.implementation(name, "contrastive")
+    stacked, inverse = _stacked(z, others, normalize)
+    flat, views = stacked.flatten(0, 1), stacked.shape[1]
+    a = None if inverse is None else inverse.flatten()
+    softmax = _positives(_unit(stacked, inverse), inv_temperature)[1]
+    within = softmax * coefficient.view(-1, views, 1)
+    blocks = (within + within.mT).neg_().flatten(0, 1)
+    d_unit = kernels.pairs_backward(flat, a, inv_temperature, views, denominator, blocks)
+    d_unit = d_unit.view(stacked.shape) * (d_loss * (inv_temperature / len(flat))).to(d_unit.dtype)
+    gradients = z.new_empty((views, *z.shape))
+    if inverse is None:
+        return gradients.copy_(d_unit.transpose(0, 1))
+    out = gradients.transpose(0, 1)
+    _through_norms(d_unit, stacked, inverse, out=out)
+    return gradients
+
+
+class Pairs(torch.autograd.Function):
+    """(loss, denominators, coefficients) of views of one batch; only the loss is for the caller."""
+
+    @staticmethod
+    def forward(weights, inv_temperature, normalize, decoupled, name, z, *others):
+        return contrastive_pairs_forward(
+            z, others, weights, inv_temperature, normalize, decoupled, name
+        )
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        first_output_only(ctx, output)
+        Pairs.keep(ctx, inputs, output)
+
+    @staticmethod
+    def keep(ctx, inputs, outputs):
+        _, inv_temperature, normalize, _, name, *views = inputs
+        ctx.numbers = inv_temperature, normalize, name
+        ctx.save_for_backward(*outputs[1:], *views)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_loss, *_):
+        denominator, coefficient, z, *others = ctx.saved_tensors
+        if d_loss is None:
+            return (None,) * (6 + len(others))
+        inv_temperature, normalize, name = ctx.numbers
+        gradients = contrastive_pairs_backward(
+            z, others, inv_temperature, normalize, denominator, coefficient, d_loss, name
+        )
+        needs = ctx.needs_input_grad[5:]
+        return *(None,) * 5, *(d if n else None for d, n in zip(gradients, needs, strict=True))
+
+
+def _stacked(z: Tensor, others: Sequence[Tensor], normalize: bool) -> tuple[Tensor, Tensor | None]:
+    """(N, V, D), the views of a sample next to one another, and the inverse norms (N, V)."""
+    stacked = torch.stack([z, *others], 1)
+    return stacked, inverse_norms(stacked) if normalize else None
+
+
+def _positives(unit: Tensor, inv_temperature: float) -> tuple[Tensor, Tensor]:
+    """(N, V) float64: log-sum-exp over the other views; (N, V, V): their softmax, 0 on the diagonal."""
+    views = unit.shape[1]
+    if views == 2:
+        logit = (unit[:, 0] * unit[:, 1]).sum(1).double() * inv_temperature
+        return logit[:, None].expand(-1, 2), 1 - torch.eye(2, dtype=logit.dtype, device=unit.device)
+    logits = (unit @ unit.mT).double() * inv_temperature
+    logits.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
+    return logits.logsumexp(2), logits.softmax(2)

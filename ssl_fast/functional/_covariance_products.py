@@ -1,0 +1,313 @@
+"""The products behind the covariance losses: Gram dual, or strips of Z^T Z; ranks; float64 guard.
+
+    dual     D >= 2 N:  G = Z Z^T by chunks of columns;  sum off^2 = ||G||^2 - sum c_d^2
+    direct   else:      rows of the upper triangle of Z^T Z, strip by strip; each is summed and
+                        multiplied back into the gradient before the next, none is stored
+
+Over ranks, Z is gathered where that moves fewer bytes than summing the strips does.
+"""
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _distributed
+from ._tiles import product_dtype
+
+# Bytes of a centred chunk of columns, and rows of a strip: measured on 2 cores.
+CHUNK_BYTES = 2 << 20
+STRIP = 128
+# sum c_d^2 over ||G||^2 beyond which the dual's difference cancels digits: float64 then. Columns of
+# like variance stay below a half by their rank; one column 1000 times larger than all others does
+# not.
+CANCELS = 0.75
+_HALVES = 128  # rows from which half a Gram is worth two products
+
+
+class Rows:
+    """Whose rows a sum runs over: this process's, or all ranks' with `mine` among them."""
+
+    def __init__(self, z: Tensor, group: str):
+        self.group = group
+        counts = _distributed.row_counts(z, group) if group else [z.shape[0]]
+        self.count = sum(counts)
+        if self.count < 2:
+            raise ValueError(
+                f"a variance needs at least 2 rows{' over all ranks' * bool(group)}, got "
+                f"{self.count}: pass a larger batch"
+            )
+        rank = _distributed.rank(group) if group else 0
+        first = sum(counts[:rank])
+        self.mine = slice(first, first + counts[rank])
+
+    def dual(self, columns: int) -> bool:
+        return is_dual(self.count, columns)
+
+    def gathers(self, z: Tensor, columns: int) -> bool:
+        """Whether all rows move fewer bytes than the strips of a (columns, columns) product."""
+        wide = product_dtype(z).itemsize
+        return bool(self.group) and self.count * z.element_size() <= columns * wide
+
+    def sum(self, value: Tensor) -> Tensor:
+        return _distributed.all_reduce(value, "sum", self.group)
+
+    def moments(self, kernels: Any, z: Tensor, stats: Tensor) -> None:
+        """Mean and centred squares (2, D) of all rows (Chan et al.) from each rank's own."""
+        kernels.moments(z, stats, None, None)
+        if self.group:
+            local, rows = stats[0].clone(), z.shape[0]
+            stats[0] = self.sum(local * rows) / self.count
+            stats[1] = self.sum(stats[1] + rows * (local - stats[0]).square())
+
+
+def is_dual(rows: int, columns: int) -> bool:
+    return columns >= 2 * rows
+
+
+def covariance(kernels: Any, z: Tensor, rows: Rows, stats: Tensor, kept: Tensor | None) -> Tensor:
+    """sum_{d != e} C_de^2, C = Z^T Z / (n - 1), float64; fills `stats` (2, D) and `kept`.
+
+    kept: the Gram (N, N) in the dual on one process, else Z (Z^T Z - diag c) of this rank's rows.
+    """
+    group, columns = rows.group, z.shape[1]
+    dtype = product_dtype(z)
+    if rows.dual(columns):
+        everything = _distributed.gather(z, group)
+        g = _gram(kernels, everything, stats, dtype, None if group else kept)
+        total = kernels.inner(g, g) - stats[1].square().sum()
+        if cancels(kernels, g, stats):
+            g = _gram(kernels, everything, stats, torch.float64, None)
+            total = kernels.inner(g, g) - stats[1].square().sum()
+        if group and kept is not None:
+            _gathered_push(kernels, everything, g, rows, stats, kept)
+        return total / (rows.count - 1.0) ** 2
+    scale = 1.0 / (rows.count - 1)
+    if rows.gathers(z, columns):
+        everything = _distributed.gather(z, group)
+        centred = everything.new_empty(everything.shape, dtype=dtype)
+        kernels.moments(everything, stats, centred, None)
+        return _direct(kernels, centred, centred[rows.mine], scale, kept, None)
+    centred = z.new_empty(z.shape, dtype=dtype)
+    if not group:
+        kernels.moments(z, stats, centred, None)
+        return _direct(kernels, centred, centred, scale, kept, None)
+    rows.moments(kernels, z, stats)
+    kernels.center(z, stats[0], None, centred)
+    return _direct(kernels, centred, centred, scale, kept, rows.sum)
+
+
+def cancels(kernels: Any, g: Tensor, stats: Tensor) -> bool:
+    """Whether a float32 Gram is too coarse for the difference; inf and NaN count as coarse."""
+    if g.dtype == torch.float64 or g.is_cuda:
+        return False
+    return not float(stats[1].square().sum()) <= CANCELS * float(kernels.inner(g, g))
+
+
+def dual_gradient(
+    kernels: Any, z: Tensor, other: Tensor | None, g: Tensor, stats: Tensor, beta: Tensor,
+    factors: Tensor, out: Tensor,
+) -> None:  # fmt: skip
+    """out = f_0 G Z + beta_d Z + f_1 (z - other), chunk by chunk; all rows are here."""
+    if cancels(kernels, g, stats):
+        g = _gram(kernels, z, torch.empty_like(stats), torch.float64, None)
+    for columns, centred in _chunks(z, g.dtype):
+        kernels.center(z[:, columns], stats[0, columns], None, centred)
+        d = out[:, columns]
+        push = torch.mm(g, centred, out=d if d.dtype == g.dtype else None)
+        others = None if other is None else other[:, columns]
+        kernels.gradient(push, z[:, columns], others, stats[0, columns], beta[columns], factors, d)
+
+
+def _gathered_push(
+    kernels: Any, z: Tensor, g: Tensor, rows: Rows, stats: Tensor, kept: Tensor
+) -> None:
+    """kept = G Z - Z diag c, this rank's rows."""
+    factors = stats.new_tensor([1.0, 0.0])
+    mine, z_mine = g[rows.mine], z[rows.mine]
+    for columns, centred in _chunks(z, g.dtype):
+        kernels.center(z[:, columns], stats[0, columns], None, centred)
+        mean, beta = stats[0, columns], -stats[1, columns]
+        push = mine @ centred
+        kernels.gradient(push, z_mine[:, columns], None, mean, beta, factors, kept[:, columns])
+
+
+def _direct(
+    kernels: Any, z: Tensor, mine: Tensor, scale: float, push: Tensor | None,
+    reduce: Callable | None,
+) -> Tensor:  # fmt: skip
+    """sum (scale off)^2 by strips of rows of Z^T Z from the diagonal on.
+
+    push = mine (Z^T Z - diag c)
+    """
+    columns = z.shape[1]
+    total = z.new_zeros((), dtype=torch.float64)
+    for first in range(0, columns, STRIP):
+        last = min(first + STRIP, columns)
+        tile = torch.mm(z[:, first:last].t(), z[:, first:])
+        tile = tile if reduce is None else reduce(tile)
+        total += kernels.triangle(tile, scale)
+        if push is None:
+            continue
+        # The first strip spans all columns and finds uninitialised memory.
+        push[:, first:].addmm_(mine[:, first:last], tile, beta=float(first > 0))
+        if last < columns:
+            push[:, first:last].addmm_(mine[:, last:], tile[:, last - first :].t())
+    return total
+
+
+def correlation(
+    kernels: Any, views: list[Tensor], rows: Rows, weight: float, eps: float, kept: Tensor | None
+) -> Tensor:
+    """sum_d (C_dd - 1)^2 + weight sum_{d != e} C_de^2, float64; kept (2, N, D): its gradients."""
+    z, columns = views[0], views[0].shape[1]
+    stats = [z.new_empty((2, columns), dtype=torch.float64) for _ in views]
+    dual = rows.dual(columns)
+    gathered = rows.group and (dual or rows.gathers(z, columns))
+    if gathered:
+        views = [_distributed.gather(view, rows.group) for view in views]
+    if dual:
+        form = functools.partial(_dual_correlation, kernels, views, rows, stats, weight, eps, kept)
+        loss = form(product_dtype(z))
+        return loss if loss is not None else form(torch.float64)  # type: ignore[return-value]
+    own = [view.new_empty(view.shape, dtype=product_dtype(z)) for view in views]
+    scales = []
+    for view, s, o in zip(views, stats, own, strict=True):
+        if rows.group and not gathered:
+            rows.moments(kernels, view, s)
+            kernels.center(view, s[0], _scale(s, rows, eps), o)
+        else:
+            kernels.moments(view, s, o, eps)
+        scales.append(_scale(s, rows, eps))
+    reduce = rows.sum if rows.group and not gathered else None
+    mine = [o[rows.mine] for o in own] if gathered else own
+    loss = _direct_correlation(kernels, own, mine, rows, weight, kept, reduce)
+    if kept is not None:
+        for push, o, scale in zip(kept, mine, scales, strict=True):
+            _standardised(kernels, push, o, None, 1.0, None, rows, scale, push)
+    return loss
+
+
+def _dual_correlation(
+    kernels: Any, views: list[Tensor], rows: Rows, stats: list[Tensor], weight: float, eps: float,
+    kept: Tensor | None, dtype: torch.dtype,
+) -> Tensor | None:  # fmt: skip
+    """`correlation` by the Grams of both views; None where float32 would cancel."""
+    n, grams, c = rows.count, [z.new_empty((z.shape[0],) * 2, dtype=dtype) for z in views], []
+    chunks = list(zip(_chunks(views[0], dtype), _chunks(views[1], dtype, 1), strict=True))
+    for (columns, first), (_, second) in chunks:
+        for z, s, g, own in zip(views, stats, grams, (first, second), strict=True):
+            kernels.moments(z[:, columns], s[:, columns], own, eps)
+            _add_gram(g, own, columns.start > 0)
+        c.append(kernels.correlation_dots(first, second, None, 1.0, None) / n)
+    for g in grams:
+        _mirror(g)
+    diagonal = torch.cat(c)
+    squares, total = diagonal.square().sum(), kernels.inner(*grams) / n**2
+    if dtype != torch.float64 and not views[0].is_cuda and not squares <= CANCELS * total:
+        return None
+    if kept is not None:
+        beta = (2 * (diagonal - 1) - 2 * weight * diagonal) / n
+        scales = [_scale(s, rows, eps) for s in stats]
+        for (block, first), (_, second) in chunks:
+            own = first, second
+            if len(chunks) > 1:  # a single chunk is still there
+                for view, s, scale, o in zip(views, stats, scales, own, strict=True):
+                    kernels.center(view[:, block], s[0, block], scale[block], o)
+            for i in (0, 1):
+                push = grams[1 - i][rows.mine] @ own[i]
+                mine, other = own[i][rows.mine], own[1 - i][rows.mine]
+                _standardised(
+                    kernels, push, mine, other, 2 * weight / n**2, beta[block], rows,
+                    scales[i][block], kept[i][:, block],
+                )  # fmt: skip
+    return (diagonal - 1).square().sum() + weight * (total - squares)
+
+
+def _direct_correlation(
+    kernels: Any, own: list[Tensor], mine: list[Tensor], rows: Rows, weight: float,
+    kept: Tensor | None, reduce: Callable | None,
+) -> Tensor:  # fmt: skip
+    """`correlation` by strips of rows of Z_0^T Z_1; kept: the derivatives by Z_0 and Z_1."""
+    columns = own[0].shape[1]
+    loss = own[0].new_zeros((), dtype=torch.float64)
+    for first in range(0, columns, STRIP):
+        strip = slice(first, min(first + STRIP, columns))
+        tile = torch.mm(own[0][:, strip].t(), own[1])
+        tile = tile if reduce is None else reduce(tile)
+        loss += kernels.correlation_tile(tile, first, rows.count, weight)
+        if kept is not None:
+            torch.mm(mine[1], tile.t(), out=kept[0][:, strip])
+            kept[1].addmm_(mine[0][:, strip], tile, beta=float(first > 0))
+    return loss
+
+
+def _standardised(
+    kernels: Any, push: Tensor, own: Tensor, other: Tensor | None, alpha: float,
+    beta: Tensor | None, rows: Rows, scale: Tensor, out: Tensor,
+) -> None:  # fmt: skip
+    """The gradient by z from that by its standardised rows, g = alpha push + beta_d other.
+
+    Column means of g are zero, so only its projection on `own` comes off.
+    """
+    dots = rows.sum(kernels.correlation_dots(push, own, other, alpha, beta)) / rows.count
+    kernels.correlation_gradient(push, own, other, alpha, beta, dots, scale, out)
+
+
+def _scale(stats: Tensor, rows: Rows, eps: float) -> Tensor:
+    return (stats[1] / rows.count + eps).rsqrt()
+
+
+def _gram(kernels: Any, z: Tensor, stats: Tensor, dtype: torch.dtype, out: Tensor | None) -> Tensor:
+    """Z Z^T of the centred rows, (N, N) in `dtype`; fills stats (2, D)."""
+    rows = z.shape[0]
+    g = z.new_empty((rows, rows), dtype=dtype) if out is None else out
+    for columns, centred in _chunks(z, dtype):
+        kernels.moments(z[:, columns], stats[:, columns], centred, None)
+        _add_gram(g, centred, columns.start > 0)
+    _mirror(g)
+    return g
+
+
+def _add_gram(g: Tensor, z: Tensor, more: bool) -> None:
+    """Z Z^T into g, without its upper right quarter: two products do three quarters of the work."""
+    rows = z.shape[0]
+    half = rows // 2 if rows >= _HALVES else rows
+    for block in (slice(0, half), slice(half, rows)):
+        if block.start < block.stop:
+            g[block, : block.stop].addmm_(z[block], z[: block.stop].t(), beta=float(more))
+
+
+def _mirror(g: Tensor) -> None:
+    half = g.shape[0] // 2
+    if g.shape[0] >= _HALVES:
+        g[:half, half:] = g[half:, :half].t()
+
+
+def _chunks(z: Tensor, dtype: torch.dtype, which: int = 0) -> list[tuple[slice, Tensor]]:
+    """Equal slices of the columns, and a buffer (N, w) that they share."""
+    rows, columns = z.shape
+    width = max(64, CHUNK_BYTES // (rows * dtype.itemsize) // 64 * 64)
+    count = -(-columns // width)
+    width = -(-columns // (64 * count)) * 64
+    # Rows a power of two apart would share cache sets.
+    buffer = _scratch(z, rows, min(width, columns) + 16, dtype, which)
+    slices = [slice(first, min(first + width, columns)) for first in range(0, columns, width)]
+    return [(each, buffer[:, : each.stop - each.start]) for each in slices]
+
+
+_kept = threading.local()
+
+
+def _scratch(z: Tensor, rows: int, columns: int, dtype: torch.dtype, which: int) -> Tensor:
+    """(rows, columns), on a CPU in memory that a thread keeps: fresh pages cost more than sums."""
+    size = rows * columns * dtype.itemsize
+    if z.is_cuda or size > 2 * CHUNK_BYTES:
+        return z.new_empty((rows, columns), dtype=dtype)
+    buffers = _kept.__dict__.setdefault("buffers", {})
+    if which not in buffers or buffers[which].numel() < size:
+        buffers[which] = torch.empty(size, dtype=torch.uint8)
+    return buffers[which][:size].view(dtype).view(rows, columns)

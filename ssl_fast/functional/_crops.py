@@ -1,0 +1,213 @@
+"""Several students, crops or masked views, against the same teachers and prototypes, by tiles.
+
+    L = sum_s sum_t H(q_t, softmax(l_s)) = sum_s [ (sum_t a_t) LSE(l_s) - sum_k (sum_t q_tk) l_sk ]
+
+Targets of several teachers are summed before a student's pass; the tile of targets of some samples
+serves all students while it is there. Neither targets nor logits exist beyond tiles and a bounded
+cache of the students' d_logits.
+"""
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import backend
+from ._linear_cross_entropy import Products
+from ._stats import Targets
+from ._tiles import TILE_BYTES, product, product_dtype, row_slices
+
+
+class Teachers:
+    """Assignments of the same samples; each student's target is the sum over its teachers.
+
+    Student s learns from every teacher t, but not from t = s where `skip_same`. `normalized`: rows
+    sum to one, so their potentials need not come from a product of the very same rounding.
+    """
+
+    def __init__(
+        self, targets: list[Targets], students: int, skip_same: bool, name: str,
+        normalized: bool = False,
+    ):  # fmt: skip
+        self.targets, self.name, self.normalized = targets, name, normalized
+        self.sets = [
+            tuple(t for t in range(len(targets)) if not (skip_same and t == s))
+            for s in range(students)
+        ]
+        self.pairs = sum(map(len, self.sets))
+        self._held: tuple[slice, list[Tensor]] | None = None
+
+    def tile(self, rows: slice) -> list[Any]:
+        """Each student's targets of some samples, as kernels take them."""
+        sums: dict[tuple[int, ...], Tensor] = {(t,): self._dense(t, rows) for t in self._used()}
+        for teachers in set(self.sets) - set(sums):
+            parts = [sums[t,].to(product_dtype(sums[t,])) for t in teachers]
+            sums[teachers] = sum(parts[1:], parts[0]) if parts else self._nothing(rows)
+        return [
+            SimpleNamespace(values=sums[teachers], scale=None, row=None, col=None)
+            for teachers in self.sets
+        ]
+
+    def columns(self, rows: slice, dtype: torch.dtype) -> list[Tensor]:
+        """Each student's targets of some samples, prototypes as rows: (K, r), contiguous.
+
+        The last tile is held: where all samples fit, they are evaluated once a pass.
+        """
+        if self._held is None or self._held[0] != rows:
+            single = {t: self._columns(t, rows).to(dtype) for t in self._used()}
+            sums: dict[tuple[int, ...], Tensor] = {}
+            for teachers in set(self.sets):
+                parts = [single[t] for t in teachers]
+                sums[teachers] = (
+                    sum(parts[1:], parts[0]) if parts else self._no_columns(rows, dtype)
+                )
+            self._held = rows, [sums[teachers] for teachers in self.sets]
+        return self._held[1]
+
+    def _columns(self, t: int, rows: slice) -> Tensor:
+        held = self.targets[t]
+        if held.z is None or held.z.dtype not in (torch.float32, torch.float64):
+            return self._dense(t, rows).t().contiguous()
+        scores = torch.mm(held.prototypes, held.z[rows].t())
+        row = held.row.new_zeros(len(scores)) if held.col is None else held.col
+        kernels = backend.implementation(self.name, "sinkhorn")
+        q = kernels.evaluate(scores, held.scale, row, held.row[rows])
+        return q.div_(q.sum(0)) if self.normalized else q
+
+    def _used(self) -> list[int]:
+        return sorted({t for teachers in self.sets for t in teachers})
+
+    def _dense(self, t: int, rows: slice) -> Tensor:
+        tile = self.targets[t].tile(rows)
+        if tile.scale is None:
+            return tile.values
+        kernels = backend.implementation(self.name, "sinkhorn")
+        return kernels.evaluate(tile.values, tile.scale, tile.row, tile.col)
+
+    def _nothing(self, rows: slice) -> Tensor:
+        like, columns = self._like()
+        zeros = like.new_zeros((1, columns), dtype=product_dtype(like))
+        return zeros.expand(rows.stop - rows.start, columns)
+
+    def _no_columns(self, rows: slice, dtype: torch.dtype) -> Tensor:
+        like, columns = self._like()
+        return like.new_zeros((columns, rows.stop - rows.start), dtype=dtype)
+
+    def _like(self) -> tuple[Tensor, int]:
+        held = self.targets[0]
+        if held.values is not None:
+            return held.values, held.values.shape[1]
+        return held.z, held.prototypes.shape[0]
+
+
+class Crops:
+    """The students' rows x (V M, D), view by view, and the prototypes weight (K, D)."""
+
+    def __init__(self, x: Tensor, weight: Tensor, teachers: Teachers, inv_temperature: float):
+        self.x, self.weight, self.teachers = x, weight, teachers
+        self.inv_temperature = inv_temperature
+        self.samples = x.shape[0] // len(teachers.sets)
+
+    def forward(self, with_prior: bool, kept: int) -> tuple[Tensor, Tensor | None, Tensor]:
+        """row_stats (4, V M); log of the column sums of P, if wanted; the kept tiles (kept, K).
+
+        Kept tiles are d_logits for d_loss = 1; with a prior they are logits until `finish_kept`.
+        """
+        kernels = self._kernels(with_prior)
+        rows, columns = self.x.shape[0], self.weight.shape[0]
+        row_stats = self.x.new_empty((4, rows), dtype=torch.float64)
+        cache = self.x.new_empty((kept, columns), dtype=product_dtype(self.x))
+        log_masses = []
+        for slot, own, target in self._visits(kept):
+            logits = product(self.x[own], self.weight, out=None if slot is None else cache[slot])
+            if with_prior:
+                part, log_mass = kernels.forward(logits, self.inv_temperature, target)
+                log_masses.append(log_mass)
+            else:
+                part = kernels.forward(logits, self.inv_temperature, target, False, 1.0)[1]
+                if slot is not None:
+                    self._d_logits(kernels, logits, target, part, None, logits)
+            row_stats[:, own] = part
+        log_mass = torch.logsumexp(torch.stack(log_masses), 0) if with_prior else None
+        return row_stats, log_mass, cache
+
+    def finish_kept(self, cache: Tensor, row_stats: Tensor, prior: Tensor) -> None:
+        """Turn the kept logits into d_logits, now that the prior's gradient is known."""
+        kernels = self._kernels(True)
+        for slot, own, target in self._visits(cache.shape[0]):
+            if slot is not None:
+                tile = cache[slot]
+                self._d_logits(kernels, tile, target, row_stats[:, own], prior, tile)
+
+    def backward(
+        self, cache: Tensor, row_stats: Tensor, prior: Tensor | None, d_loss: Tensor, factor: float,
+        need_x: bool, need_weight: bool,
+    ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
+        """(d_x, d_weight) = factor * d_loss * (d_logits @ weight, d_logits.T @ x)."""
+        kernels = self._kernels(prior is not None)
+        sums = Products(self.x, self.weight, d_loss, factor, need_x, need_weight)
+        for slot, own, target in self._visits(cache.shape[0]):
+            if slot is not None:
+                sums.add(own, cache[slot])
+                continue
+            logits = product(self.x[own], self.weight)
+            self._d_logits(kernels, logits, target, row_stats[:, own], prior, logits)
+            sums.add(own, logits)
+        return sums.result()
+
+    def _kernels(self, with_prior: bool) -> Any:
+        stem = "prior" if with_prior else "cross_entropy"
+        return backend.implementation(self.teachers.name, stem)
+
+    def _d_logits(self, kernels, logits, target, row_stats, prior, out) -> None:
+        stats = (row_stats, None) if prior is None else (row_stats, prior)
+        kernels.backward(logits, self.inv_temperature, target, *stats, None, 1.0, out)
+
+    def _visits(self, kept: int) -> Any:
+        """(rows in the cache or None, rows of x, target) of every tile, in a fixed order."""
+        filled = 0
+        for rows in row_slices(0, self.samples, self.weight.shape[0]):
+            targets = self.teachers.tile(rows)
+            for view, target in enumerate(targets):
+                own = slice(view * self.samples + rows.start, view * self.samples + rows.stop)
+                count = rows.stop - rows.start
+                slot = slice(filled, filled + count) if filled + count <= kept else None
+                filled += count
+                yield slot, own, target
+
+
+class Logits:
+    """Students given as logits, V tensors (M, K)."""
+
+    def __init__(self, students: list[Tensor], teachers: Teachers, inv_temperature: float):
+        self.students, self.teachers = students, teachers
+        self.inv_temperature = inv_temperature
+        self.kernels = backend.implementation(teachers.name, "cross_entropy")
+
+    def forward(self) -> Tensor:
+        """row_stats (V, 4, M)."""
+        rows = self.students[0].shape[0]
+        row_stats = self.students[0].new_empty((len(self.students), 4, rows), dtype=torch.float64)
+        for view, own, logits, target in self._visits():
+            part = self.kernels.forward(logits, self.inv_temperature, target, False, 1.0)[1]
+            row_stats[view, :, own] = part
+        return row_stats
+
+    def backward(self, row_stats: Tensor, d_loss: Tensor, factor: float) -> list[Tensor]:
+        """d_logits of every student."""
+        gradients = [student.new_empty(student.shape) for student in self.students]
+        for view, own, logits, target in self._visits():
+            self.kernels.backward(
+                logits, self.inv_temperature, target, row_stats[view, :, own], None, d_loss, factor,
+                gradients[view][own],
+            )  # fmt: skip
+        return gradients
+
+    def _visits(self) -> Any:
+        rows, columns = self.students[0].shape
+        size = max(1, TILE_BYTES // (4 * columns))
+        for first in range(0, rows, size):
+            own = slice(first, min(first + size, rows))
+            for view, target in enumerate(self.teachers.tile(own)):
+                yield view, own, self.students[view][own], target

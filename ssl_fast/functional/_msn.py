@@ -1,0 +1,182 @@
+"""The operators behind `msn`: normalisation, teacher, students and prior over one set of tiles.
+
+Normalised copies are formed again in backward: dividing costs less than the cache that they would
+take from the tiles of d_logits.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _distributed
+from ._autograd import first_output_only, once_differentiable
+from ._column_crops import NARROW, ColumnCrops
+from ._crops import Crops, Teachers
+from ._operator import operator
+from ._prior import divergence
+from ._stats import Targets
+from ._tiles import kept_rows, nbytes, product_dtype
+from .sinkhorn import sinkhorn_potentials, softmax_potential
+
+_TINY = 1e-12  # of torch.nn.functional.normalize
+
+
+class UnitRows:
+    """Rows divided by max(norm, 1e-12), in float32 or better."""
+
+    def __init__(self, x: Tensor):
+        wide = x.to(product_dtype(x))
+        self.norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
+        self.rows = wide / self.norm.clamp_min(_TINY)
+        self.dtype = x.dtype
+
+    def backward(self, d_rows: Tensor) -> Tensor:
+        """d_x = (d - (d . u) u) / norm; the gradient of a zero row is zero."""
+        along = (d_rows * self.rows).sum(1, keepdim=True) * (self.norm > _TINY)
+        inverse = self.norm.clamp_min(_TINY).reciprocal() * (self.norm > 0)
+        return torch.addcmul(d_rows, self.rows, along, value=-1).mul_(inverse).to(self.dtype)
+
+
+class MSN(torch.autograd.Function):
+    """As `msn_forward`; only the loss is for the caller."""
+
+    @staticmethod
+    def forward(*args):
+        return msn_forward(*args)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        first_output_only(ctx, output)
+        MSN.keep(ctx, inputs, output)
+
+    @staticmethod
+    def keep(ctx, inputs, outputs):
+        anchors, targets, prototypes, inv_temperature, scale = inputs[:5]
+        ctx.numbers = inv_temperature, scale, *inputs[-3:-1]
+        ctx.save_for_backward(anchors, targets, prototypes, *outputs[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_loss, *_):
+        if d_loss is None:
+            return (None,) * 13
+        anchors, targets, prototypes, *statistics, count, cache = ctx.saved_tensors
+        inv_temperature, scale, name, group = ctx.numbers
+        factor = float(_distributed.world_size(group))
+        if group:
+            d_loss = (d_loss / count).to(d_loss.dtype)
+        else:
+            factor /= anchors.shape[0]
+        need_anchors, _, need_prototypes = ctx.needs_input_grad[:3]
+        d_anchors, d_prototypes = msn_backward(
+            anchors, targets, prototypes, inv_temperature, scale, *statistics, cache, d_loss,
+            factor, need_anchors, need_prototypes, name,
+        )  # fmt: skip
+        d_anchors = d_anchors if need_anchors else None
+        return d_anchors, None, d_prototypes if need_prototypes else None, *(None,) * 10
+
+
+def _fake_forward(anchors, targets, prototypes, inv_temperature, scale, log_prior, *rest):
+    *_, want_grad, _, group, _ = rest
+    double = torch.float64
+    rows, samples, columns = anchors.shape[0], targets.shape[0], prototypes.shape[0]
+    kept = _kept(anchors, prototypes, want_grad)
+    return (
+        anchors.new_empty((), dtype=product_dtype(anchors)),
+        anchors.new_empty((4, rows), dtype=double),
+        anchors.new_empty(samples, dtype=double),
+        anchors.new_empty(columns, dtype=double),
+        anchors.new_empty((2, columns), dtype=double),
+        anchors.new_empty((), dtype=double) if group else anchors.new_empty(0),
+        anchors.new_empty((kept, columns), dtype=product_dtype(anchors)),
+    )
+
+
+@operator(_fake_forward)
+def msn_forward(
+    anchors: Tensor,  # (V N, D)
+    targets: Tensor,  # (N, D)
+    prototypes: Tensor,  # (K, D)
+    inv_temperature: float,
+    scale: float,
+    log_prior: Tensor | None,  # (K,) float64
+    prior_weight: float,
+    reverse: bool,
+    iterations: int,
+    want_grad: bool,
+    name: str,
+    group: str,
+    sinkhorn_group: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Loss, row_stats, the teacher's potentials, the prior's gradient, all ranks' rows, tiles."""
+    a, t, c = (UnitRows(x).rows for x in (anchors, targets, prototypes))
+    if iterations:
+        row, col = sinkhorn_potentials(t, c, scale, None, iterations, True, name, sinkhorn_group)
+    else:
+        row, col = softmax_potential(t, c, scale, None, name), t.new_zeros(len(c)).double()
+    crops = _crops(a, t, c, scale, row, col, inv_temperature, name)
+    rows_, log_mass, cache = crops.forward(True, _kept(anchors, prototypes, want_grad))
+    assert log_mass is not None
+    total, count = rows_[3].sum(), None
+    if group:
+        both = torch.stack([total, total.new_full((), len(a))])
+        total, count = _distributed.all_reduce(both, "sum", group)
+        log_mass = _distributed.log_sum_exp(log_mass, group)
+    number: Any = len(a) if count is None else count
+    kl, prior = divergence(log_mass, number, log_prior, reverse, prior_weight)
+    crops.finish_kept(cache, rows_, prior)
+    loss = (total / number + kl).to(product_dtype(anchors))
+    outputs: Any = loss, rows_, row, col, prior, count, cache
+    return outputs
+
+
+def _fake_backward(anchors, targets, prototypes, *rest):
+    need_anchors, need_prototypes = rest[-3:-1]
+    d_anchors = torch.empty_like(anchors) if need_anchors else anchors.new_empty(0)
+    return d_anchors, torch.empty_like(prototypes) if need_prototypes else anchors.new_empty(0)
+
+
+@operator(_fake_backward)
+def msn_backward(
+    anchors: Tensor,  # (V N, D)
+    targets: Tensor,  # (N, D)
+    prototypes: Tensor,  # (K, D)
+    inv_temperature: float,
+    scale: float,
+    row_stats: Tensor,  # (4, V N)
+    row: Tensor,  # (N,)
+    col: Tensor,  # (K,)
+    prior: Tensor,  # (2, K)
+    cache: Tensor,  # (kept, K)
+    d_loss: Tensor,  # 0-d
+    factor: float,
+    need_anchors: bool,
+    need_prototypes: bool,
+    name: str,
+) -> tuple[Tensor, Tensor]:
+    """(d_anchors, d_prototypes); None for what is not needed."""
+    a, t, c = (UnitRows(x) for x in (anchors, targets, prototypes))
+    crops = _crops(a.rows, t.rows, c.rows, scale, row, col, inv_temperature, name)
+    d_a, d_c = crops.backward(
+        cache, row_stats, prior, d_loss, factor, need_anchors, need_prototypes
+    )
+    gradients: Any = (
+        None if d_a is None else a.backward(d_a),
+        None if d_c is None else c.backward(d_c),
+    )
+    return gradients
+
+
+def _crops(a, t, c, scale, row, col, inv_temperature, name) -> Crops:
+    teacher = Targets(None, t, c, scale, row, col)
+    teachers = Teachers([teacher], len(a) // len(t), False, name, normalized=True)
+    if name == "native" and not a.is_cuda and inv_temperature <= NARROW:
+        return ColumnCrops(a, c, teachers, inv_temperature)  # |logits| <= inv_temperature
+    return Crops(a, c, teachers, inv_temperature)
+
+
+def _kept(anchors: Tensor, prototypes: Tensor, want_grad: bool) -> int:
+    """Rows of d_logits kept from forward to backward: the bytes of inputs and gradients."""
+    budget = 2 * nbytes(anchors, prototypes)
+    return kept_rows(budget, anchors, prototypes.shape[0]) if want_grad else 0

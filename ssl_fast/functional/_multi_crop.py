@@ -1,0 +1,245 @@
+"""The operators behind `multi_crop_cross_entropy`, from embeddings and from logits."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _distributed
+from ._autograd import first_output_only, once_differentiable
+from ._column_crops import ColumnCrops
+from ._crops import Crops, Logits, Teachers
+from ._operator import operator
+from ._stats import Targets
+from ._tiles import kept_rows, nbytes, product_dtype
+
+
+def assemble(fields: Sequence[Any], scales: Sequence[float], students: int, skip_same: bool, name):
+    """The `Teachers` of operators' arguments."""
+    targets = []
+    for t, scale in enumerate(scales):
+        values, z, prototypes, row, col = (_present(f) for f in fields[5 * t : 5 * t + 5])
+        targets.append(Targets(values, z, prototypes, scale or None, row, col))
+    return Teachers(targets, students, skip_same, name)
+
+
+def _present(field: Tensor | None) -> Tensor | None:
+    return field if field is not None and field.numel() else None
+
+
+def mean_of_pairs(row_stats: Tensor, rows: int, pairs: int, like: Tensor, group: str) -> Any:
+    """(loss, rows over all ranks or None) from the rows' losses."""
+    total = row_stats.sum()
+    if not group:
+        return (total / (rows * pairs)).to(product_dtype(like)), None
+    both = _distributed.all_reduce(torch.stack([total, total.new_full((), rows)]), "sum", group)
+    return (both[0] / (both[1] * pairs)).to(product_dtype(like)), both[1]
+
+
+def mean_factor(d_loss: Tensor, count: Tensor | None, rows: int, group: str) -> Any:
+    """(d_loss, factor) such that a row's share is factor * d_loss, times the world's size."""
+    if not group:
+        return d_loss, 1.0 / rows
+    assert count is not None
+    return (d_loss / count).to(d_loss.dtype), float(_distributed.world_size(group))
+
+
+class LinearCrops(torch.autograd.Function):
+    """(loss, row_stats, rows of all ranks, kept tiles); only the loss is for the caller."""
+
+    @staticmethod
+    def forward(x, prototypes, views, inv_temperature, scales, skip_same, want_grad, name, group,
+                *fields):  # fmt: skip
+        return multi_crop_forward(
+            x, prototypes, list(fields), views, inv_temperature, scales, skip_same, want_grad,
+            name, group,
+        )  # fmt: skip
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        first_output_only(ctx, output)
+        LinearCrops.keep(ctx, inputs, output)
+
+    @staticmethod
+    def keep(ctx, inputs, outputs):
+        x, prototypes, *numbers = inputs[:9]
+        ctx.numbers = numbers
+        ctx.save_for_backward(x, prototypes, *outputs[1:], *inputs[9:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_loss, *_):
+        views, inv_temperature, scales, skip_same, _, name, group = ctx.numbers
+        x, prototypes, row_stats, count, cache, *fields = ctx.saved_tensors
+        nothing = (None,) * (7 + len(fields))
+        if d_loss is None:
+            return None, None, *nothing
+        d_loss, factor = mean_factor(d_loss, count, x.shape[0] // views, group)
+        need_x, need_prototypes = ctx.needs_input_grad[:2]
+        d_x, d_prototypes = multi_crop_backward(
+            x, prototypes, fields, views, inv_temperature, scales, skip_same, row_stats, cache,
+            d_loss, factor, need_x, need_prototypes, name,
+        )  # fmt: skip
+        return d_x if need_x else None, d_prototypes if need_prototypes else None, *nothing
+
+
+def _fake_linear(x, prototypes, fields, views, inv_temperature, scales, skip_same, want_grad, name,
+                 group):  # fmt: skip
+    kept = _kept(x, prototypes, want_grad)
+    return (
+        x.new_empty((), dtype=product_dtype(x)),
+        x.new_empty((4, x.shape[0]), dtype=torch.float64),
+        x.new_empty((), dtype=torch.float64) if group else x.new_empty(0),
+        x.new_empty((kept, prototypes.shape[0]), dtype=product_dtype(x)),
+    )
+
+
+@operator(_fake_linear)
+def multi_crop_forward(
+    x: Tensor,  # (V N, D), crop by crop
+    prototypes: Tensor,  # (K, D)
+    fields: list[Tensor | None],
+    views: int,
+    inv_temperature: float,
+    scales: list[float],
+    skip_same: bool,
+    want_grad: bool,
+    name: str,
+    group: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    teachers = assemble(fields, scales, views, skip_same, name)
+    crops = _crops(x, prototypes, teachers, inv_temperature)
+    row_stats, _, cache = crops.forward(False, _kept(x, prototypes, want_grad))
+    loss, count = mean_of_pairs(row_stats[3], crops.samples, teachers.pairs, x, group)
+    return loss, row_stats, count, cache
+
+
+def _fake_linear_backward(x, prototypes, *rest):
+    need_x, need_prototypes = rest[-3:-1]
+    d_x = torch.empty_like(x) if need_x else x.new_empty(0)
+    return d_x, torch.empty_like(prototypes) if need_prototypes else x.new_empty(0)
+
+
+@operator(_fake_linear_backward)
+def multi_crop_backward(
+    x: Tensor,  # (V N, D)
+    prototypes: Tensor,  # (K, D)
+    fields: list[Tensor | None],
+    views: int,
+    inv_temperature: float,
+    scales: list[float],
+    skip_same: bool,
+    row_stats: Tensor,  # (4, V N)
+    cache: Tensor,  # (kept, K)
+    d_loss: Tensor,  # 0-d
+    factor: float,
+    need_x: bool,
+    need_prototypes: bool,
+    name: str,
+) -> tuple[Tensor, Tensor]:
+    """(d_x, d_prototypes); None for what is not needed."""
+    teachers = assemble(fields, scales, views, skip_same, name)
+    crops = _crops(x, prototypes, teachers, inv_temperature)
+    gradients: Any = crops.backward(
+        cache, row_stats, None, d_loss, factor / teachers.pairs, need_x, need_prototypes
+    )
+    return gradients
+
+
+def _crops(x: Tensor, prototypes: Tensor, teachers: Teachers, inv_temperature: float) -> Crops:
+    on_cpu = teachers.name == "native" and not x.is_cuda and x.dtype == product_dtype(x)
+    return (ColumnCrops if on_cpu else Crops)(x, prototypes, teachers, inv_temperature)
+
+
+def _kept(x: Tensor, prototypes: Tensor, want_grad: bool) -> int:
+    """Rows of d_logits kept: the bytes of inputs and gradients, less those of x, put together."""
+    budget = nbytes(x) + 2 * nbytes(prototypes)
+    return kept_rows(budget, x, prototypes.shape[0]) if want_grad else 0
+
+
+class LogitCrops(torch.autograd.Function):
+    """(loss, row_stats, rows of all ranks) of students given as logits."""
+
+    @staticmethod
+    def forward(inv_temperature, scales, skip_same, name, group, views, *tensors):
+        students, fields = list(tensors[:views]), list(tensors[views:])
+        return multi_crop_logits_forward(
+            students[0], students[1:], fields, inv_temperature, scales, skip_same, name, group
+        )
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        first_output_only(ctx, output)
+        LogitCrops.keep(ctx, inputs, output)
+
+    @staticmethod
+    def keep(ctx, inputs, outputs):
+        ctx.numbers = inputs[:6]
+        ctx.save_for_backward(*outputs[1:], *inputs[6:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_loss, *_):
+        inv_temperature, scales, skip_same, name, group, views = ctx.numbers
+        row_stats, count, *tensors = ctx.saved_tensors
+        students, fields = tensors[:views], tensors[views:]
+        if d_loss is None:
+            return (None,) * (6 + len(tensors))
+        d_loss, factor = mean_factor(d_loss, count, students[0].shape[0], group)
+        gradients = multi_crop_logits_backward(
+            students[0], students[1:], fields, inv_temperature, scales, skip_same, row_stats,
+            d_loss, factor, name,
+        )  # fmt: skip
+        return *(None,) * 6, *gradients, *(None,) * len(fields)
+
+
+def _fake_logits(first, others, fields, inv_temperature, scales, skip_same, name, group):
+    return (
+        first.new_empty((), dtype=product_dtype(first)),
+        first.new_empty((1 + len(others), 4, first.shape[0]), dtype=torch.float64),
+        first.new_empty((), dtype=torch.float64) if group else first.new_empty(0),
+    )
+
+
+@operator(_fake_logits)
+def multi_crop_logits_forward(
+    first: Tensor,  # (N, K)
+    others: list[Tensor],  # each (N, K)
+    fields: list[Tensor | None],
+    inv_temperature: float,
+    scales: list[float],
+    skip_same: bool,
+    name: str,
+    group: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    students = [first, *others]
+    teachers = assemble(fields, scales, len(students), skip_same, name)
+    row_stats = Logits(students, teachers, inv_temperature).forward()
+    losses = row_stats[:, 3]
+    loss, count = mean_of_pairs(losses, first.shape[0], teachers.pairs, first, group)
+    return loss, row_stats, count
+
+
+def _fake_logits_backward(first, others, *_):
+    return [student.new_empty(student.shape) for student in (first, *others)]
+
+
+@operator(_fake_logits_backward)
+def multi_crop_logits_backward(
+    first: Tensor,  # (N, K)
+    others: list[Tensor],
+    fields: list[Tensor | None],
+    inv_temperature: float,
+    scales: list[float],
+    skip_same: bool,
+    row_stats: Tensor,  # (V, 4, N)
+    d_loss: Tensor,  # 0-d
+    factor: float,
+    name: str,
+) -> list[Tensor]:
+    """d_logits of every student, contiguous."""
+    students = [first, *others]
+    teachers = assemble(fields, scales, len(students), skip_same, name)
+    crops = Logits(students, teachers, inv_temperature)
+    return crops.backward(row_stats, d_loss, factor / teachers.pairs)

@@ -1,0 +1,137 @@
+"""The operators behind `prior_kl`, and the divergence itself, which `msn` takes too."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import backend
+from . import _check, _distributed
+from ._autograd import first_output_only, once_differentiable
+from ._operator import operator
+from ._tiles import product_dtype
+
+
+def prior_logarithm(prior: Any, columns: int, device: torch.device, reverse: bool) -> Tensor | None:
+    """Checked: log prior, (K,) float64, or None for a uniform one."""
+    if prior is None:
+        return None
+    prior = _check.prior(prior, columns, device)
+    if not reverse and device.type == "cpu" and not torch.compiler.is_compiling():
+        zeros = (prior == 0).nonzero()
+        if len(zeros):
+            raise ValueError(
+                f"prior[{int(zeros[0])}] is 0, where KL(p || prior) is infinite: give every "
+                "prototype a positive share, or pass reverse=True for KL(prior || p)"
+            )
+    return prior.double().log()
+
+
+def divergence(
+    log_mass: Tensor, count: Tensor | int, log_prior: Tensor | None, reverse: bool, weight: float
+) -> tuple[Tensor, Tensor]:
+    """weight * KL, 0-d float64, and its gradient as `reference.prior.backward` takes it, (2, K).
+
+    log_mass (K,): log of the column sums of P over `count` rows.
+    """
+    log_p = log_mass - (count.log() if isinstance(count, Tensor) else math.log(count))
+    if log_prior is None:
+        log_prior = torch.full_like(log_p, -math.log(len(log_p)))
+    ratio = log_p - log_prior
+    if reverse:  # dKL/dp_k = -prior_k / p_k
+        prior = log_prior.exp()
+        value = -torch.where(prior > 0, prior * ratio, 0).sum()
+        gradient = torch.stack([-weight * prior, log_p])
+    else:  # dKL/dp_k = log(p_k / prior_k) + 1, and the constant cancels
+        value = (log_p.exp() * ratio).sum()
+        gradient = torch.stack([weight * ratio, torch.zeros_like(ratio)])
+    return weight * value, gradient
+
+
+class PriorKL(torch.autograd.Function):
+    """(loss, row_stats, gradient of p, rows of all ranks); only the loss is for the caller."""
+
+    @staticmethod
+    def forward(*args):
+        return prior_kl_forward(*args)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        first_output_only(ctx, output)
+        PriorKL.keep(ctx, inputs, output)
+
+    @staticmethod
+    def keep(ctx, inputs, outputs):
+        logits, inv_temperature, _, _, name, group = inputs
+        ctx.numbers = inv_temperature, name, group
+        ctx.save_for_backward(logits, *outputs[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_loss, *_):
+        if d_loss is None:
+            return (None,) * 6
+        logits, row_stats, prior, count = ctx.saved_tensors
+        inv_temperature, name, group = ctx.numbers
+        factor = float(_distributed.world_size(group))
+        if group:
+            d_loss = (d_loss / count).to(d_loss.dtype)
+        else:
+            factor /= logits.shape[0]
+        d_logits = prior_kl_backward(
+            logits, inv_temperature, row_stats, prior, d_loss, factor, name
+        )
+        return d_logits, *(None,) * 5
+
+
+def _fake_forward(logits, inv_temperature, log_prior, reverse, name, group):
+    rows, columns = logits.shape
+    double = torch.float64
+    return (
+        logits.new_empty((), dtype=product_dtype(logits)),
+        logits.new_empty((4, rows), dtype=double),
+        logits.new_empty((2, columns), dtype=double),
+        logits.new_empty((), dtype=double) if group else logits.new_empty(0),
+    )
+
+
+@operator(_fake_forward)
+def prior_kl_forward(
+    logits: Tensor,  # (N, K)
+    inv_temperature: float,
+    log_prior: Tensor | None,  # (K,) float64
+    reverse: bool,
+    name: str,
+    group: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The divergence, row_stats, its gradient for `backward`, and with a group all ranks' rows."""
+    kernels = backend.implementation(name, "prior")
+    row_stats, log_mass = kernels.forward(logits, inv_temperature, None)
+    count: Any = None
+    if group:
+        count = _distributed.all_reduce(log_mass.new_full((), logits.shape[0]), "sum", group)
+        log_mass = _distributed.log_sum_exp(log_mass, group)
+    rows = logits.shape[0] if count is None else count
+    value, prior = divergence(log_mass, rows, log_prior, reverse, 1.0)
+    outputs: Any = value.to(product_dtype(logits)), row_stats, prior, count
+    return outputs
+
+
+def _fake_backward(logits: Tensor, *_: Any) -> Tensor:
+    return logits.new_empty(logits.shape)
+
+
+@operator(_fake_backward)
+def prior_kl_backward(
+    logits: Tensor,  # (N, K)
+    inv_temperature: float,
+    row_stats: Tensor,  # (4, N)
+    prior: Tensor,  # (2, K)
+    d_loss: Tensor,  # 0-d
+    factor: float,
+    name: str,
+) -> Tensor:
+    """d_logits (N, K), contiguous, in the logits' type."""
+    kernels = backend.implementation(name, "prior")
+    return kernels.backward(logits, inv_temperature, None, row_stats, prior, d_loss, factor)

@@ -1,0 +1,144 @@
+"""Uniformity in C++ (CPU): torch's products by tiles of pairs, kernels on the tiles."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from . import cpu, matrix, pointer
+
+# Rows up to -> side of a tile: half of the diagonal tiles' work is done twice.
+SIDES = ((4096, 256), (16384, 512), (1 << 62, 1024))
+# Weights are relative to the smallest distance met so far, to within this many nats: adjusting the
+# sums to every new one would cost more than it brings.
+SLACK = 16.0
+
+
+def potential(
+    x: Tensor, first: int, last: int, t: float, want_grad: bool
+) -> tuple[Tensor, Tensor | None]:
+    """As `reference.uniformity.potential`."""
+    # Distances know no origin: near the mean they cancel least.
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    sums = _Sums(x, x - x.mean(0, dtype=dtype), first, last, t, want_grad)
+    for rows, cols, mirrored in tiles(x.shape[0], first, last):
+        sums.add(rows, cols, mirrored)
+    return sums.result()
+
+
+def tiles(n: int, first: int, last: int) -> Iterator[tuple[slice, slice, bool]]:
+    """(rows, columns, whether the mirrored tile counts too); the triangle where all rows are ours.
+
+    In rows as they lie in memory: the columns' sums of a strip stay in cache.
+    """
+    side = next(side for limit, side in SIDES if n <= limit)
+    whole = (first, last) == (0, n)
+    for r in range(first, last, side):
+        for c in range(r if whole else 0, n, side):
+            rows, cols = slice(r, min(r + side, last)), slice(c, min(c + side, n))
+            yield rows, cols, whole and c > r
+
+
+class _Sums:
+    """sum w_ij and, for each own row, sum_j w_ij x_j and sum_j w_ij, at one shift of exponents."""
+
+    def __init__(self, x: Tensor, z: Tensor, first: int, last: int, t: float, want_grad: bool):
+        self.x, self.z, self.first, self.last, self.t = x, z, first, last, t
+        self.norms = torch.linalg.vector_norm(z, dim=1).square_()
+        self.threads = torch.get_num_threads()
+        self.total, self.shift = 0.0, math.inf
+        self.moments = z.new_zeros((last - first, z.shape[1])) if want_grad else None
+        self.counts = z.new_zeros(last - first) if want_grad else None
+
+    def add(self, rows: slice, cols: slice, mirrored: bool) -> None:
+        z, kernels, threads = self.z, cpu(), self.threads
+        tile = torch.mm(z[rows], z[cols].t())
+        address = matrix(tile)
+        smallest, marked = kernels.pair_distances(
+            *address, pointer(self.norms[rows]), pointer(self.norms[cols]), *matrix(self.x),
+            rows.start, cols.start, threads,
+        )  # fmt: skip
+        if self.t * (self.shift - smallest) > SLACK:
+            self._move(smallest)
+        own, other = self._own(self.moments, rows), self._own(self.moments, cols, mirrored)
+        weight = kernels.pair_weights(
+            *address, self.t, self.shift, marked, pointer(self._own(self.counts, rows)),
+            pointer(self._own(self.counts, cols, mirrored)), threads,
+        )  # fmt: skip
+        self.total += 2 * weight if mirrored else weight
+        if own is None:
+            return
+        if marked:
+            kernels.pair_close(
+                *address, *matrix(self.x), rows.start, cols.start, pointer(own), pointer(other),
+                z.shape[1], threads,
+            )  # fmt: skip
+        own.addmm_(tile, z[cols])
+        if other is not None:
+            other.addmm_(tile.t(), z[rows])
+
+    def result(self) -> tuple[Tensor, Tensor | None]:
+        log_sum = math.log(self.total) - self.t * self.shift
+        value = torch.tensor(log_sum, dtype=torch.float64)
+        if self.moments is None or self.counts is None:
+            return value, None
+        # -4t / S * (count_i x_i - moment_i)
+        own = self.z[self.first : self.last]
+        moved = self.moments.addcmul_(self.counts[:, None], own, value=-1)
+        return value, moved.mul_(4 * self.t / self.total)
+
+    def _own(self, sums: Tensor | None, rows: slice, wanted: bool = True) -> Tensor | None:
+        if sums is None or not wanted:
+            return None
+        return sums[rows.start - self.first : rows.stop - self.first]
+
+    def _move(self, shift: float) -> None:
+        if self.total:
+            factor = math.exp(-self.t * (self.shift - shift))
+            self.total *= factor
+            if self.moments is not None and self.counts is not None:
+                self.moments *= factor
+                self.counts *= factor
+        self.shift = shift
+
+
+def distance_power(x: Tensor, y: Tensor, alpha: float) -> Tensor:
+    """As `reference.uniformity.distance_power`."""
+    total = cpu().distance_power(
+        *matrix(x), y.data_ptr(), y.stride()[0], alpha, torch.get_num_threads()
+    )
+    return torch.tensor(total, dtype=torch.float64)
+
+
+def distance_power_backward(
+    x: Tensor, y: Tensor, alpha: float, d_value: Tensor, factor: float
+) -> tuple[Tensor, Tensor]:
+    """As `reference.uniformity.distance_power_backward`."""
+    d_x, d_y = x.new_empty(x.shape), y.new_empty(y.shape)
+    cpu().distance_power_backward(
+        *matrix(x), y.data_ptr(), y.stride()[0], alpha, float(d_value) * factor, d_x.data_ptr(),
+        d_y.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+    return d_x, d_y
+
+
+def correlation(c: Tensor, inv_temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """As `reference.uniformity.correlation`."""
+    row, col = (torch.empty(2, size, dtype=torch.float64) for size in c.shape)
+    value = cpu().correlation(
+        *matrix(c), inv_temperature, row.data_ptr(), col.data_ptr(), torch.get_num_threads()
+    )
+    return torch.tensor(value, dtype=torch.float64), row, col
+
+
+def correlation_backward(
+    c: Tensor, inv_temperature: float, row: Tensor, col: Tensor, d_value: Tensor, factor: float
+) -> Tensor:
+    """As `reference.uniformity.correlation_backward`."""
+    d_c = c.new_empty(c.shape)
+    g = float(d_value) * factor * inv_temperature / (c.shape[0] - 1)
+    cpu().correlation_backward(
+        *matrix(c), inv_temperature, col.data_ptr(), g, d_c.data_ptr(), torch.get_num_threads()
+    )
+    return d_c
