@@ -141,7 +141,7 @@ def views_case(loss: Any, width: int, count: int = 2, lists: int = 1) -> Any:
     def run(rows: slice, group: Any) -> dict:
         z = {f"z{i}": normal(N, width, seed=40 + i)[rows].requires_grad_() for i in range(count)}
         views = list(z.values())
-        size = count // lists
+        size = count // max(lists, 1)
         parts = [views[i : i + size] for i in range(0, count, size)] if lists else views
         return results(loss(group)(*parts), z)
 
@@ -183,10 +183,9 @@ def raw_barlow(z0: torch.Tensor, z1: torch.Tensor, group: Any) -> torch.Tensor:
 
 
 def mmcr_case(rows: slice, group: Any) -> dict:
-    z = {
-        n: normal(N, 2 * D, seed=i).view(N, 2, D)[rows].requires_grad_() for i, n in enumerate("om")
-    }
-    return results(MMCRLoss(0.1, group=group)(z["o"], z["m"]), z)
+    online, momentum = (normal(N, 2 * D, seed=i).view(N, 2, D)[rows] for i in range(2))
+    z = {"online": online.requires_grad_(), "momentum": momentum.requires_grad_()}
+    return results(MMCRLoss(0.1, group=group)(*z.values()), z)
 
 
 def results(loss: torch.Tensor, local: dict, replicated: dict | None = None) -> dict:
