@@ -35,7 +35,7 @@ const Kernels kernels{
     correlation_backward,
     spectral_weights,
     column_sums,
-    center,
+    wasserstein_center,
     crops_forward,
     crops_backward,
     transport,

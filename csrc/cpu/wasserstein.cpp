@@ -98,7 +98,7 @@ void column_sums(const Matrix& z, double* sums, int threads) {
   if (z.dtype == kFloat16) sum_columns<f16>(z, sums, threads);
 }
 
-void center(const Matrix& z, const double* mean, void* x, int dtype, int threads) {
+void wasserstein_center(const Matrix& z, const double* mean, void* x, int dtype, int threads) {
   if (dtype == kFloat64)
     center_as<double>(z, mean, (double*)x, threads);
   else
