@@ -15,28 +15,33 @@ import ssl_fast
 from ssl_fast import backend as dispatch
 from ssl_fast.functional import (
     Assignment,
+    alignment,
     covariance_penalty,
     cross_correlation_penalty,
-    alignment,
+    decoupled_nt_xent,
     gaussian_uniformity,
+    info_nce,
     linear_soft_cross_entropy,
     msn,
     multi_crop_cross_entropy,
+    multi_view_nt_xent,
+    nt_xent,
+    nuclear_norm,
     prior_kl,
     sinkhorn,
     soft_cross_entropy,
     variance_hinge,
     vicreg,
-    nuclear_norm,
-    sinkhorn,
-    soft_cross_entropy,
     wasserstein_uniformity,
 )
 from ssl_fast.losses import (
+    DCLWLoss,
     FroSSLLoss,
     INTLLoss,
     MECLoss,
     MMCRLoss,
+    MoCoLoss,
+    NNCLRLoss,
     ReSALoss,
     WassersteinUniformityLoss,
     ZeroCLLoss,
@@ -188,6 +193,39 @@ def mmcr_case(rows: slice, group: Any) -> dict:
     return results(MMCRLoss(0.1, group=group)(*z.values()), z)
 
 
+def contrast_case(function: Any, seeds: tuple = (0, 1), **options: Any) -> Any:
+    """Some views of a batch; a zero row among them."""
+
+    def run(rows: slice, group: Any) -> dict:
+        views = {f"z{i}": normal(N, D, seed=i) for i in seeds}
+        views["z1"][7] = 0
+        views = {name: z[rows].clone().requires_grad_() for name, z in views.items()}
+        return results(function(*views.values(), group=group, **options), views)
+
+    return run
+
+
+def nnclr(group: Any) -> NNCLRLoss:
+    torch.manual_seed(0)
+    return NNCLRLoss(queue_size=20, dim=D, group=group)
+
+
+def queue_case(rows: slice, group: Any) -> dict:
+    q, k = (normal(N, D, seed=i)[rows].requires_grad_() for i in (0, 1))
+    queue = WIDE.clone().requires_grad_()
+    loss = info_nce(q, k, queue, temperature=0.1, group=group)
+    return results(loss, {"query": q, "key": k}, {"queue": queue})
+
+
+def moco_case(rows: slice, group: Any) -> dict:
+    """Two steps: the second meets the keys of all ranks in the queue."""
+    torch.manual_seed(0)
+    loss = MoCoLoss(queue_size=20, dim=D, group=group)
+    loss(normal(N, D, seed=2)[rows], normal(N, D, seed=3)[rows])
+    q, k = normal(N, D)[rows].requires_grad_(), normal(N, D, seed=1)[rows]
+    return results(loss(q, k), {"query": q}) | {"same": loss.queue.rows}
+
+
 def results(loss: torch.Tensor, local: dict, replicated: dict | None = None) -> dict:
     """The loss; gradients of what this rank holds alone ("rows"), and of what all hold ("all")."""
     replicated = replicated or {}
@@ -252,6 +290,23 @@ CASES = {
         lambda a, b, g: cross_correlation_penalty(a, b, group=g), 23
     ),
     "barlow, dual": views_case(lambda a, b, g: cross_correlation_penalty(a, b, group=g), 50),
+    "nt_xent": contrast_case(nt_xent),
+    "nt_xent, as given": contrast_case(nt_xent, normalize=False, temperature=0.05),
+    "nt_xent, views": contrast_case(
+        lambda *z, **options: multi_view_nt_xent(z, **options), seeds=(0, 1, 2)
+    ),
+    "nt_xent, decoupled": contrast_case(decoupled_nt_xent),
+    "dclw": contrast_case(lambda *z, group: DCLWLoss(group=group)(*z)),
+    "info_nce": contrast_case(info_nce),
+    "info_nce, sum": contrast_case(info_nce, reduction="sum", normalize=False),
+    "info_nce, queue": queue_case,
+    "moco": moco_case,
+    "moco v3": contrast_case(
+        lambda q, k, group: MoCoLoss(0, temperature=0.5, group=group)(q, k) + 0 * k.sum()
+    ),
+    "nnclr": contrast_case(
+        lambda p, z, group: nnclr(group)(p, p + 1, z, z) + 0 * z.sum()
+    ),
     "resa": resa_case(),
     "resa, rows": resa_case(symmetric=False),
     "nuclear norm": spectrum_case(lambda z, group: nuclear_norm(z, group=group), D),
