@@ -15,6 +15,7 @@ from .uniformity import (
     prototype_correlation,
     prototype_uniformity,
 )
+from .wasserstein import nuclear_norm, wasserstein_uniformity
 
 __all__ = [
     "Assignment",
@@ -29,6 +30,7 @@ __all__ = [
     "multi_crop_cross_entropy",
     "multi_view_nt_xent",
     "nt_xent",
+    "nuclear_norm",
     "power_law_prior",
     "prior_kl",
     "proto_nce",
@@ -40,4 +42,5 @@ __all__ = [
     "soft_cross_entropy",
     "variance_hinge",
     "vicreg",
+    "wasserstein_uniformity",
 ]
