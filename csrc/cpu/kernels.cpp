@@ -38,5 +38,7 @@ const Kernels kernels{
     center,
     crops_forward,
     crops_backward,
+    unit_rows_forward,
+    unit_rows_backward,
 };
 }  // namespace ssl_fast::SSL_FAST_ISA

@@ -148,7 +148,15 @@ struct Kernels {
   // x, logits or what forward left (`has_exp`), becomes d_logits; prior [2, K] or null.
   void (*crops_backward)(const Crops& crops, double inv_temperature, bool has_exp,
                          const Stats& stats, const double* prior, int threads);
+  // x [N, D] of any type; unit [N, D] and norm [N] float32, or float64 for float64.
+  void (*unit_rows_forward)(const Matrix& x, void* unit, void* norm, int threads);
+  // out [N, D] of x's type may be d_unit.
+  void (*unit_rows_backward)(const Matrix& d_unit, const void* unit, const void* norm,
+                             const Matrix& out, int threads);
 };
+
+// Huge pages for a buffer of at least `least` bytes that is about to be written; dispatch.cpp.
+void advise_huge_pages(void* data, int64_t bytes, int64_t least = 32 << 20);
 
 namespace baseline { extern const Kernels kernels; }
 namespace avx2 { extern const Kernels kernels; }
