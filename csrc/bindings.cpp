@@ -275,8 +275,9 @@ PYBIND11_MODULE(_cpu, m) {
   m.def(
       "pair_weights",
       [](Pointer tile, int64_t r, int64_t c, int64_t stride, int dtype, double t, double shift,
-         bool marked, int threads) {
-        return active().pair_weights(matrix(tile, r, c, stride, dtype), t, shift, marked, threads);
+         bool marked, Pointer rows, Pointer cols, int threads) {
+        return active().pair_weights(matrix(tile, r, c, stride, dtype), t, shift, marked,
+                                     at<void>(rows), at<void>(cols), threads);
       },
       NoGil());
   m.def(
@@ -323,10 +324,11 @@ PYBIND11_MODULE(_cpu, m) {
       },
       NoGil());
   m.def(
+      "subtract_mean",
       [](Pointer z, int64_t n, int64_t d, int64_t stride, int dtype, Pointer mean, Pointer x,
          int x_dtype, int threads) {
-        active().center(matrix(z, n, d, stride, dtype), at<double>(mean), at<void>(x), x_dtype,
-                        threads);
+        active().subtract_mean(matrix(z, n, d, stride, dtype), at<double>(mean), at<void>(x),
+                               x_dtype, threads);
       },
       NoGil());
   m.def(
@@ -370,4 +372,25 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("advise_huge_pages", [](Pointer p, int64_t bytes, int64_t least) {
     ssl_fast::advise_huge_pages(at<void>(p), bytes, least);
   });
+  m.def(
+      "transport",
+      [](Pointer x, Pointer x_columns, int64_t n, Pointer y, Pointer y_columns, int64_t k,
+         int64_t d, int dtype, double epsilon, int p, int iterations, double tolerance, Pointer f,
+         Pointer g, Pointer u, Pointer v, double d_value, Pointer d_x, Pointer d_y, int threads) {
+        return active().transport({at<void>(x), at<void>(x_columns), n, d, dtype},
+                                  {at<void>(y), at<void>(y_columns), k, d, dtype}, epsilon, p,
+                                  iterations, tolerance, at<void>(f), at<void>(g), at<void>(u),
+                                  at<void>(v), d_value, at<void>(d_x), at<void>(d_y), threads);
+      },
+      NoGil());
+  m.def(
+      "transport_pairs",
+      [](Pointer points, Pointer columns, int64_t n, int64_t d, int dtype, Pointer starts,
+         Pointer pairs, int64_t count, double epsilon, int p, int iterations, double tolerance,
+         Pointer out, int threads) {
+        active().transport_pairs({at<void>(points), at<void>(columns), n, d, dtype},
+                                 at<int64_t>(starts), at<int64_t>(pairs), count, epsilon, p,
+                                 iterations, tolerance, at<double>(out), threads);
+      },
+      NoGil());
 }

@@ -35,10 +35,12 @@ const Kernels kernels{
     correlation_backward,
     spectral_weights,
     column_sums,
-    center,
+    subtract_mean,
     crops_forward,
     crops_backward,
     unit_rows_forward,
     unit_rows_backward,
+    transport,
+    transport_pairs,
 };
 }  // namespace ssl_fast::SSL_FAST_ISA

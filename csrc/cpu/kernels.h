@@ -44,6 +44,14 @@ struct Ranges {
   int64_t begin;
 };
 
+// n points, float32 or float64, row by row and transposed.
+struct Points {
+  const void* rows;     // [n, d]
+  const void* columns;  // [d, n]
+  int64_t n, d;
+  int dtype;
+};
+
 struct Kernels {
   // q [N, K] or null; row [N]; col [K]; log_prior [K] or null.
   void (*sinkhorn)(const Matrix& scores, double scale, const double* log_prior, int iterations,
@@ -119,8 +127,11 @@ struct Kernels {
   void (*pair_distances)(const Matrix& tile, const void* row_norms, const void* col_norms,
                          const Matrix& x, int64_t first_row, int64_t first_col, double* out,
                          int threads);
-  // squares to weights exp(t (shift - square)), negative for near pairs; returns their sum.
-  double (*pair_weights)(const Matrix& tile, double t, double shift, bool marked, int threads);
+  // squares to weights exp(t (shift - square)), negative for near pairs; returns their sum. rows
+  // [R] and cols [C], of the tile's type, either may be null, gain the sums of those that are not
+  // near.
+  double (*pair_weights)(const Matrix& tile, double t, double shift, bool marked, void* rows,
+                         void* cols, int threads);
   // rows [R, >= D] and cols [C, >= D], either may be null, gain the near pairs' w (other - own).
   void (*pair_close)(const Matrix& tile, const Matrix& x, int64_t first_row, int64_t first_col,
                      const Matrix& rows, const Matrix& cols, int threads);
@@ -141,7 +152,7 @@ struct Kernels {
   // sums [D] of z [N, D].
   void (*column_sums)(const Matrix& z, double* sums, int threads);
   // x [N, D] = z - mean, contiguous, float32 or float64.
-  void (*center)(const Matrix& z, const double* mean, void* x, int dtype, int threads);
+  void (*subtract_mean)(const Matrix& z, const double* mean, void* x, int dtype, int threads);
   // x becomes exp(l - shift). mass [K] += column sums of P in float32, or null.
   void (*crops_forward)(const Crops& crops, double inv_temperature, const Stats& stats,
                         double* mass, int threads);
@@ -153,6 +164,15 @@ struct Kernels {
   // out [N, D] of x's type may be d_unit.
   void (*unit_rows_backward)(const Matrix& d_unit, const void* unit, const void* norm,
                              const Matrix& out, int threads);
+  // f [n], g [m], u [n], v [m] of the points' type. Without d_x solves for f, g, u, and v = 0; with
+  // it, turns u, v into the adjoint's and writes d_x [n, D], d_y [m, D]. Returns the mean of u.
+  double (*transport)(const Points& x, const Points& y, double epsilon, int p, int iterations,
+                      double tolerance, void* f, void* g, void* u, void* v, double d_value,
+                      void* d_x, void* d_y, int threads);
+  // Cloud k is the points starts[k] to starts[k + 1]; pairs [count, 2] of clouds; out [count].
+  void (*transport_pairs)(const Points& points, const int64_t* starts, const int64_t* pairs,
+                          int64_t count, double epsilon, int p, int iterations, double tolerance,
+                          double* out, int threads);
 };
 
 // Huge pages for a buffer of at least `least` bytes that is about to be written; dispatch.cpp.
