@@ -178,6 +178,8 @@ def prototype_correlation(c: Tensor, temperature: float = 1.0) -> Tensor:
     logs = (c / temperature).log_softmax(1)
     pairs = (logs.exp()[:, None] * (logs[None] - logs[:, None])).sum(2)
     return pairs.sum() / (len(c) * (len(c) - 1))
+
+
 def swav_loss(
     crops: list[Tensor],
     prototypes: Tensor,

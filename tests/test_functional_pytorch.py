@@ -240,7 +240,15 @@ def test_opcheck(name) -> None:
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operator_runs_the_eager_kernels(name) -> None:
     """The registered operator and the direct call agree bit for bit."""
-    files = ("sinkhorn", "cross_entropy", "_linear_cross_entropy", "_prior", "_msn", "_multi_crop", "_entropy")
+    files = (
+        "sinkhorn",
+        "cross_entropy",
+        "_linear_cross_entropy",
+        "_prior",
+        "_msn",
+        "_multi_crop",
+        "_entropy",
+    )
     modules = [importlib.import_module(f"ssl_fast.functional.{file}") for file in files]
     direct = next(getattr(m, name) for m in modules if hasattr(m, name))
     for arguments in calls()[name]:
