@@ -15,14 +15,39 @@ import ssl_fast
 from ssl_fast import backend as dispatch
 from ssl_fast.functional import (
     Assignment,
+    covariance_penalty,
+    cross_correlation_penalty,
     linear_soft_cross_entropy,
     msn,
     multi_crop_cross_entropy,
     prior_kl,
     sinkhorn,
     soft_cross_entropy,
+    variance_hinge,
+    vicreg,
+    nuclear_norm,
+    sinkhorn,
+    soft_cross_entropy,
+    wasserstein_uniformity,
 )
-from ssl_fast.losses import ReSALoss
+from ssl_fast.losses import (
+    FroSSLLoss,
+    INTLLoss,
+    MECLoss,
+    MMCRLoss,
+    ReSALoss,
+    WassersteinUniformityLoss,
+    ZeroCLLoss,
+)
+from ssl_fast.losses import (
+    DINOLoss,
+    IBOTLoss,
+    KoLeoLoss,
+    MSNLoss,
+    PMSNLoss,
+    ReSALoss,
+    SwAVLoss,
+)
 
 N, D = 16, 6
 PRIOR = torch.arange(1, N + 1).pow(-0.5) / torch.arange(1, N + 1).pow(-0.5).sum()
@@ -75,6 +100,25 @@ def prior_case(**options: Any) -> Any:
         logits = (4 * normal(N, N, seed=1))[rows].requires_grad_()
         return results(prior_kl(logits, PRIOR, group=group, **options), {"logits": logits})
 
+
+def views_case(function: Any, columns: int, dtype: torch.dtype = torch.float32) -> Any:
+    """Two views of `columns` columns: more or fewer than rows decides the form and what travels."""
+
+    def run(rows: slice, group: Any) -> dict:
+        z = {f"z{i}": normal(N, columns, seed=i).to(dtype)[rows] + 1 for i in (0, 1)}
+        leaves = {name: x.clone().requires_grad_() for name, x in z.items()}
+        return results(function(*leaves.values(), group), leaves)
+
+
+def spectrum_case(function: Any, width: int, collapsed: bool = False) -> Any:
+    """z (N, width): the Grams are added where width <= N, else the rows are gathered."""
+
+    def run(rows: slice, group: Any) -> dict:
+        z = unit(N, width, seed=31)
+        z = z * torch.logspace(0, -4, width) if collapsed else z
+        z = z[rows].requires_grad_()
+        return results(function(z, group), {"z": z})
+
     return run
 
 
@@ -88,6 +132,17 @@ def msn_case(**options: Any) -> Any:
         loss = msn(torch.cat([a, b]), targets, w, group=group, **options)
         return results(loss, {"a": a, "b": b}, {"prototypes": w})
 
+
+def views_case(loss: Any, width: int, count: int = 2, lists: int = 1) -> Any:
+    """Views (N, width), in as many lists as the loss takes."""
+
+    def run(rows: slice, group: Any) -> dict:
+        z = {f"z{i}": normal(N, width, seed=40 + i)[rows].requires_grad_() for i in range(count)}
+        views = list(z.values())
+        size = count // lists
+        parts = [views[i : i + size] for i in range(0, count, size)] if lists else views
+        return results(loss(group)(*parts), z)
+
     return run
 
 
@@ -99,6 +154,100 @@ def crops_case(prototypes: Any) -> Any:
         teachers = [assigned(rows, group), Assignment.from_dense(DENSE[rows])]
         loss = multi_crop_cross_entropy([*x.values()], teachers, w, temperature=0.1, group=group)
         return results(loss, x, {} if w is None else {"prototypes": w})
+
+    return run
+
+
+def vicreg_loss(z0: torch.Tensor, z1: torch.Tensor, group: Any) -> torch.Tensor:
+    return 25 * sum(vicreg(z0, z1, group=group)[:2]) + vicreg(z0, z1, group=group)[2]
+
+
+def raw_barlow(z0: torch.Tensor, z1: torch.Tensor, group: Any) -> torch.Tensor:
+    """Barlow Twins as published: autograd does not see the sum over ranks."""
+    means, sizes = [], []
+    for z in (z0, z1):
+        mean, square = (t.detach() for t in (z.sum(0), z.square().sum(0)))
+        if group is not None:
+            dist.all_reduce(mean), dist.all_reduce(square)
+        means.append(mean / N)
+        sizes.append((square / N - means[-1].square() + 1e-5).sqrt())
+    a, b = ((z - m) / s for z, m, s in zip((z0, z1), means, sizes, strict=True))
+    c = a.T @ b / N
+    if group is not None:
+        with torch.no_grad():
+            dist.all_reduce(c)
+    off = c - torch.diag(c.diagonal())
+    return (c.diagonal() - 1).square().sum() + 5e-3 * off.square().sum()
+
+
+def mmcr_case(rows: slice, group: Any) -> dict:
+    z = {
+        n: normal(N, 2 * D, seed=i).view(N, 2, D)[rows].requires_grad_() for i, n in enumerate("om")
+    }
+    return results(MMCRLoss(0.1, group=group)(z["o"], z["m"]), z)
+SHARES = PRIOR.flip(0)  # a prior whose order is not that of the masses
+
+
+def swav_case(**options: Any) -> Any:
+    """The second step, when the queue is full: of this rank's rows, in another order than alone."""
+
+    def run(rows: slice, group: Any) -> dict:
+        w = WIDE[:N].clone().requires_grad_()
+        count = len(range(N)[rows])
+        if options.get("queue"):
+            more = {"queue_length": count, "embedding_dim": D}
+        else:
+            more = {}
+        loss = SwAVLoss(group=group, **more, **{k: v for k, v in options.items() if k != "queue"})
+        for step in (0, 10):
+            x = {str(i): unit(N, D, seed=i + step)[rows].requires_grad_() for i in range(3)}
+            value = loss([*x.values()], w)
+        return results(value, x, {"prototypes": w})
+
+    return run
+
+
+def dino_case(**options: Any) -> Any:
+    """The second step: the centre has moved."""
+
+    def run(rows: slice, group: Any) -> dict:
+        w = WIDE[:N].clone().requires_grad_()
+        loss = DINOLoss(N, group=group, **options)
+        for step in (0, 10):
+            x = {str(i): unit(N, D, seed=i + step)[rows].requires_grad_() for i in range(3)}
+            teachers = [unit(N, D, seed=i + step + 5)[rows] for i in range(2)]
+            value = loss([*x.values()], teachers, w, unit(N, D, seed=20))
+        return {**results(value, x, {"prototypes": w}), "same": {"center": loss.center.clone()}}
+
+    return run
+
+
+def ibot_case(rows: slice, group: Any) -> dict:
+    """Images of 1, 2, 3, 1, 2, 3, ... masked tokens; a rank holds whole images."""
+    counts = torch.tensor([1 + i % 3 for i in range(N)])
+    mask = torch.arange(3) < counts[:, None]
+    tokens = mask[rows].sum().item()
+    first = counts[: rows.start].sum().item()
+    x = unit(counts.sum().item(), D)[first : first + tokens].requires_grad_()
+    teacher = unit(counts.sum().item(), D, seed=5)[first : first + tokens]
+    w = WIDE[:N].clone().requires_grad_()
+    loss = IBOTLoss(N, group=group)
+    loss(x.detach(), teacher, mask[rows], w)
+    value = results(loss(x, teacher, mask[rows], w), {"x": x}, {"prototypes": w})
+    return {**value, "same": {"center": loss.center.clone()}}
+
+
+def koleo_case(rows: slice, group: Any) -> dict:
+    x = normal(N, D)[rows].requires_grad_()
+    return results(KoLeoLoss(group=group)(x), {"x": x})
+
+
+def msn_loss_case(loss: Any, **options: Any) -> Any:
+    def run(rows: slice, group: Any) -> dict:
+        a, b = (normal(N, D, seed=i)[rows].requires_grad_() for i in range(2))
+        w = WIDE[:N].clone().requires_grad_()
+        value = loss(group=group, **options)(torch.cat([a, b]), normal(N, D, seed=2)[rows], w)
+        return results(value, {"a": a, "b": b}, {"prototypes": w})
 
     return run
 
@@ -152,8 +301,47 @@ CASES = {
     "msn, sinkhorn": msn_case(sinkhorn_iterations=3, reverse=True, prior_weight=2.0),
     "crops": crops_case(WIDE[:N]),
     "crops of logits": crops_case(None),
+    "variance": views_case(lambda a, b, g: variance_hinge(0.3 * a, group=g) + 0 * b.sum(), 5),
+    "covariance, reduced": views_case(
+        lambda a, b, g: covariance_penalty(a, group=g) + 0 * b.sum(), 5
+    ),
+    "vicreg, reduced": views_case(vicreg_loss, 5),
+    "vicreg, gathered": views_case(vicreg_loss, 23),
+    "vicreg, dual": views_case(vicreg_loss, 50),
+    "vicreg, half": views_case(vicreg_loss, 50, torch.bfloat16),
+    "barlow, reduced": views_case(
+        lambda a, b, g: cross_correlation_penalty(a, b, group=g), 5
+    ),
+    "barlow, gathered": views_case(
+        lambda a, b, g: cross_correlation_penalty(a, b, group=g), 23
+    ),
+    "barlow, dual": views_case(lambda a, b, g: cross_correlation_penalty(a, b, group=g), 50),
+    "swav": swav_case(),
+    "swav, queue": swav_case(queue=True),
+    "swav, sorted": swav_case(prior=SHARES, prior_order="sorted"),
+    "dino": dino_case(),
+    "dino, sinkhorn": dino_case(centering="sinkhorn", prior=SHARES, prior_order="sorted"),
+    "ibot": ibot_case,
+    "koleo": koleo_case,
+    "msn loss": msn_loss_case(MSNLoss, sinkhorn_iterations=3, entropy_weight=0.5),
+    "pmsn loss": msn_loss_case(PMSNLoss, exponent=0.5),
     "resa": resa_case(),
     "resa, rows": resa_case(symmetric=False),
+    "nuclear norm": spectrum_case(lambda z, group: nuclear_norm(z, group=group), D),
+    "nuclear norm, wide": spectrum_case(lambda z, group: nuclear_norm(z, group=group), 40),
+    "nuclear norm, centred": spectrum_case(
+        lambda z, group: nuclear_norm(z, center=True, group=group), D
+    ),
+    "wasserstein": spectrum_case(lambda z, group: wasserstein_uniformity(z, group=group), D),
+    "wasserstein, wide": spectrum_case(lambda z, g: wasserstein_uniformity(z, group=g), 40),
+    "wasserstein, loss": views_case(lambda g: WassersteinUniformityLoss(group=g), D, lists=0),
+    "mmcr": mmcr_case,
+    "frossl": views_case(lambda g: FroSSLLoss(group=g), D, count=3),
+    "mec": views_case(lambda g: MECLoss(group=g), D, count=4, lists=2),
+    "intl": views_case(lambda g: INTLLoss(group=g), 40),
+    "intl, channels": views_case(lambda g: INTLLoss(axis=1, group=g), D),
+    "zero_cl": views_case(lambda g: ZeroCLLoss(group=g), D, lists=0),
+    "zero_cl, both": views_case(lambda g: ZeroCLLoss("both", group=g), 40, lists=0),
 }  # fmt: skip
 
 
@@ -195,6 +383,7 @@ def main(rank: int, counts: list[int], folder: str) -> None:
                 found[name] = {case: run(rows, group) for case, run in CASES.items()}
             found[name]["ran"] = {used for _, used in ran}
     found["refusals"] = refusals(rows, group)
+    found["raw"] = views_case(raw_barlow, 5)(rows, group)
     found["by name"] = by_name(rows, group)
     torch.save(found, f"{folder}/{rank}.pt")
     dist.barrier()

@@ -16,9 +16,9 @@ namespace {
 
 // Columns first <= j < last of a tile that begins at column `begin` take no part: -inf.
 template <typename C>
-void exclude(C* t, int64_t columns, int64_t begin, int64_t first, int64_t last) {
+void exclude(C* t, int64_t columns, double scale, int64_t begin, int64_t first, int64_t last) {
   for (int64_t j = first > begin ? first - begin : 0; j < columns && j < last - begin; j++)
-    t[j] = (C)-INFINITY;
+    t[j] = (C)(scale > 0 ? -INFINITY : INFINITY);
 }
 
 // t_j *= b_j
@@ -52,7 +52,7 @@ void rows_forward(const Matrix& tile, const C* b, double scale, const Ranges& wi
     for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++) {
       C* t = (C*)row_address(tile, i);
       if (b) scale_columns(t, n, b);
-      if (without.lo) exclude(t, n, without.begin, without.lo[i], without.hi[i]);
+      if (without.lo) exclude(t, n, scale, without.begin, without.lo[i], without.hi[i]);
       const double old = shift[i], top = largest(t, n), now = top > old ? top : old;
       if (now == -INFINITY) {  // no negatives so far
         if (rescale) rescale[i] = 1;
@@ -79,7 +79,7 @@ void rows_backward(const Matrix& tile, const C* b, double scale, const Ranges& w
     for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++) {
       C* t = (C*)row_address(tile, i);
       if (b) scale_columns(t, n, b);
-      if (without.lo) exclude(t, n, without.begin, without.lo[i], without.hi[i]);
+      if (without.lo) exclude(t, n, scale, without.begin, without.lo[i], without.hi[i]);
       // lse in two: its part in units of t is subtracted first, where nothing rounds.
       const C whole = (C)(isfinite(lse[i]) ? lse[i] / scale : 0);
       const V c(whole), rest((C)((lse[i] - (double)whole * scale) * kLog2e)), w((C)weight[i]);
@@ -118,7 +118,7 @@ void pairs_forward(const Matrix& tile, double scale, double shift, const Place& 
     for (int64_t j = 0; j < right; j++) mine[j] = 0;
     for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++) {
       C* t = (C*)row_address(tile, i);
-      exclude(t, n, at.col, at.block(i), at.block(i) + at.views);
+      exclude(t, n, scale, at.col, at.block(i), at.block(i) + at.views);
       double total = sum_exp<false>(t, square, scale, shift, (C*)nullptr);
       V sum;
       sweep<C>(right, [&](int64_t j, auto lanes) {
@@ -151,7 +151,7 @@ void pairs_backward(const Matrix& tile, double scale, double shift, const Place&
     for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++) {
       C* t = (C*)row_address(tile, i);
       const int64_t first = at.block(i) - at.col;
-      exclude(t, n, at.col, at.block(i), at.block(i) + at.views);
+      exclude(t, n, scale, at.col, at.block(i), at.block(i) + at.views);
       const double own = lse[at.row + i];
       const V mine((C)(narrow ? exp(top - own) : own * kLog2e));
       sweep<C>(n, [&](int64_t j, auto lanes) {

@@ -24,9 +24,18 @@ struct Targets {
 
 // The statistics that forward leaves for backward; LSE = shift * inv_temperature + log.
 struct Stats {
-  double* row;         // [4, N] shift, log, mass, loss
-  int64_t row_stride;  // between the four
-  double* col;         // [3, K] shift, log, mass, or null
+  double* row;              // [4, N] shift, log, mass, loss
+  int64_t row_stride;       // between the four
+  double* col;              // [3, K] shift, log, mass, or null
+  int64_t view_stride = 0;  // of `Crops`: between the first rows of two views
+};
+
+// A tile of logits with prototypes as rows, [K, views * samples], and each view's targets.
+struct Crops {
+  void* x;
+  int64_t prototypes, views, samples;
+  int dtype;             // float32 or float64, of x and q
+  const void* const* q;  // [views], each [K, samples]
 };
 
 // Columns lo_i <= j < hi_i of row i are left out; the tile begins at column `begin`.
@@ -124,6 +133,21 @@ struct Kernels {
                         int threads);
   void (*correlation_backward)(const Matrix& c, double inv_temperature, const double* col, double g,
                                const Matrix& d_c, int threads);
+  // squares [count] of the singular values of X / scale, `stranger` among them if not 0; mean [D]
+  // or null; value [1], weight [count], row [D] or null.
+  void (*spectral_weights)(const double* squares, int64_t count, double scale, double stranger,
+                           const double* mean, int64_t rows, int64_t width, double eps,
+                           bool distance, double* value, double* weight, double* row);
+  // sums [D] of z [N, D].
+  void (*column_sums)(const Matrix& z, double* sums, int threads);
+  // x [N, D] = z - mean, contiguous, float32 or float64.
+  void (*center)(const Matrix& z, const double* mean, void* x, int dtype, int threads);
+  // x becomes exp(l - shift). mass [K] += column sums of P in float32, or null.
+  void (*crops_forward)(const Crops& crops, double inv_temperature, const Stats& stats,
+                        double* mass, int threads);
+  // x, logits or what forward left (`has_exp`), becomes d_logits; prior [2, K] or null.
+  void (*crops_backward)(const Crops& crops, double inv_temperature, bool has_exp,
+                         const Stats& stats, const double* prior, int threads);
 };
 
 namespace baseline { extern const Kernels kernels; }

@@ -65,6 +65,15 @@ void distance_power_backward(const Matrix& x, const Matrix& y, double alpha, dou
 double correlation(const Matrix& c, double inv_temperature, double* row, double* col, int threads);
 void correlation_backward(const Matrix& c, double inv_temperature, const double* col, double g,
                           const Matrix& d_c, int threads);
+void spectral_weights(const double* squares, int64_t count, double scale, double stranger,
+                      const double* mean, int64_t rows, int64_t width, double eps, bool distance,
+                      double* value, double* weight, double* row);
+void column_sums(const Matrix& z, double* sums, int threads);
+void center(const Matrix& z, const double* mean, void* x, int dtype, int threads);
+void crops_forward(const Crops& crops, double inv_temperature, const Stats& stats, double* mass,
+                   int threads);
+void crops_backward(const Crops& crops, double inv_temperature, bool has_exp, const Stats& stats,
+                    const double* prior, int threads);
 
 // max_k l_k
 template <typename C>

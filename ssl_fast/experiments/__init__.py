@@ -14,4 +14,8 @@ EXPERIMENTS = {
         "uniformity_metrics",
         "-W2 and -L_U under permutation, cloning and collapse (no training)",
     ),
+    "uniform-prior": (
+        "uniform_prior",
+        "which of two features PMSN keeps: a power-law digit or a uniform background",
+    ),
 }

@@ -14,6 +14,7 @@ from .uniformity import (
     prototype_correlation,
     prototype_uniformity,
 )
+from .wasserstein import nuclear_norm, wasserstein_uniformity
 
 __all__ = [
     "Assignment",
@@ -28,6 +29,7 @@ __all__ = [
     "multi_crop_cross_entropy",
     "multi_view_nt_xent",
     "nt_xent",
+    "nuclear_norm",
     "power_law_prior",
     "prior_kl",
     "proto_nce",
@@ -38,4 +40,5 @@ __all__ = [
     "soft_cross_entropy",
     "variance_hinge",
     "vicreg",
+    "wasserstein_uniformity",
 ]

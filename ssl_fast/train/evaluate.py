@@ -1,6 +1,7 @@
 """How good the features are: k-nn, linear probe, clustering. All by scikit-learn."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,13 @@ class Features(NamedTuple):
 
 
 @torch.no_grad()
+def encode(network: nn.Module, loader: DataLoader, device: torch.device) -> torch.Tensor:
+    """(N, D): the network's output, in evaluation mode, for all of the loader's images."""
+    with _evaluating([network]):
+        return torch.cat([network(images.to(device)).float() for images, _ in loader])
+
+
+@torch.no_grad()
 def extract(
     networks: Sequence[nn.Module], train: DataLoader, test: DataLoader, device: torch.device
 ) -> list[Features]:
@@ -33,14 +41,20 @@ def extract(
 
     The modes that they were in are restored: a momentum network trains its statistics.
     """
+    with _evaluating(networks):
+        rows, labels = _pass(networks, train, device)
+        test_rows, test_labels = _pass(networks, test, device)
+    return [Features(a, labels, b, test_labels) for a, b in zip(rows, test_rows, strict=True)]
+
+
+@contextmanager
+def _evaluating(networks: Sequence[nn.Module]) -> Iterator[None]:
     modes = [(module, module.training) for network in networks for module in network.modules()]
     for network in networks:
         network.eval()
-    rows, labels = _pass(networks, train, device)
-    test_rows, test_labels = _pass(networks, test, device)
+    yield
     for module, mode in modes:
         module.training = mode
-    return [Features(a, labels, b, test_labels) for a, b in zip(rows, test_rows, strict=True)]
 
 
 def _pass(

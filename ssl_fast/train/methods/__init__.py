@@ -5,10 +5,24 @@ To add a method: subclass `Method`, give its keyword options defaults and a docs
 """
 
 from ..errors import unknown
-from .base import Method
+from .base import Batch, Method, Output
+from .dino import DINO
+from .ibot import IBOT
+from .msn import MSN
+from .pmsn import PMSN
 from .resa import ReSA
+from .swav import SwAV
 
-METHODS: dict[str, type[Method]] = {"resa": ReSA}
+__all__ = ["METHODS", "Batch", "Method", "Output", "find_method"]
+
+METHODS: dict[str, type[Method]] = {
+    "swav": SwAV,
+    "dino": DINO,
+    "ibot": IBOT,
+    "msn": MSN,
+    "pmsn": PMSN,
+    "resa": ReSA,
+}
 
 
 def find_method(name: str) -> type[Method]:
