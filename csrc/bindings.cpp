@@ -275,8 +275,9 @@ PYBIND11_MODULE(_cpu, m) {
   m.def(
       "pair_weights",
       [](Pointer tile, int64_t r, int64_t c, int64_t stride, int dtype, double t, double shift,
-         bool marked, int threads) {
-        return active().pair_weights(matrix(tile, r, c, stride, dtype), t, shift, marked, threads);
+         bool marked, Pointer rows, Pointer cols, int threads) {
+        return active().pair_weights(matrix(tile, r, c, stride, dtype), t, shift, marked,
+                                     at<void>(rows), at<void>(cols), threads);
       },
       NoGil());
   m.def(
@@ -347,6 +348,27 @@ PYBIND11_MODULE(_cpu, m) {
         active().crops_backward(crops(x, prototypes, samples, dtype, q), inv_temperature, has_exp,
                                 {at<double>(row_stats), row_stats_stride, nullptr, view_stride},
                                 at<double>(prior), threads);
+      },
+      NoGil());
+  m.def(
+      "transport",
+      [](Pointer x, Pointer x_columns, int64_t n, Pointer y, Pointer y_columns, int64_t k,
+         int64_t d, int dtype, double epsilon, int p, int iterations, double tolerance, Pointer f,
+         Pointer g, Pointer u, Pointer v, double d_value, Pointer d_x, Pointer d_y, int threads) {
+        return active().transport({at<void>(x), at<void>(x_columns), n, d, dtype},
+                                  {at<void>(y), at<void>(y_columns), k, d, dtype}, epsilon, p,
+                                  iterations, tolerance, at<void>(f), at<void>(g), at<void>(u),
+                                  at<void>(v), d_value, at<void>(d_x), at<void>(d_y), threads);
+      },
+      NoGil());
+  m.def(
+      "transport_pairs",
+      [](Pointer points, Pointer columns, int64_t n, int64_t d, int dtype, Pointer starts,
+         Pointer pairs, int64_t count, double epsilon, int p, int iterations, double tolerance,
+         Pointer out, int threads) {
+        active().transport_pairs({at<void>(points), at<void>(columns), n, d, dtype},
+                                 at<int64_t>(starts), at<int64_t>(pairs), count, epsilon, p,
+                                 iterations, tolerance, at<double>(out), threads);
       },
       NoGil());
 }

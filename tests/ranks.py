@@ -17,6 +17,8 @@ from ssl_fast.functional import (
     Assignment,
     covariance_penalty,
     cross_correlation_penalty,
+    alignment,
+    gaussian_uniformity,
     linear_soft_cross_entropy,
     msn,
     multi_crop_cross_entropy,
@@ -48,6 +50,7 @@ from ssl_fast.losses import (
     ReSALoss,
     SwAVLoss,
 )
+from ssl_fast.losses import AlignUniformLoss, ReSALoss
 
 N, D = 16, 6
 PRIOR = torch.arange(1, N + 1).pow(-0.5) / torch.arange(1, N + 1).pow(-0.5).sum()
@@ -93,6 +96,14 @@ def resa_case(**options: Any) -> Any:
         return results(loss, z)
 
     return run
+
+
+def views_case(function: Any, size: float = 1.0) -> Any:
+    """A function of two views of unit rows, times `size`."""
+
+    def run(rows: slice, group: Any) -> dict:
+        x, y = ((size * unit(N, D, seed=i))[rows].requires_grad_() for i in (3, 4))
+        return results(function(x, y, group), {"x": x, "y": y})
 
 
 def prior_case(**options: Any) -> Any:
@@ -342,6 +353,19 @@ CASES = {
     "intl, channels": views_case(lambda g: INTLLoss(axis=1, group=g), D),
     "zero_cl": views_case(lambda g: ZeroCLLoss(group=g), D, lists=0),
     "zero_cl, both": views_case(lambda g: ZeroCLLoss("both", group=g), 40, lists=0),
+    "uniformity": views_case(
+        lambda x, y, group: gaussian_uniformity(x, group=group)
+        + gaussian_uniformity(y, t=5.0, group=group)
+    ),
+    "uniformity, far": views_case(
+        lambda x, y, group: gaussian_uniformity(x, group=group)
+        + gaussian_uniformity(y, group=group),
+        size=40.0,
+    ),
+    "alignment": views_case(
+        lambda x, y, group: alignment(x, y, alpha=1.5, group=group)
+    ),
+    "align_uniform": views_case(lambda x, y, group: AlignUniformLoss(group=group)(x, y)),
 }  # fmt: skip
 
 

@@ -27,18 +27,25 @@ from ssl_fast.functional import (
     Assignment,
     covariance_penalty,
     cross_correlation_penalty,
+    alignment,
+    gaussian_uniformity,
     linear_soft_cross_entropy,
     msn,
     multi_crop_cross_entropy,
     nuclear_norm,
     prior_kl,
+    prototype_alignment,
+    prototype_correlation,
+    prototype_uniformity,
     sinkhorn,
+    sinkhorn_distance,
     soft_cross_entropy,
     variance_hinge,
     vicreg,
     wasserstein_uniformity,
 )
 from ssl_fast.losses import MMCRLoss, ReSALoss
+from ssl_fast.losses import AlignUniformLoss, ReSALoss
 
 PRIOR = torch.tensor([0.5, 0.2, 0.1, 0.1, 0.1])
 CENTER = 0.1 * normal(5, seed=3)
@@ -92,6 +99,11 @@ FORMS = {
     "nuclear norm": lambda x, y, s: nuclear_norm(x) + nuclear_norm(y, center=True),
     "wasserstein": lambda x, y, s: wasserstein_uniformity(torch.cat([x, 0.5 * y])),
     "mmcr": lambda x, y, s: MMCRLoss(0.1)(x[:, None], y[:, None]),
+    "uniformity": lambda x, y, s: gaussian_uniformity(x) + prototype_uniformity(y),
+    "alignment": lambda x, y, s: alignment(x, y, alpha=3.0) + prototype_alignment(x, y.detach()),
+    "correlation": lambda x, y, s: prototype_correlation(x) + prototype_correlation(x * y),
+    "align_uniform": lambda x, y, s: AlignUniformLoss()(x, y),
+    "transport": lambda x, y, s: sinkhorn_distance(x, y, epsilon=0.3, p=2),
 }
 
 
@@ -174,6 +186,9 @@ def calls() -> dict[str, list[tuple]]:
                      (x, y, a.scale, a.row, None, name)],
         "cross_entropy_forward": [], "cross_entropy_backward": [],
         "linear_cross_entropy_forward": [], "linear_cross_entropy_backward": [],
+        "gaussian_potential": [], "alignment_forward": [], "alignment_backward": [],
+        "correlation_forward": [], "correlation_backward": [],
+        "transport_forward": [], "transport_backward": [],
         **calls_of_prior(name), **calls_of_crops(name),
         "covariance_forward": [], "covariance_backward": [],
         "cross_correlation_forward": [(x, y, 0.1, 1e-5, grad, name, "") for grad in (True, False)],
@@ -191,6 +206,21 @@ def calls() -> dict[str, list[tuple]]:
         held = torch.ops.ssl_fast.covariance_forward(*forward)[1:]
         rest = (normal(3), 1.0, 1e-4, 1, parts, True, z1 is not None, name, "")
         found["covariance_backward"].append((z0, z1, *held, *rest))
+    d = torch.tensor(0.7)
+    for k in (x, y.bfloat16()):
+        _, row, col = torch.ops.ssl_fast.correlation_forward(k, 2.0, name)
+        found["correlation_forward"].append((k, 2.0, name))
+        found["correlation_backward"].append((k, 2.0, row, col, d, name))
+        found["gaussian_potential"] += [
+            (k, 2.0, True, True, name, ""),
+            (k, 1.0, False, False, name, ""),
+        ]
+        numbers = 0.3, 1, 50, 1e-5, name
+        _, state = torch.ops.ssl_fast.transport_forward(k, k.flip(0), *numbers)
+        found["transport_forward"].append((k, k.flip(0), *numbers))
+        found["transport_backward"].append((k, k.flip(0), state, d, *numbers))
+        found["alignment_forward"].append((k, k.flip(0), 1.5, name, ""))
+        found["alignment_backward"].append((k, k.flip(0), 1.5, d, 0.5, name))
     d_rows = normal(5, seed=8)
     for target in targets:
         for symmetric, reduction in ((False, "none"), (True, "mean")):
@@ -253,6 +283,8 @@ OPERATORS = (
     "sinkhorn_dense", "sinkhorn_potentials", "softmax_potential", "evaluate",
     "cross_entropy_forward", "cross_entropy_backward",
     "linear_cross_entropy_forward", "linear_cross_entropy_backward",
+    "gaussian_potential", "alignment_forward", "alignment_backward",
+    "correlation_forward", "correlation_backward", "transport_forward", "transport_backward",
     "prior_kl_forward", "prior_kl_backward", "msn_forward", "msn_backward",
     "entropy_forward", "entropy_backward",
     "multi_crop_forward", "multi_crop_backward",

@@ -38,5 +38,7 @@ const Kernels kernels{
     center,
     crops_forward,
     crops_backward,
+    transport,
+    transport_pairs,
 };
 }  // namespace ssl_fast::SSL_FAST_ISA

@@ -44,6 +44,14 @@ struct Ranges {
   int64_t begin;
 };
 
+// n points, float32 or float64, row by row and transposed.
+struct Points {
+  const void* rows;     // [n, d]
+  const void* columns;  // [d, n]
+  int64_t n, d;
+  int dtype;
+};
+
 struct Kernels {
   // q [N, K] or null; row [N]; col [K]; log_prior [K] or null.
   void (*sinkhorn)(const Matrix& scores, double scale, const double* log_prior, int iterations,
@@ -119,8 +127,11 @@ struct Kernels {
   void (*pair_distances)(const Matrix& tile, const void* row_norms, const void* col_norms,
                          const Matrix& x, int64_t first_row, int64_t first_col, double* out,
                          int threads);
-  // squares to weights exp(t (shift - square)), negative for near pairs; returns their sum.
-  double (*pair_weights)(const Matrix& tile, double t, double shift, bool marked, int threads);
+  // squares to weights exp(t (shift - square)), negative for near pairs; returns their sum. rows
+  // [R] and cols [C], of the tile's type, either may be null, gain the sums of those that are not
+  // near.
+  double (*pair_weights)(const Matrix& tile, double t, double shift, bool marked, void* rows,
+                         void* cols, int threads);
   // rows [R, >= D] and cols [C, >= D], either may be null, gain the near pairs' w (other - own).
   void (*pair_close)(const Matrix& tile, const Matrix& x, int64_t first_row, int64_t first_col,
                      const Matrix& rows, const Matrix& cols, int threads);
@@ -148,6 +159,15 @@ struct Kernels {
   // x, logits or what forward left (`has_exp`), becomes d_logits; prior [2, K] or null.
   void (*crops_backward)(const Crops& crops, double inv_temperature, bool has_exp,
                          const Stats& stats, const double* prior, int threads);
+  // f [n], g [m], u [n], v [m] of the points' type. Without d_x solves for f, g, u, and v = 0; with
+  // it, turns u, v into the adjoint's and writes d_x [n, D], d_y [m, D]. Returns the mean of u.
+  double (*transport)(const Points& x, const Points& y, double epsilon, int p, int iterations,
+                      double tolerance, void* f, void* g, void* u, void* v, double d_value,
+                      void* d_x, void* d_y, int threads);
+  // Cloud k is the points starts[k] to starts[k + 1]; pairs [count, 2] of clouds; out [count].
+  void (*transport_pairs)(const Points& points, const int64_t* starts, const int64_t* pairs,
+                          int64_t count, double epsilon, int p, int iterations, double tolerance,
+                          double* out, int threads);
 };
 
 namespace baseline { extern const Kernels kernels; }

@@ -7,6 +7,7 @@ from .cross_entropy import linear_soft_cross_entropy, soft_cross_entropy
 from .multi_crop import multi_crop_cross_entropy
 from .prior import msn, power_law_prior, prior_kl
 from .sinkhorn import sinkhorn
+from .transport import sinkhorn_distance
 from .uniformity import (
     alignment,
     gaussian_uniformity,
@@ -37,6 +38,7 @@ __all__ = [
     "prototype_correlation",
     "prototype_uniformity",
     "sinkhorn",
+    "sinkhorn_distance",
     "soft_cross_entropy",
     "variance_hinge",
     "vicreg",
