@@ -138,6 +138,11 @@ def _select(stem: str, device_type: str, dtype: torch.dtype) -> str:
     return next(name for name in order if why_not(name, device_type, dtype) is None)
 
 
+# torch.compile calls it instead of tracing the imports in it: torch.compiler.assume_constant_result
+# sets the same, but imports dynamo, which takes a second.
+_select._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 @functools.cache
 def _import(name: str, stem: str) -> ModuleType:
     package = "ssl_fast.triton_kernels" if name == "triton" else f"ssl_fast.{name}"
