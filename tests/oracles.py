@@ -178,6 +178,8 @@ def prototype_correlation(c: Tensor, temperature: float = 1.0) -> Tensor:
     logs = (c / temperature).log_softmax(1)
     pairs = (logs.exp()[:, None] * (logs[None] - logs[:, None])).sum(2)
     return pairs.sum() / (len(c) * (len(c) - 1))
+
+
 def swav_loss(
     crops: list[Tensor],
     prototypes: Tensor,
@@ -239,3 +241,72 @@ def mean_entropy(anchors: Tensor, prototypes: Tensor, temperature: float = 0.1) 
     a, c = (torch.nn.functional.normalize(x, dim=1) for x in (anchors, prototypes))
     log_p = (a @ c.T / temperature).log_softmax(1)
     return -(log_p.exp() * log_p).sum(1).mean()
+
+
+def nt_xent(views: list[Tensor], temperature: float, normalize: bool = True) -> Tensor:
+    """SimCLR, Eq. 1; of more than two views the positives are summed inside the logarithm."""
+    samples, count = len(views[0]), len(views)
+    z = _unit(torch.cat(views), normalize)
+    same = torch.arange(samples).repeat(count)
+    itself = torch.eye(len(z), dtype=torch.bool)
+    logits = (z @ z.T / temperature).masked_fill(itself, -torch.inf)
+    positive = (same[:, None] == same) & ~itself
+    positives = logits.masked_fill(~positive, -torch.inf).logsumexp(1)
+    return (logits.logsumexp(1) - positives).mean()
+
+
+def decoupled(z0: Tensor, z1: Tensor, temperature: float, weights: Tensor | None = None) -> Tensor:
+    """DCL, Eq. 6, mean over samples and views; weights (N, 2)."""
+    samples = len(z0)
+    z = _unit(torch.cat([z0, z1]), True)
+    logits = z @ z.T / temperature
+    same = torch.arange(samples).repeat(2)
+    positives = logits.diagonal(samples).repeat(2)
+    if weights is not None:
+        positives = positives * weights.T.flatten().to(positives)
+    return (logits.masked_fill(same[:, None] == same, -torch.inf).logsumexp(1) - positives).mean()
+
+
+def one_of_many(
+    query: Tensor,
+    key: Tensor,
+    negatives: Tensor | None,
+    temperature: float,
+    normalize: bool = True,
+    reduction: str = "mean",
+) -> Tensor:
+    """InfoNCE: the key is class i of all keys, or class 0 of [key, negatives]."""
+    query, key = _unit(query, normalize), _unit(key, normalize)
+    if negatives is None:
+        logits, labels = query @ key.T, torch.arange(len(query))
+    else:
+        positive = (query * key).sum(1, keepdim=True)
+        logits = torch.cat([positive, query @ _unit(negatives, normalize).T], 1)
+        labels = torch.zeros(len(query), dtype=torch.long)
+    return torch.nn.functional.cross_entropy(logits / temperature, labels, reduction=reduction)
+
+
+def proto_nce(
+    z: Tensor,
+    centroids: Tensor,
+    concentration: Tensor,
+    index: Tensor,
+    negatives: Tensor | None = None,
+    reduction: str = "mean",
+    ignore: bool = False,
+) -> Tensor:
+    """PCL, Eq. 11, one clustering: class 0 of [own, negatives], every column at its own scale."""
+    logits = z @ centroids.T / concentration.to(z)
+    if negatives is None:
+        return torch.nn.functional.cross_entropy(logits, index, reduction=reduction)
+    others = logits[:, negatives]
+    if ignore:
+        others = others.masked_fill(index[:, None] == negatives, -torch.inf)
+    own = logits.gather(1, index[:, None])
+    labels = torch.zeros(len(z), dtype=torch.long)
+    logits = torch.cat([own, others], 1)
+    return torch.nn.functional.cross_entropy(logits, labels, reduction=reduction)
+
+
+def _unit(x: Tensor, normalize: bool) -> Tensor:
+    return torch.nn.functional.normalize(x, dim=1) if normalize else x

@@ -231,12 +231,15 @@ def proto_nce(
                  scales=(column_scale, scale[index]), reduction=reduction)  # fmt: skip
 
 
-def queue_info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
+def queue_info_nce(
+    query: Tensor, key: Tensor, queue: Tensor, temperature: float, group: Any = None
+) -> Tensor:
     """`info_nce` with negatives that have unit norm already: their norms are not formed again."""
     query, key = _check.autocast(query, key)
     _views("query", query, "key", key)
     _columns("queue", queue, "query", query)
-    return _rows(query, queue, key, temperature, normalize=ROWS)
+    group = _check.group_name(group)
+    return _rows(query, queue, key, temperature, normalize=ROWS, group=group)
 
 
 def _rows(
