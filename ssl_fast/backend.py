@@ -29,6 +29,7 @@ PREFERENCE = {
     ("cpu", "contrastive"): ("native", "reference"),
     ("cpu", "uniformity"): ("native", "reference"),
     ("cpu", "transport"): ("native", "reference"),
+    ("cpu", "wasserstein"): ("native", "reference"),
     ("cuda", "sinkhorn"): ("native", "triton", "reference"),
     ("cuda", "cross_entropy"): ("native", "triton", "reference"),
     ("cuda", "linear_cross_entropy"): ("triton", "native", "reference"),
@@ -36,6 +37,7 @@ PREFERENCE = {
     ("cuda", "contrastive"): ("triton", "native", "reference"),
     ("cuda", "uniformity"): ("triton", "reference"),
     ("cuda", "transport"): ("triton", "reference"),
+    ("cuda", "wasserstein"): ("native", "triton", "reference"),
 }
 _HALF_AND_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
 

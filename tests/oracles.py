@@ -102,6 +102,50 @@ def resa(
     return torch.stack(terms).mean()
 
 
+def variance_hinge(z: Tensor, gamma: float = 1.0, eps: float = 1e-4) -> Tensor:
+    """VICReg, Eq. 1: the mean hinge on the columns' unbiased standard deviations."""
+    return torch.relu(gamma - (z.var(0) + eps).sqrt()).mean()
+
+
+def covariance_penalty(z: Tensor) -> Tensor:
+    """VICReg, Eq. 4: squared off-diagonals of the covariance matrix, over the width."""
+    z = z - z.mean(0)
+    c = z.T @ z / (len(z) - 1)
+    return (c - torch.diag(c.diagonal())).square().sum() / z.shape[1]
+
+
+def vicreg(z0: Tensor, z1: Tensor, gamma: float = 1.0, eps: float = 1e-4) -> Tensor:
+    """(3,): mean squared error, half the sum of hinges, sum of penalties; over all positions."""
+    views = z0, z1
+    blocks = [z.flatten(1, -2).transpose(0, 1) if z.dim() > 2 else z[None] for z in views]
+    return torch.stack([
+        (z0 - z1).square().mean(),
+        sum(variance_hinge(z.flatten(1), gamma, eps) for z in views) / 2,
+        sum(torch.stack([covariance_penalty(b) for b in z]).mean() for z in blocks),
+    ])  # fmt: skip
+
+
+def barlow_twins(z0: Tensor, z1: Tensor, weight: float = 5e-3, eps: float = 1e-5) -> Tensor:
+    """Zbontar et al., Eq. 1, on batch-normalised views."""
+    views = ((z - z.mean(0)) / (z.var(0, correction=0) + eps).sqrt() for z in (z0, z1))
+    a, b = views
+    c = a.T @ b / len(a)
+    off = c - torch.diag(c.diagonal())
+    return (c.diagonal() - 1).square().sum() + weight * off.square().sum()
+
+
+def tico(z0: Tensor, z1: Tensor, previous: Tensor, beta: float, rho: float) -> Tensor:
+    """TiCo (Zhu et al. 2022), Eq. 8 with the moving second moment as a constant."""
+    a, b = (torch.nn.functional.normalize(z) for z in (z0, z1))
+    c = tico_moment(z0, previous, beta)
+    return 1 - (a * b).sum(1).mean() + rho * ((a @ c) * a).sum(1).mean()
+
+
+def tico_moment(z0: Tensor, previous: Tensor, beta: float) -> Tensor:
+    a = torch.nn.functional.normalize(z0).detach()
+    return beta * previous + (1 - beta) * (a.T @ a) / len(a)
+
+
 def prior_kl(
     logits: Tensor, prior: Tensor | None = None, temperature: float = 1.0, reverse: bool = False
 ) -> Tensor:
@@ -243,6 +287,42 @@ def mean_entropy(anchors: Tensor, prototypes: Tensor, temperature: float = 0.1) 
     return -(log_p.exp() * log_p).sum(1).mean()
 
 
+def nuclear_norm(z: Tensor, center: bool = False) -> Tensor:
+    return torch.linalg.svdvals(z - z.mean(0) if center else z).sum()
+
+
+def wasserstein(z: Tensor) -> Tensor:
+    """Fang et al. 2024 as printed, by the eigenvalues of the covariance (WassersteinSSL a16a931).
+
+    No N < D, no repeated eigenvalues at zero: there the square root has no derivative.
+    """
+    mean = z.mean(0)
+    covariance = (z - mean).T @ (z - mean) / len(z)
+    roots = torch.linalg.eigvalsh(covariance).clamp(min=0).sqrt().sum()
+    return (mean @ mean + 1 + covariance.trace() - 2 / z.shape[1] ** 0.5 * roots).sqrt()
+
+
+def wasserstein_svd(z: Tensor) -> Tensor:
+    """The same by singular values, for any shape of full rank."""
+    mean = z.mean(0)
+    x = z - mean
+    trace = x.square().sum() / len(z)
+    roots = torch.linalg.svdvals(x).sum() / len(z) ** 0.5
+    return (mean @ mean + 1 + trace - 2 / z.shape[1] ** 0.5 * roots).sqrt()
+
+
+def spectral_gradient(z: Tensor, center: bool, eps: float, distance: bool) -> Tensor:
+    """The gradient by SVD in float64, null directions (s <= eps * s_1) get 0."""
+    z = z.double()
+    rows, width = z.shape
+    mean = z.mean(0)
+    u, s, vh = torch.linalg.svd(z - mean if center else z, full_matrices=False)
+    polar = (u * (s > eps * s.max())) @ vh
+    if not distance:
+        return polar
+    return (z / rows - polar / (rows * width) ** 0.5) / wasserstein_svd(z)
+
+
 def nt_xent(views: list[Tensor], temperature: float, normalize: bool = True) -> Tensor:
     """SimCLR, Eq. 1; of more than two views the positives are summed inside the logarithm."""
     samples, count = len(views[0]), len(views)
@@ -310,3 +390,22 @@ def proto_nce(
 
 def _unit(x: Tensor, normalize: bool) -> Tensor:
     return torch.nn.functional.normalize(x, dim=1) if normalize else x
+def sinkhorn_plan(x: Tensor, y: Tensor, epsilon: float, p: int, iterations: int) -> Tensor:
+    """Cuturi's plan (N, M) for uniform weights, by that many steps in the log domain."""
+    costs = (x[:, None] - y[None]).square().sum(2)
+    costs = costs.clamp_min(1e-300 if x.dtype == torch.float64 else 1e-35).sqrt().pow(p)
+    a, b = -torch.tensor(float(len(x))).to(x).log(), -torch.tensor(float(len(y))).to(x).log()
+    g = torch.zeros_like(costs[0])
+    for _ in range(iterations):
+        f = -(g - costs / epsilon + b).logsumexp(1)
+        g = -(f[:, None] - costs / epsilon + a).logsumexp(0)
+    return (f[:, None] + g - costs / epsilon + a + b).exp()
+
+
+def sinkhorn_distance(
+    x: Tensor, y: Tensor, epsilon: float = 0.05, p: int = 1, iterations: int = 500
+) -> Tensor:
+    """<P, C>, differentiated through the steps."""
+    squares = (x[:, None] - y[None]).square().sum(2)
+    costs = squares if p == 2 else squares.clamp_min(torch.finfo(x.dtype).tiny).sqrt()
+    return (sinkhorn_plan(x, y, epsilon, p, iterations) * costs).sum()

@@ -15,14 +15,33 @@ import ssl_fast
 from ssl_fast import backend as dispatch
 from ssl_fast.functional import (
     Assignment,
+    covariance_penalty,
+    cross_correlation_penalty,
+    alignment,
+    gaussian_uniformity,
     linear_soft_cross_entropy,
     msn,
     multi_crop_cross_entropy,
     prior_kl,
     sinkhorn,
     soft_cross_entropy,
+    variance_hinge,
+    vicreg,
+    nuclear_norm,
+    sinkhorn,
+    soft_cross_entropy,
+    wasserstein_uniformity,
 )
-from ssl_fast.losses import ReSALoss
+from ssl_fast.losses import (
+    FroSSLLoss,
+    INTLLoss,
+    MECLoss,
+    MMCRLoss,
+    ReSALoss,
+    WassersteinUniformityLoss,
+    ZeroCLLoss,
+)
+from ssl_fast.losses import AlignUniformLoss, ReSALoss
 
 N, D = 16, 6
 PRIOR = torch.arange(1, N + 1).pow(-0.5) / torch.arange(1, N + 1).pow(-0.5).sum()
@@ -70,10 +89,37 @@ def resa_case(**options: Any) -> Any:
     return run
 
 
+def views_case(function: Any, size: float = 1.0) -> Any:
+    """A function of two views of unit rows, times `size`."""
+
+    def run(rows: slice, group: Any) -> dict:
+        x, y = ((size * unit(N, D, seed=i))[rows].requires_grad_() for i in (3, 4))
+        return results(function(x, y, group), {"x": x, "y": y})
+
+
 def prior_case(**options: Any) -> Any:
     def run(rows: slice, group: Any) -> dict:
         logits = (4 * normal(N, N, seed=1))[rows].requires_grad_()
         return results(prior_kl(logits, PRIOR, group=group, **options), {"logits": logits})
+
+
+def views_case(function: Any, columns: int, dtype: torch.dtype = torch.float32) -> Any:
+    """Two views of `columns` columns: more or fewer than rows decides the form and what travels."""
+
+    def run(rows: slice, group: Any) -> dict:
+        z = {f"z{i}": normal(N, columns, seed=i).to(dtype)[rows] + 1 for i in (0, 1)}
+        leaves = {name: x.clone().requires_grad_() for name, x in z.items()}
+        return results(function(*leaves.values(), group), leaves)
+
+
+def spectrum_case(function: Any, width: int, collapsed: bool = False) -> Any:
+    """z (N, width): the Grams are added where width <= N, else the rows are gathered."""
+
+    def run(rows: slice, group: Any) -> dict:
+        z = unit(N, width, seed=31)
+        z = z * torch.logspace(0, -4, width) if collapsed else z
+        z = z[rows].requires_grad_()
+        return results(function(z, group), {"z": z})
 
     return run
 
@@ -88,6 +134,17 @@ def msn_case(**options: Any) -> Any:
         loss = msn(torch.cat([a, b]), targets, w, group=group, **options)
         return results(loss, {"a": a, "b": b}, {"prototypes": w})
 
+
+def views_case(loss: Any, width: int, count: int = 2, lists: int = 1) -> Any:
+    """Views (N, width), in as many lists as the loss takes."""
+
+    def run(rows: slice, group: Any) -> dict:
+        z = {f"z{i}": normal(N, width, seed=40 + i)[rows].requires_grad_() for i in range(count)}
+        views = list(z.values())
+        size = count // lists
+        parts = [views[i : i + size] for i in range(0, count, size)] if lists else views
+        return results(loss(group)(*parts), z)
+
     return run
 
 
@@ -101,6 +158,35 @@ def crops_case(prototypes: Any) -> Any:
         return results(loss, x, {} if w is None else {"prototypes": w})
 
     return run
+
+
+def vicreg_loss(z0: torch.Tensor, z1: torch.Tensor, group: Any) -> torch.Tensor:
+    return 25 * sum(vicreg(z0, z1, group=group)[:2]) + vicreg(z0, z1, group=group)[2]
+
+
+def raw_barlow(z0: torch.Tensor, z1: torch.Tensor, group: Any) -> torch.Tensor:
+    """Barlow Twins as published: autograd does not see the sum over ranks."""
+    means, sizes = [], []
+    for z in (z0, z1):
+        mean, square = (t.detach() for t in (z.sum(0), z.square().sum(0)))
+        if group is not None:
+            dist.all_reduce(mean), dist.all_reduce(square)
+        means.append(mean / N)
+        sizes.append((square / N - means[-1].square() + 1e-5).sqrt())
+    a, b = ((z - m) / s for z, m, s in zip((z0, z1), means, sizes, strict=True))
+    c = a.T @ b / N
+    if group is not None:
+        with torch.no_grad():
+            dist.all_reduce(c)
+    off = c - torch.diag(c.diagonal())
+    return (c.diagonal() - 1).square().sum() + 5e-3 * off.square().sum()
+
+
+def mmcr_case(rows: slice, group: Any) -> dict:
+    z = {
+        n: normal(N, 2 * D, seed=i).view(N, 2, D)[rows].requires_grad_() for i, n in enumerate("om")
+    }
+    return results(MMCRLoss(0.1, group=group)(z["o"], z["m"]), z)
 
 
 def results(loss: torch.Tensor, local: dict, replicated: dict | None = None) -> dict:
@@ -152,8 +238,51 @@ CASES = {
     "msn, sinkhorn": msn_case(sinkhorn_iterations=3, reverse=True, prior_weight=2.0),
     "crops": crops_case(WIDE[:N]),
     "crops of logits": crops_case(None),
+    "variance": views_case(lambda a, b, g: variance_hinge(0.3 * a, group=g) + 0 * b.sum(), 5),
+    "covariance, reduced": views_case(
+        lambda a, b, g: covariance_penalty(a, group=g) + 0 * b.sum(), 5
+    ),
+    "vicreg, reduced": views_case(vicreg_loss, 5),
+    "vicreg, gathered": views_case(vicreg_loss, 23),
+    "vicreg, dual": views_case(vicreg_loss, 50),
+    "vicreg, half": views_case(vicreg_loss, 50, torch.bfloat16),
+    "barlow, reduced": views_case(
+        lambda a, b, g: cross_correlation_penalty(a, b, group=g), 5
+    ),
+    "barlow, gathered": views_case(
+        lambda a, b, g: cross_correlation_penalty(a, b, group=g), 23
+    ),
+    "barlow, dual": views_case(lambda a, b, g: cross_correlation_penalty(a, b, group=g), 50),
     "resa": resa_case(),
     "resa, rows": resa_case(symmetric=False),
+    "nuclear norm": spectrum_case(lambda z, group: nuclear_norm(z, group=group), D),
+    "nuclear norm, wide": spectrum_case(lambda z, group: nuclear_norm(z, group=group), 40),
+    "nuclear norm, centred": spectrum_case(
+        lambda z, group: nuclear_norm(z, center=True, group=group), D
+    ),
+    "wasserstein": spectrum_case(lambda z, group: wasserstein_uniformity(z, group=group), D),
+    "wasserstein, wide": spectrum_case(lambda z, g: wasserstein_uniformity(z, group=g), 40),
+    "wasserstein, loss": views_case(lambda g: WassersteinUniformityLoss(group=g), D, lists=0),
+    "mmcr": mmcr_case,
+    "frossl": views_case(lambda g: FroSSLLoss(group=g), D, count=3),
+    "mec": views_case(lambda g: MECLoss(group=g), D, count=4, lists=2),
+    "intl": views_case(lambda g: INTLLoss(group=g), 40),
+    "intl, channels": views_case(lambda g: INTLLoss(axis=1, group=g), D),
+    "zero_cl": views_case(lambda g: ZeroCLLoss(group=g), D, lists=0),
+    "zero_cl, both": views_case(lambda g: ZeroCLLoss("both", group=g), 40, lists=0),
+    "uniformity": views_case(
+        lambda x, y, group: gaussian_uniformity(x, group=group)
+        + gaussian_uniformity(y, t=5.0, group=group)
+    ),
+    "uniformity, far": views_case(
+        lambda x, y, group: gaussian_uniformity(x, group=group)
+        + gaussian_uniformity(y, group=group),
+        size=40.0,
+    ),
+    "alignment": views_case(
+        lambda x, y, group: alignment(x, y, alpha=1.5, group=group)
+    ),
+    "align_uniform": views_case(lambda x, y, group: AlignUniformLoss(group=group)(x, y)),
 }  # fmt: skip
 
 
@@ -195,6 +324,7 @@ def main(rank: int, counts: list[int], folder: str) -> None:
                 found[name] = {case: run(rows, group) for case, run in CASES.items()}
             found[name]["ran"] = {used for _, used in ran}
     found["refusals"] = refusals(rows, group)
+    found["raw"] = views_case(raw_barlow, 5)(rows, group)
     found["by name"] = by_name(rows, group)
     torch.save(found, f"{folder}/{rank}.pt")
     dist.barrier()

@@ -72,6 +72,26 @@ def test_equals_one_process(found, name, case) -> None:
         assert error(mean, expected) <= 2e-6 * float(expected.abs().max()), key
 
 
+def test_raw_all_reduce_loses_a_factor(found, name) -> None:
+    """Published Barlow Twins code: the right value, 1/W of its gradient after DDP's mean."""
+    alone = ranks.views_case(ranks.raw_barlow, 5)(ALL, None)
+    world = len(found)
+    for rank in found:
+        assert_relative(rank["raw"]["value"], alone["value"].double(), 1e-5)
+    for key, exact in alone["rows"].items():
+        raw, ours = (
+            torch.cat([part["rows"][key] for part in parts]) / world
+            for parts in (
+                [rank["raw"] for rank in found],
+                [rank[name]["barlow, reduced"] for rank in found],
+            )
+        )
+        assert error(world * raw, exact) <= 1e-5 * float(exact.abs().max())
+        with ssl_fast.set_backend(name):
+            full = ranks.CASES["barlow, reduced"](ALL, None)["rows"][key]
+        assert error(ours, full) <= 2e-6 * float(full.abs().max())
+
+
 def test_named_backend_ran(found, name) -> None:
     assert all(rank[name]["ran"] == {name} for rank in found)
 

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import io
 import pickle
+import pkgutil
 
 import pytest
 import torch
@@ -21,16 +22,30 @@ from checks import (
 )
 
 from ssl_fast import backend as dispatch
+from ssl_fast import functional
 from ssl_fast.functional import (
     Assignment,
+    covariance_penalty,
+    cross_correlation_penalty,
+    alignment,
+    gaussian_uniformity,
     linear_soft_cross_entropy,
     msn,
     multi_crop_cross_entropy,
+    nuclear_norm,
     prior_kl,
+    prototype_alignment,
+    prototype_correlation,
+    prototype_uniformity,
     sinkhorn,
+    sinkhorn_distance,
     soft_cross_entropy,
+    variance_hinge,
+    vicreg,
+    wasserstein_uniformity,
 )
-from ssl_fast.losses import ReSALoss
+from ssl_fast.losses import MMCRLoss, ReSALoss
+from ssl_fast.losses import AlignUniformLoss, ReSALoss
 
 PRIOR = torch.tensor([0.5, 0.2, 0.1, 0.1, 0.1])
 CENTER = 0.1 * normal(5, seed=3)
@@ -38,6 +53,11 @@ CENTER = 0.1 * normal(5, seed=3)
 
 def centred(scores: torch.Tensor) -> Assignment:
     return Assignment.softmax(scores, temperature=0.1, center=CENTER)
+
+
+def wide(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """(5, 12): twice as many columns as rows, where covariances go through the Gram."""
+    return torch.cat([x, y, x * y, x + 0.5], 1)
 
 
 # Everything public, as a function of x (5, 3), y (5, 3) and scores (5, 5).
@@ -68,7 +88,22 @@ FORMS = {
     ),
     "prior": lambda x, y, s: prior_kl(x @ y.T, PRIOR.to(s), reverse=True),
     "msn": lambda x, y, s: msn(x, s[:, :3], y, prior=PRIOR.to(s), sinkhorn_iterations=2),
+    "variance": lambda x, y, s: variance_hinge(x - 2 * y),
+    "covariance": lambda x, y, s: covariance_penalty(x - 2 * y),
+    "covariance, dual": lambda x, y, s: covariance_penalty(wide(x, y)),
+    "vicreg": lambda x, y, s: sum(vicreg(x, y)),
+    "vicreg, dual": lambda x, y, s: sum(vicreg(wide(x, y), wide(y, x))),
+    "barlow": lambda x, y, s: cross_correlation_penalty(x, y),
+    "barlow, dual": lambda x, y, s: cross_correlation_penalty(wide(x, y), wide(y, x)),
     "resa": lambda x, y, s: ReSALoss()([x, y], [y.detach(), x.detach()], s, s),
+    "nuclear norm": lambda x, y, s: nuclear_norm(x) + nuclear_norm(y, center=True),
+    "wasserstein": lambda x, y, s: wasserstein_uniformity(torch.cat([x, 0.5 * y])),
+    "mmcr": lambda x, y, s: MMCRLoss(0.1)(x[:, None], y[:, None]),
+    "uniformity": lambda x, y, s: gaussian_uniformity(x) + prototype_uniformity(y),
+    "alignment": lambda x, y, s: alignment(x, y, alpha=3.0) + prototype_alignment(x, y.detach()),
+    "correlation": lambda x, y, s: prototype_correlation(x) + prototype_correlation(x * y),
+    "align_uniform": lambda x, y, s: AlignUniformLoss()(x, y),
+    "transport": lambda x, y, s: sinkhorn_distance(x, y, epsilon=0.3, p=2),
 }
 
 
@@ -151,8 +186,41 @@ def calls() -> dict[str, list[tuple]]:
                      (x, y, a.scale, a.row, None, name)],
         "cross_entropy_forward": [], "cross_entropy_backward": [],
         "linear_cross_entropy_forward": [], "linear_cross_entropy_backward": [],
+        "gaussian_potential": [], "alignment_forward": [], "alignment_backward": [],
+        "correlation_forward": [], "correlation_backward": [],
+        "transport_forward": [], "transport_backward": [],
         **calls_of_prior(name), **calls_of_crops(name),
+        "covariance_forward": [], "covariance_backward": [],
+        "cross_correlation_forward": [(x, y, 0.1, 1e-5, grad, name, "") for grad in (True, False)],
+        "wasserstein_forward": [
+            (x, True, 1e-6, True, True, 5, name, ""),
+            (x.half(), False, 1e-6, False, True, 5, name, ""),
+            (y.double(), True, 1e-6, False, False, 5, name, ""),
+        ],
+        "nuclear_norms_forward": [(x[None], True), (torch.stack([x, y]).bfloat16(), False)],
     }  # fmt: skip
+    both = "variance covariance"
+    for z0, z1, parts in ((x, y, both), (wide(x, y), wide(y, x), both), (x, None, "variance")):
+        forward = (z0, z1, 1.0, 1e-4, 1, parts, True, name, "")
+        found["covariance_forward"] += [forward, (*forward[:6], False, name, "")]
+        held = torch.ops.ssl_fast.covariance_forward(*forward)[1:]
+        rest = (normal(3), 1.0, 1e-4, 1, parts, True, z1 is not None, name, "")
+        found["covariance_backward"].append((z0, z1, *held, *rest))
+    d = torch.tensor(0.7)
+    for k in (x, y.bfloat16()):
+        _, row, col = torch.ops.ssl_fast.correlation_forward(k, 2.0, name)
+        found["correlation_forward"].append((k, 2.0, name))
+        found["correlation_backward"].append((k, 2.0, row, col, d, name))
+        found["gaussian_potential"] += [
+            (k, 2.0, True, True, name, ""),
+            (k, 1.0, False, False, name, ""),
+        ]
+        numbers = 0.3, 1, 50, 1e-5, name
+        _, state = torch.ops.ssl_fast.transport_forward(k, k.flip(0), *numbers)
+        found["transport_forward"].append((k, k.flip(0), *numbers))
+        found["transport_backward"].append((k, k.flip(0), state, d, *numbers))
+        found["alignment_forward"].append((k, k.flip(0), 1.5, name, ""))
+        found["alignment_backward"].append((k, k.flip(0), 1.5, d, 0.5, name))
     d_rows = normal(5, seed=8)
     for target in targets:
         for symmetric, reduction in ((False, "none"), (True, "mean")):
@@ -215,10 +283,14 @@ OPERATORS = (
     "sinkhorn_dense", "sinkhorn_potentials", "softmax_potential", "evaluate",
     "cross_entropy_forward", "cross_entropy_backward",
     "linear_cross_entropy_forward", "linear_cross_entropy_backward",
+    "gaussian_potential", "alignment_forward", "alignment_backward",
+    "correlation_forward", "correlation_backward", "transport_forward", "transport_backward",
     "prior_kl_forward", "prior_kl_backward", "msn_forward", "msn_backward",
     "entropy_forward", "entropy_backward",
     "multi_crop_forward", "multi_crop_backward",
     "multi_crop_logits_forward", "multi_crop_logits_backward",
+    "covariance_forward", "covariance_backward", "cross_correlation_forward",
+    "wasserstein_forward", "nuclear_norms_forward",
 )  # fmt: skip
 
 
@@ -240,8 +312,10 @@ def test_opcheck(name) -> None:
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operator_runs_the_eager_kernels(name) -> None:
     """The registered operator and the direct call agree bit for bit."""
-    files = ("sinkhorn", "cross_entropy", "_linear_cross_entropy", "_prior", "_msn", "_multi_crop", "_entropy")
-    modules = [importlib.import_module(f"ssl_fast.functional.{file}") for file in files]
+    modules = [
+        importlib.import_module(f"ssl_fast.functional.{file.name}")
+        for file in pkgutil.iter_modules(functional.__path__)
+    ]
     direct = next(getattr(m, name) for m in modules if hasattr(m, name))
     for arguments in calls()[name]:
         with dispatch.trace() as eager:
@@ -266,7 +340,7 @@ def test_torch_func(backend, form) -> None:
     assert all(same_bits(a, b) for a, b in zip(grads, expected, strict=True))
 
 
-@pytest.mark.parametrize("form", ["logits, sinkhorn", "linear, dense", "resa"])
+@pytest.mark.parametrize("form", ["logits, sinkhorn", "linear, dense", "resa", "wasserstein"])
 def test_vmap_is_refused(form) -> None:
     """Never a wrong answer in silence."""
     batch = [torch.stack([t, t]) for t in operands()]
@@ -437,9 +511,8 @@ def test_dtensor_is_refused(tmp_path) -> None:
 
 def test_docstrings_name_their_arguments() -> None:
     """Every public function explains each argument, what it returns or raises, and its source."""
-    for function in (sinkhorn, soft_cross_entropy, linear_soft_cross_entropy,
-                     Assignment.sinkhorn, Assignment.softmax,
-                     prior_kl, msn, multi_crop_cross_entropy):  # fmt: skip
+    public = [getattr(functional, name) for name in functional.__all__ if name != "Assignment"]
+    for function in (*public, Assignment.sinkhorn, Assignment.softmax):
         text = inspect.getdoc(function)
         for name in inspect.signature(function).parameters:
             assert name in text, f"{function.__qualname__}: {name}"

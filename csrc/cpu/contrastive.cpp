@@ -16,9 +16,9 @@ namespace {
 
 // Columns first <= j < last of a tile that begins at column `begin` take no part: -inf.
 template <typename C>
-void exclude(C* t, int64_t columns, int64_t begin, int64_t first, int64_t last) {
+void exclude(C* t, int64_t columns, double scale, int64_t begin, int64_t first, int64_t last) {
   for (int64_t j = first > begin ? first - begin : 0; j < columns && j < last - begin; j++)
-    t[j] = (C)-INFINITY;
+    t[j] = (C)(scale > 0 ? -INFINITY : INFINITY);
 }
 
 // t_j *= b_j
@@ -52,7 +52,7 @@ void rows_forward(const Matrix& tile, const C* b, double scale, const Ranges& wi
     for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++) {
       C* t = (C*)row_address(tile, i);
       if (b) scale_columns(t, n, b);
-      if (without.lo) exclude(t, n, without.begin, without.lo[i], without.hi[i]);
+      if (without.lo) exclude(t, n, scale, without.begin, without.lo[i], without.hi[i]);
       const double old = shift[i], top = largest(t, n), now = top > old ? top : old;
       if (now == -INFINITY) {  // no negatives so far
         if (rescale) rescale[i] = 1;
@@ -91,7 +91,7 @@ void rows_backward(const Matrix& tile, const C* b, double scale, const Ranges& w
     for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++) {
       C* t = (C*)row_address(tile, i);
       if (b) scale_columns(t, n, b);
-      if (without.lo) exclude(t, n, without.begin, without.lo[i], without.hi[i]);
+      if (without.lo) exclude(t, n, scale, without.begin, without.lo[i], without.hi[i]);
       const Split<C> own(lse[i], scale);
       const V whole(own.whole), rest(own.rest), w((C)weight[i]);
       sweep<C>(n, [&](int64_t j, auto lanes) {
@@ -128,7 +128,7 @@ void pairs_forward(const Matrix& tile, double scale, double shift, const Place& 
     for (int64_t j = 0; j < right; j++) mine[j] = 0;
     for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++) {
       C* t = (C*)row_address(tile, i);
-      exclude(t, n, at.col, at.block(i), at.block(i) + at.views);
+      exclude(t, n, scale, at.col, at.block(i), at.block(i) + at.views);
       double total = sum_exp<false>(t, square, scale, shift, (C*)nullptr);
       V sum;
       sweep<C>(right, [&](int64_t j, auto lanes) {
@@ -172,9 +172,10 @@ struct Wide {
 
 // Every element by `term`, blocks as given.
 template <typename C, typename Term>
-void pairs_row(C* t, const Matrix& tile, const Place& at, int64_t i, const C* blocks, Term term) {
+void pairs_row(C* t, const Matrix& tile, double scale, const Place& at, int64_t i, const C* blocks,
+               Term term) {
   const int64_t first = at.block(i) - at.col;
-  exclude(t, tile.cols, at.col, at.block(i), at.block(i) + at.views);
+  exclude(t, tile.cols, scale, at.col, at.block(i), at.block(i) + at.views);
   sweep<C>(tile.cols, [&](int64_t j, auto lanes) {
     term(Vec<C>::load(t + j, lanes), j, lanes).store(t + j, lanes);
   });
@@ -200,10 +201,10 @@ void pairs_backward(const Matrix& tile, double scale, double shift, const Place&
       const double own = lse[at.row + i];
       const Split<C> split(own, scale);
       if (narrow)
-        pairs_row(t, tile, at, i, blocks,
+        pairs_row(t, tile, scale, at, i, blocks,
                   Narrow<C>{columns, k2, V((C)shift), V((C)exp(shift * scale - own))});
       else
-        pairs_row(t, tile, at, i, blocks,
+        pairs_row(t, tile, scale, at, i, blocks,
                   Wide<C>{columns, columns + n, k2, V(split.whole), V(split.rest)});
     }
   });

@@ -98,6 +98,20 @@ double folded_sum(int64_t cols, F f) {
   return total;
 }
 
+// A float64 mean as two C: z - high is exact where z is near, and low brings the rest of the
+// digits.
+template <typename C>
+struct Mean {
+  Scratch<C> high, low;
+  Mean(const double* mean, int64_t n) : high(n), low(n) {
+    for (int64_t j = 0; j < n; j++) low[j] = (C)(mean[j] - (high[j] = (C)mean[j]));
+  }
+  template <typename Lanes>
+  Vec<C> centred(Vec<C> z, int64_t j, Lanes lanes) const {
+    return (z - Vec<C>::load(high + j, lanes)) - Vec<C>::load(low + j, lanes);
+  }
+};
+
 template <typename C>
 struct Converted {
   Scratch<C> values;
@@ -114,29 +128,34 @@ void moments(const Matrix& z, double* stats, int64_t stats_stride, const Matrix&
   column_blocks(z, threads, [&](int64_t first, int64_t cols) {
     const Matrix from = columns_of(z, first, cols);
     const Matrix to = out.data ? columns_of(out, first, cols) : out;
-    alignas(64) C row[kColumns], mean[kColumns], scale[kColumns];
-    ColumnSums<C> sums, squares;
+    alignas(64) C row[kColumns], origin[kColumns], scale[kColumns];
+    const C* top = read_row<C>(from, 0, row);
+    for (int64_t j = 0; j < cols; j++) origin[j] = top[j];
+    ColumnSums<C> sums, squares;  // of distances to the first row: equal rows sum to zero
     for (int64_t i = 0; i < z.rows; i++) {
       const C* x = read_row<C>(from, i, row);
       C* copy = to.data ? reinterpret_cast<C*>(row_address(to, i)) : row;
       sums.add(cols, [&](int64_t j, auto lanes) {
         V v = V::load(x + j, lanes);
         v.store(copy + j, lanes);
-        return v;
+        return v - V::load(origin + j, lanes);
       });
     }
-    for (int64_t j = 0; j < cols; j++) stats[first + j] = mean[j] = (C)(sums.total()[j] / z.rows);
+    const double* sum = sums.total();
+    for (int64_t j = 0; j < cols; j++) stats[first + j] = (double)origin[j] + sum[j] / z.rows;
+    const Mean<C> mean(stats + first, cols);
     for (int64_t i = 0; i < z.rows; i++) {
       C* x = to.data ? reinterpret_cast<C*>(row_address(to, i)) : row;
       const C* v = to.data ? x : read_row<C>(from, i, row);
       squares.add(cols, [&](int64_t j, auto lanes) {
-        V d = V::load(v + j, lanes) - V::load(mean + j, lanes);
+        V d = mean.centred(V::load(v + j, lanes), j, lanes);
         d.store(x + j, lanes);
         return d * d;
       });
     }
     double* square = stats + stats_stride + first;
-    for (int64_t j = 0; j < cols; j++) square[j] = squares.total()[j];
+    sum = squares.total();
+    for (int64_t j = 0; j < cols; j++) square[j] = sum[j];
     if (!standardise) return;
     for (int64_t j = 0; j < cols; j++) scale[j] = (C)(1 / sqrt(square[j] / z.rows + eps));
     for (int64_t i = 0; i < z.rows; i++) {
@@ -152,15 +171,16 @@ template <typename C>
 void center_rows(const Matrix& z, const double* mean, const double* scale, const Matrix& out,
                  int threads) {
   using V = Vec<C>;
-  const Converted<C> mean_c(mean, z.cols), scale_c(scale, z.cols);
-  const C *m = mean_c, *s = scale_c;
+  const Mean<C> m(mean, z.cols);
+  const Converted<C> scale_c(scale, z.cols);
+  const C* s = scale_c;
   parallel(threads, z.rows * z.cols, [&](Team team) {
     Scratch<C> row(converts<C>(z) ? z.cols : 0);
     for (int64_t i = team.begin(z.rows); i < team.end(z.rows); i++) {
       const C* x = read_row<C>(z, i, row);
       C* y = reinterpret_cast<C*>(row_address(out, i));
       sweep<C>(z.cols, [&](int64_t j, auto lanes) {
-        V d = V::load(x + j, lanes) - V::load(m + j, lanes);
+        V d = m.centred(V::load(x + j, lanes), j, lanes);
         (s ? d * V::load(s + j, lanes) : d).store(y + j, lanes);
       });
     }
@@ -220,8 +240,9 @@ template <typename C>
 void gradient(const Matrix& push, const Matrix& z, const Matrix& other, const double* mean,
               const double* beta, const double* factors, const Matrix& out, int threads) {
   using V = Vec<C>;
-  const Converted<C> mean_c(mean, z.cols), beta_c(beta, z.cols);
-  const C *m = mean_c, *b = beta_c;
+  const Mean<C> m(mean, z.cols);
+  const Converted<C> beta_c(beta, z.cols);
+  const C* b = beta_c;
   const V f0((C)factors[0]), f1((C)factors[1]);
   parallel(threads, z.rows * z.cols, [&](Team team) {
     Scratch<C> own_row(converts<C>(z) ? z.cols : 0), other_row(converts<C>(z) ? z.cols : 0),
@@ -233,7 +254,7 @@ void gradient(const Matrix& push, const Matrix& z, const Matrix& other, const do
       C* d = write_row<C>(out, i, out_row);
       sweep<C>(z.cols, [&](int64_t j, auto lanes) {
         const V v = V::load(x + j, lanes);
-        V g = (v - V::load(m + j, lanes)) * V::load(b + j, lanes);
+        V g = m.centred(v, j, lanes) * V::load(b + j, lanes);
         if (p) g = fma(f0, V::load(p + j, lanes), g);
         if (y) g = fma(f1, v - V::load(y + j, lanes), g);
         g.store(d + j, lanes);
@@ -293,7 +314,8 @@ void dots_of(const Matrix& push, const Matrix& own, const Matrix& other, double 
         return g(i, first + j, lanes) * V::load(x + j, lanes);
       });
     }
-    for (int64_t j = 0; j < cols; j++) dots[first + j] = sums.total()[j];
+    const double* total = sums.total();
+    for (int64_t j = 0; j < cols; j++) dots[first + j] = total[j];
   });
 }
 

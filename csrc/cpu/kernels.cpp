@@ -33,5 +33,12 @@ const Kernels kernels{
     distance_power_backward,
     correlation,
     correlation_backward,
+    spectral_weights,
+    column_sums,
+    center,
+    crops_forward,
+    crops_backward,
+    transport,
+    transport_pairs,
 };
 }  // namespace ssl_fast::SSL_FAST_ISA

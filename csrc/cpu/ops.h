@@ -56,7 +56,8 @@ void contrastive_pairs_backward(const Matrix& tile, double scale, double shift, 
 void pair_distances(const Matrix& tile, const void* row_norms, const void* col_norms,
                     const Matrix& x, int64_t first_row, int64_t first_col, double* out,
                     int threads);
-double pair_weights(const Matrix& tile, double t, double shift, bool marked, int threads);
+double pair_weights(const Matrix& tile, double t, double shift, bool marked, void* rows, void* cols,
+                    int threads);
 void pair_close(const Matrix& tile, const Matrix& x, int64_t first_row, int64_t first_col,
                 const Matrix& rows, const Matrix& cols, int threads);
 double distance_power(const Matrix& x, const Matrix& y, double alpha, int threads);
@@ -65,6 +66,21 @@ void distance_power_backward(const Matrix& x, const Matrix& y, double alpha, dou
 double correlation(const Matrix& c, double inv_temperature, double* row, double* col, int threads);
 void correlation_backward(const Matrix& c, double inv_temperature, const double* col, double g,
                           const Matrix& d_c, int threads);
+void spectral_weights(const double* squares, int64_t count, double scale, double stranger,
+                      const double* mean, int64_t rows, int64_t width, double eps, bool distance,
+                      double* value, double* weight, double* row);
+void column_sums(const Matrix& z, double* sums, int threads);
+void center(const Matrix& z, const double* mean, void* x, int dtype, int threads);
+void crops_forward(const Crops& crops, double inv_temperature, const Stats& stats, double* mass,
+                   int threads);
+void crops_backward(const Crops& crops, double inv_temperature, bool has_exp, const Stats& stats,
+                    const double* prior, int threads);
+double transport(const Points& x, const Points& y, double epsilon, int p, int iterations,
+                 double tolerance, void* f, void* g, void* u, void* v, double d_value, void* d_x,
+                 void* d_y, int threads);
+void transport_pairs(const Points& points, const int64_t* starts, const int64_t* pairs,
+                     int64_t count, double epsilon, int p, int iterations, double tolerance,
+                     double* out, int threads);
 
 // max_k l_k
 template <typename C>

@@ -55,7 +55,7 @@ class Correlation(torch.autograd.Function):
 
     @staticmethod
     def forward(*args):
-        return correlation_forward(*args)
+        return cross_correlation_forward(*args)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -170,7 +170,7 @@ def covariance_backward(
         d_z = z.new_empty(z.shape)
         for b, block in enumerate(_blocks(columns, blocks)):
             held = kept[i * blocks + b] if "covariance" in parts else None
-            others = None if z1 is None else other[:, block]
+            others = None if other is None else other[:, block]
             rest = stats[i, :, block], beta[i, block], factors, d_z[:, block]
             if held is not None and dual:
                 dual_gradient(kernels, z[:, block], others, held, *rest)
@@ -187,7 +187,7 @@ def _fake_correlation(z0, z1, weight, eps, want_grad, name, group):
 
 
 @operator(_fake_correlation)
-def correlation_forward(
+def cross_correlation_forward(
     z0: Tensor,  # (N, D)
     z1: Tensor,  # (N, D)
     weight: float,

@@ -8,6 +8,7 @@ Over ranks, Z is gathered where that moves fewer bytes than summing the strips d
 """
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,8 @@ from ._tiles import product_dtype
 CHUNK_BYTES = 2 << 20
 STRIP = 128
 # sum c_d^2 over ||G||^2 beyond which the dual's difference cancels digits: float64 then. Columns of
-# like variance stay below a half by their rank, one column 1000 times larger than the rest does not.
+# like variance stay below a half by their rank; one column 1000 times larger than all others does
+# not.
 CANCELS = 0.75
 _HALVES = 128  # rows from which half a Gram is worth two products
 
@@ -67,7 +69,7 @@ def is_dual(rows: int, columns: int) -> bool:
 
 
 def covariance(kernels: Any, z: Tensor, rows: Rows, stats: Tensor, kept: Tensor | None) -> Tensor:
-    """sum_{d != e} C_de^2, C = Z^T Z / (n - 1), 0-d float64; fills `stats` (2, D) and, if given, `kept`.
+    """sum_{d != e} C_de^2, C = Z^T Z / (n - 1), float64; fills `stats` (2, D) and `kept`.
 
     kept: the Gram (N, N) in the dual on one process, else Z (Z^T Z - diag c) of this rank's rows.
     """
@@ -137,7 +139,10 @@ def _direct(
     kernels: Any, z: Tensor, mine: Tensor, scale: float, push: Tensor | None,
     reduce: Callable | None,
 ) -> Tensor:  # fmt: skip
-    """sum (scale off)^2 by strips of rows of Z^T Z from the diagonal on; push = mine (Z^T Z - diag c)."""
+    """sum (scale off)^2 by strips of rows of Z^T Z from the diagonal on.
+
+    push = mine (Z^T Z - diag c)
+    """
     columns = z.shape[1]
     total = z.new_zeros((), dtype=torch.float64)
     for first in range(0, columns, STRIP):
@@ -167,7 +172,7 @@ def correlation(
     if dual:
         form = functools.partial(_dual_correlation, kernels, views, rows, stats, weight, eps, kept)
         loss = form(product_dtype(z))
-        return form(torch.float64) if loss is None else loss
+        return loss if loss is not None else form(torch.float64)  # type: ignore[return-value]
     own = [view.new_empty(view.shape, dtype=product_dtype(z)) for view in views]
     scales = []
     for view, s, o in zip(views, stats, own, strict=True):
@@ -192,7 +197,7 @@ def _dual_correlation(
 ) -> Tensor | None:  # fmt: skip
     """`correlation` by the Grams of both views; None where float32 would cancel."""
     n, grams, c = rows.count, [z.new_empty((z.shape[0],) * 2, dtype=dtype) for z in views], []
-    chunks = list(zip(_chunks(views[0], dtype), _chunks(views[1], dtype), strict=True))
+    chunks = list(zip(_chunks(views[0], dtype), _chunks(views[1], dtype, 1), strict=True))
     for (columns, first), (_, second) in chunks:
         for z, s, g, own in zip(views, stats, grams, (first, second), strict=True):
             kernels.moments(z[:, columns], s[:, columns], own, eps)
@@ -207,16 +212,17 @@ def _dual_correlation(
     if kept is not None:
         beta = (2 * (diagonal - 1) - 2 * weight * diagonal) / n
         scales = [_scale(s, rows, eps) for s in stats]
-        for columns, *own in ((a[0], a[1], b[1]) for a, b in chunks):
+        for (block, first), (_, second) in chunks:
+            own = first, second
             if len(chunks) > 1:  # a single chunk is still there
-                for z, s, scale, o in zip(views, stats, scales, own, strict=True):
-                    kernels.center(z[:, columns], s[0, columns], scale[columns], o)
+                for view, s, scale, o in zip(views, stats, scales, own, strict=True):
+                    kernels.center(view[:, block], s[0, block], scale[block], o)
             for i in (0, 1):
                 push = grams[1 - i][rows.mine] @ own[i]
                 mine, other = own[i][rows.mine], own[1 - i][rows.mine]
                 _standardised(
-                    kernels, push, mine, other, 2 * weight / n**2, beta[columns], rows,
-                    scales[i][columns], kept[i][:, columns],
+                    kernels, push, mine, other, 2 * weight / n**2, beta[block], rows,
+                    scales[i][block], kept[i][:, block],
                 )  # fmt: skip
     return (diagonal - 1).square().sum() + weight * (total - squares)
 
@@ -281,13 +287,27 @@ def _mirror(g: Tensor) -> None:
         g[:half, half:] = g[half:, :half].t()
 
 
-def _chunks(z: Tensor, dtype: torch.dtype) -> list[tuple[slice, Tensor]]:
+def _chunks(z: Tensor, dtype: torch.dtype, which: int = 0) -> list[tuple[slice, Tensor]]:
     """Equal slices of the columns, and a buffer (N, w) that they share."""
     rows, columns = z.shape
     width = max(64, CHUNK_BYTES // (rows * dtype.itemsize) // 64 * 64)
     count = -(-columns // width)
     width = -(-columns // (64 * count)) * 64
     # Rows a power of two apart would share cache sets.
-    buffer = z.new_empty((rows, min(width, columns) + 16), dtype=dtype)
+    buffer = _scratch(z, rows, min(width, columns) + 16, dtype, which)
     slices = [slice(first, min(first + width, columns)) for first in range(0, columns, width)]
     return [(each, buffer[:, : each.stop - each.start]) for each in slices]
+
+
+_kept = threading.local()
+
+
+def _scratch(z: Tensor, rows: int, columns: int, dtype: torch.dtype, which: int) -> Tensor:
+    """(rows, columns), on a CPU in memory that a thread keeps: fresh pages cost more than sums."""
+    size = rows * columns * dtype.itemsize
+    if z.is_cuda or size > 2 * CHUNK_BYTES:
+        return z.new_empty((rows, columns), dtype=dtype)
+    buffers = _kept.__dict__.setdefault("buffers", {})
+    if which not in buffers or buffers[which].numel() < size:
+        buffers[which] = torch.empty(size, dtype=torch.uint8)
+    return buffers[which][:size].view(dtype).view(rows, columns)

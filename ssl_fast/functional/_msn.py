@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import _distributed
 from ._autograd import first_output_only, once_differentiable
+from ._column_crops import NARROW, ColumnCrops
 from ._crops import Crops, Teachers
 from ._operator import operator
 from ._prior import divergence
@@ -52,14 +53,14 @@ class MSN(torch.autograd.Function):
     @staticmethod
     def keep(ctx, inputs, outputs):
         anchors, targets, prototypes, inv_temperature, scale = inputs[:5]
-        ctx.numbers = inv_temperature, scale, *inputs[-2:]
+        ctx.numbers = inv_temperature, scale, *inputs[-3:-1]
         ctx.save_for_backward(anchors, targets, prototypes, *outputs[1:])
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_loss, *_):
         if d_loss is None:
-            return (None,) * 12
+            return (None,) * 13
         anchors, targets, prototypes, *statistics, count, cache = ctx.saved_tensors
         inv_temperature, scale, name, group = ctx.numbers
         factor = float(_distributed.world_size(group))
@@ -73,11 +74,11 @@ class MSN(torch.autograd.Function):
             factor, need_anchors, need_prototypes, name,
         )  # fmt: skip
         d_anchors = d_anchors if need_anchors else None
-        return d_anchors, None, d_prototypes if need_prototypes else None, *(None,) * 9
+        return d_anchors, None, d_prototypes if need_prototypes else None, *(None,) * 10
 
 
 def _fake_forward(anchors, targets, prototypes, inv_temperature, scale, log_prior, *rest):
-    *_, want_grad, _, group = rest
+    *_, want_grad, _, group, _ = rest
     double = torch.float64
     rows, samples, columns = anchors.shape[0], targets.shape[0], prototypes.shape[0]
     kept = _kept(anchors, prototypes, want_grad)
@@ -106,11 +107,12 @@ def msn_forward(
     want_grad: bool,
     name: str,
     group: str,
+    sinkhorn_group: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Loss, row_stats, the teacher's potentials, the prior's gradient, all ranks' rows, tiles."""
     a, t, c = (UnitRows(x).rows for x in (anchors, targets, prototypes))
     if iterations:
-        row, col = sinkhorn_potentials(t, c, scale, None, iterations, True, name, group)
+        row, col = sinkhorn_potentials(t, c, scale, None, iterations, True, name, sinkhorn_group)
     else:
         row, col = softmax_potential(t, c, scale, None, name), t.new_zeros(len(c)).double()
     crops = _crops(a, t, c, scale, row, col, inv_temperature, name)
@@ -168,7 +170,9 @@ def msn_backward(
 
 def _crops(a, t, c, scale, row, col, inv_temperature, name) -> Crops:
     teacher = Targets(None, t, c, scale, row, col)
-    teachers = Teachers([teacher], len(a) // len(t), False, name)
+    teachers = Teachers([teacher], len(a) // len(t), False, name, normalized=True)
+    if name == "native" and not a.is_cuda and inv_temperature <= NARROW:
+        return ColumnCrops(a, c, teachers, inv_temperature)  # |logits| <= inv_temperature
     return Crops(a, c, teachers, inv_temperature)
 
 

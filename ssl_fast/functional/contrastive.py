@@ -242,6 +242,25 @@ def queue_info_nce(
     return _rows(query, queue, key, temperature, normalize=ROWS, group=group)
 
 
+def local_nt_xent(
+    views: Sequence[Tensor],
+    *,
+    temperature: float,
+    decoupled: bool = False,
+    weights: Tensor | None = None,
+    group: Any = None,
+) -> Tensor:
+    """`multi_view_nt_xent` or `decoupled_nt_xent`, the mean over this rank's rows alone.
+
+    With `group` the negatives are those of all ranks, and the gradients the sum over the ranks'
+    losses, as a gather with gradients gives it: for equal N those of the global loss. The
+    temperature may be negative; weights are (N, V).
+    """
+    views = _same_views(views)
+    name = _check.group_name(group)
+    return _pairs(views, weights, 1.0 / temperature, True, decoupled, name, local=True)
+
+
 def _rows(
     x: Tensor,
     w: Tensor,
@@ -267,10 +286,10 @@ def _rows(
 
 def _pairs(
     views: Sequence[Tensor], weights: Tensor | None, inv_temperature: float, normalize: bool,
-    decoupled: bool, group: str,
+    decoupled: bool, group: str, local: bool = False,
 ) -> Tensor:  # fmt: skip
     if group:
-        return pairs_over_ranks(views, weights, inv_temperature, normalize, decoupled, group)
+        return pairs_over_ranks(views, weights, inv_temperature, normalize, decoupled, group, local)
     _at_least_two(len(views[0]), "samples", "use a larger batch")
     name = backend.select("contrastive", views[0].device, views[0].dtype)
     return apply(Pairs, weights, inv_temperature, normalize, decoupled, name, *views)

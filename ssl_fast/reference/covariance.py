@@ -1,7 +1,7 @@
 """The pieces of the covariance losses around their products; Z is (N, D), centred by columns.
 
-    covariance penalty   sum_{d != e} C_de^2,  C = Z^T Z          its gradient  4 Z (C - diag C)
-    by the Gram dual     ||Z Z^T||^2 - sum_d c_d^2,  c_d = C_dd   its gradient  4 (Z Z^T Z - Z diag c)
+    covariance penalty   sum_{d != e} C_de^2,  C = Z^T Z           gradient 4 Z (C - diag C)
+    by the Gram dual     ||Z Z^T||^2 - sum_d c_d^2,  c_d = C_dd    gradient 4 (Z Z^T Z - Z diag c)
     cross-correlation    sum_d (C_dd - 1)^2 + w sum_{d != e} C_de^2,  C = Z_0^T Z_1 / N,
                          Z_0 and Z_1 standardised
 
@@ -92,4 +92,4 @@ def correlation_gradient(
 
 def _combined(push: Tensor, other: Tensor | None, alpha: float, beta: Tensor | None) -> Tensor:
     g = alpha * push.double()
-    return g if other is None else g + beta * other.double()
+    return g if other is None or beta is None else g + beta * other.double()
