@@ -324,10 +324,11 @@ PYBIND11_MODULE(_cpu, m) {
       },
       NoGil());
   m.def(
+      "subtract_mean",
       [](Pointer z, int64_t n, int64_t d, int64_t stride, int dtype, Pointer mean, Pointer x,
          int x_dtype, int threads) {
-        active().center(matrix(z, n, d, stride, dtype), at<double>(mean), at<void>(x), x_dtype,
-                        threads);
+        active().subtract_mean(matrix(z, n, d, stride, dtype), at<double>(mean), at<void>(x),
+                               x_dtype, threads);
       },
       NoGil());
   m.def(

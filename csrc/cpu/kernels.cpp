@@ -35,7 +35,7 @@ const Kernels kernels{
     correlation_backward,
     spectral_weights,
     column_sums,
-    center,
+    subtract_mean,
     crops_forward,
     crops_backward,
     transport,

@@ -152,7 +152,7 @@ struct Kernels {
   // sums [D] of z [N, D].
   void (*column_sums)(const Matrix& z, double* sums, int threads);
   // x [N, D] = z - mean, contiguous, float32 or float64.
-  void (*center)(const Matrix& z, const double* mean, void* x, int dtype, int threads);
+  void (*subtract_mean)(const Matrix& z, const double* mean, void* x, int dtype, int threads);
   // x becomes exp(l - shift). mass [K] += column sums of P in float32, or null.
   void (*crops_forward)(const Crops& crops, double inv_temperature, const Stats& stats,
                         double* mass, int threads);

@@ -70,7 +70,7 @@ void spectral_weights(const double* squares, int64_t count, double scale, double
                       const double* mean, int64_t rows, int64_t width, double eps, bool distance,
                       double* value, double* weight, double* row);
 void column_sums(const Matrix& z, double* sums, int threads);
-void center(const Matrix& z, const double* mean, void* x, int dtype, int threads);
+void subtract_mean(const Matrix& z, const double* mean, void* x, int dtype, int threads);
 void crops_forward(const Crops& crops, double inv_temperature, const Stats& stats, double* mass,
                    int threads);
 void crops_backward(const Crops& crops, double inv_temperature, bool has_exp, const Stats& stats,

@@ -1,7 +1,7 @@
 // What surrounds the decomposition of a batch Z [N, D], each in one pass over memory:
 //
 //   sums_d = sum_i Z_id          column_sums: float64, so that equal rows cancel exactly
-//   X      = Z - mean            center: subtracted in float64, rounded to X's type once
+//   X      = Z - mean            subtract_mean: subtracted in float64, rounded to X's type once
 //
 //   value, weight and row from the singular values s of X        spectral_weights
 //
@@ -98,7 +98,7 @@ void column_sums(const Matrix& z, double* sums, int threads) {
   if (z.dtype == kFloat16) sum_columns<f16>(z, sums, threads);
 }
 
-void center(const Matrix& z, const double* mean, void* x, int dtype, int threads) {
+void subtract_mean(const Matrix& z, const double* mean, void* x, int dtype, int threads) {
   if (dtype == kFloat64)
     center_as<double>(z, mean, (double*)x, threads);
   else

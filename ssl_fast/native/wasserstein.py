@@ -46,7 +46,7 @@ def column_sums(z: Tensor) -> Tensor:
 def centered(z: Tensor, mean: Tensor, dtype: torch.dtype) -> Tensor:
     """z - mean, (N, D) float32 or float64."""
     x, threads = torch.empty(z.shape, dtype=dtype), torch.get_num_threads()
-    cpu().center(*matrix(z), mean.data_ptr(), x.data_ptr(), DTYPE_CODES[dtype], threads)
+    cpu().subtract_mean(*matrix(z), mean.data_ptr(), x.data_ptr(), DTYPE_CODES[dtype], threads)
     return x
 
 
