@@ -52,8 +52,9 @@ class Rows:
         wide = product_dtype(z).itemsize
         return bool(self.group) and self.count * z.element_size() <= columns * wide
 
-    def sum(self, value: Tensor) -> Tensor:
-        return _distributed.all_reduce(value, "sum", self.group)
+    def sum(self, value: Any) -> Any:
+        """Of a tensor over the ranks."""
+        return _distributed.all_reduce(value, "sum", self.group) if self.group else value
 
     def moments(self, kernels: Any, z: Tensor, stats: Tensor) -> None:
         """Mean and centred squares (2, D) of all rows (Chan et al.) from each rank's own."""
@@ -68,7 +69,7 @@ def is_dual(rows: int, columns: int) -> bool:
     return columns >= 2 * rows
 
 
-def covariance(kernels: Any, z: Tensor, rows: Rows, stats: Tensor, kept: Tensor | None) -> Tensor:
+def covariance(kernels: Any, z: Tensor, rows: Rows, stats: Tensor, kept: Tensor | None) -> Any:
     """sum_{d != e} C_de^2, C = Z^T Z / (n - 1), float64; fills `stats` (2, D) and `kept`.
 
     kept: the Gram (N, N) in the dual on one process, else Z (Z^T Z - diag c) of this rank's rows.
@@ -78,13 +79,13 @@ def covariance(kernels: Any, z: Tensor, rows: Rows, stats: Tensor, kept: Tensor 
     if rows.dual(columns):
         everything = _distributed.gather(z, group)
         g = _gram(kernels, everything, stats, dtype, None if group else kept)
-        total = kernels.inner(g, g) - stats[1].square().sum()
-        if cancels(kernels, g, stats):
+        whole, squares = kernels.inner(g, g), stats[1].square().sum()
+        if _cancels(whole, squares, g):
             g = _gram(kernels, everything, stats, torch.float64, None)
-            total = kernels.inner(g, g) - stats[1].square().sum()
+            whole, squares = kernels.inner(g, g), stats[1].square().sum()
         if group and kept is not None:
             _gathered_push(kernels, everything, g, rows, stats, kept)
-        return total / (rows.count - 1.0) ** 2
+        return (whole - squares) / (rows.count - 1.0) ** 2
     scale = 1.0 / (rows.count - 1)
     if rows.gathers(z, columns):
         everything = _distributed.gather(z, group)
@@ -100,11 +101,11 @@ def covariance(kernels: Any, z: Tensor, rows: Rows, stats: Tensor, kept: Tensor 
     return _direct(kernels, centred, centred, scale, kept, rows.sum)
 
 
-def cancels(kernels: Any, g: Tensor, stats: Tensor) -> bool:
-    """Whether a float32 Gram is too coarse for the difference; inf and NaN count as coarse."""
+def _cancels(whole: Any, squares: Any, g: Tensor) -> bool:
+    """Whether a float32 Gram is too coarse for whole - squares; inf and NaN count as coarse."""
     if g.dtype == torch.float64 or g.is_cuda:
         return False
-    return not float(stats[1].square().sum()) <= CANCELS * float(kernels.inner(g, g))
+    return not float(squares) <= CANCELS * float(whole)
 
 
 def dual_gradient(
@@ -112,7 +113,7 @@ def dual_gradient(
     factors: Tensor, out: Tensor,
 ) -> None:  # fmt: skip
     """out = f_0 G Z + beta_d Z + f_1 (z - other), chunk by chunk; all rows are here."""
-    if cancels(kernels, g, stats):
+    if _cancels(kernels.inner(g, g), stats[1].square().sum(), g):
         g = _gram(kernels, z, torch.empty_like(stats), torch.float64, None)
     for columns, centred in _chunks(z, g.dtype):
         kernels.center(z[:, columns], stats[0, columns], None, centred)
@@ -138,13 +139,13 @@ def _gathered_push(
 def _direct(
     kernels: Any, z: Tensor, mine: Tensor, scale: float, push: Tensor | None,
     reduce: Callable | None,
-) -> Tensor:  # fmt: skip
+) -> Any:  # fmt: skip
     """sum (scale off)^2 by strips of rows of Z^T Z from the diagonal on.
 
     push = mine (Z^T Z - diag c)
     """
     columns = z.shape[1]
-    total = z.new_zeros((), dtype=torch.float64)
+    total: Any = 0.0
     for first in range(0, columns, STRIP):
         last = min(first + STRIP, columns)
         tile = torch.mm(z[:, first:last].t(), z[:, first:])
@@ -161,10 +162,10 @@ def _direct(
 
 def correlation(
     kernels: Any, views: list[Tensor], rows: Rows, weight: float, eps: float, kept: Tensor | None
-) -> Tensor:
+) -> Any:
     """sum_d (C_dd - 1)^2 + weight sum_{d != e} C_de^2, float64; kept (2, N, D): its gradients."""
     z, columns = views[0], views[0].shape[1]
-    stats = [z.new_empty((2, columns), dtype=torch.float64) for _ in views]
+    stats = z.new_empty((2, 2, columns), dtype=torch.float64)
     dual = rows.dual(columns)
     gathered = rows.group and (dual or rows.gathers(z, columns))
     if gathered:
@@ -172,27 +173,26 @@ def correlation(
     if dual:
         form = functools.partial(_dual_correlation, kernels, views, rows, stats, weight, eps, kept)
         loss = form(product_dtype(z))
-        return loss if loss is not None else form(torch.float64)  # type: ignore[return-value]
+        return loss if loss is not None else form(torch.float64)
     own = [view.new_empty(view.shape, dtype=product_dtype(z)) for view in views]
-    scales = []
     for view, s, o in zip(views, stats, own, strict=True):
         if rows.group and not gathered:
             rows.moments(kernels, view, s)
-            kernels.center(view, s[0], _scale(s, rows, eps), o)
+            kernels.center(view, s[0], (s[1] / rows.count + eps).rsqrt(), o)
         else:
             kernels.moments(view, s, o, eps)
-        scales.append(_scale(s, rows, eps))
     reduce = rows.sum if rows.group and not gathered else None
     mine = [o[rows.mine] for o in own] if gathered else own
     loss = _direct_correlation(kernels, own, mine, rows, weight, kept, reduce)
     if kept is not None:
+        scales = (stats[:, 1] / rows.count + eps).rsqrt()
         for push, o, scale in zip(kept, mine, scales, strict=True):
             _standardised(kernels, push, o, None, 1.0, None, rows, scale, push)
     return loss
 
 
 def _dual_correlation(
-    kernels: Any, views: list[Tensor], rows: Rows, stats: list[Tensor], weight: float, eps: float,
+    kernels: Any, views: list[Tensor], rows: Rows, stats: Tensor, weight: float, eps: float,
     kept: Tensor | None, dtype: torch.dtype,
 ) -> Tensor | None:  # fmt: skip
     """`correlation` by the Grams of both views; None where float32 would cancel."""
@@ -205,21 +205,21 @@ def _dual_correlation(
         c.append(kernels.correlation_dots(first, second, None, 1.0, None) / n)
     for g in grams:
         _mirror(g)
-    diagonal = torch.cat(c)
+    diagonal = torch.cat(c) if len(c) > 1 else c[0]
     squares, total = diagonal.square().sum(), kernels.inner(*grams) / n**2
-    if dtype != torch.float64 and not views[0].is_cuda and not squares <= CANCELS * total:
+    if _cancels(total, squares, grams[0]):
         return None
     if kept is not None:
-        beta = (2 * (diagonal - 1) - 2 * weight * diagonal) / n
-        scales = [_scale(s, rows, eps) for s in stats]
+        beta = diagonal * ((2 - 2 * weight) / n) - 2 / n  # (2 (c - 1) - 2 weight c) / n
+        scales = (stats[:, 1] / n + eps).rsqrt()
         for (block, first), (_, second) in chunks:
-            own = first, second
+            pair = first, second
             if len(chunks) > 1:  # a single chunk is still there
-                for view, s, scale, o in zip(views, stats, scales, own, strict=True):
+                for view, s, scale, o in zip(views, stats, scales, pair, strict=True):
                     kernels.center(view[:, block], s[0, block], scale[block], o)
             for i in (0, 1):
-                push = grams[1 - i][rows.mine] @ own[i]
-                mine, other = own[i][rows.mine], own[1 - i][rows.mine]
+                push = grams[1 - i][rows.mine] @ pair[i]
+                mine, other = pair[i][rows.mine], pair[1 - i][rows.mine]
                 _standardised(
                     kernels, push, mine, other, 2 * weight / n**2, beta[block], rows,
                     scales[i][block], kept[i][:, block],
@@ -230,10 +230,10 @@ def _dual_correlation(
 def _direct_correlation(
     kernels: Any, own: list[Tensor], mine: list[Tensor], rows: Rows, weight: float,
     kept: Tensor | None, reduce: Callable | None,
-) -> Tensor:  # fmt: skip
+) -> Any:  # fmt: skip
     """`correlation` by strips of rows of Z_0^T Z_1; kept: the derivatives by Z_0 and Z_1."""
     columns = own[0].shape[1]
-    loss = own[0].new_zeros((), dtype=torch.float64)
+    loss: Any = 0.0
     for first in range(0, columns, STRIP):
         strip = slice(first, min(first + STRIP, columns))
         tile = torch.mm(own[0][:, strip].t(), own[1])
@@ -255,10 +255,6 @@ def _standardised(
     """
     dots = rows.sum(kernels.correlation_dots(push, own, other, alpha, beta)) / rows.count
     kernels.correlation_gradient(push, own, other, alpha, beta, dots, scale, out)
-
-
-def _scale(stats: Tensor, rows: Rows, eps: float) -> Tensor:
-    return (stats[1] / rows.count + eps).rsqrt()
 
 
 def _gram(kernels: Any, z: Tensor, stats: Tensor, dtype: torch.dtype, out: Tensor | None) -> Tensor:
