@@ -20,13 +20,17 @@ def inputs(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
 
 
 def off_diagonal(c: Tensor) -> Tensor:
-    """As lightly selects them: by a mask."""
-    return c[~torch.eye(len(c), dtype=torch.bool, device=c.device)]
+    """A view without the diagonal, as the official codes take it."""
+    n = len(c)
+    return c.flatten()[:-1].view(n - 1, n + 1)[:, 1:].flatten()
 
 
 def covariance(z: Tensor) -> Tensor:
+    """With lightly's mask."""
     z = z - z.mean(0)
-    return off_diagonal(z.t() @ z / (len(z) - 1)).pow(2).sum() / z.shape[1]
+    c = z.t() @ z / (len(z) - 1)
+    mask = ~torch.eye(len(c), dtype=torch.bool, device=c.device)
+    return c[mask].pow(2).sum() / z.shape[1]
 
 
 def vicreg_eager(z0: Tensor, z1: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from ._tiles import product_dtype
 
 # Bytes of a centred chunk of columns, and rows of a strip: measured on 2 cores.
 CHUNK_BYTES = 2 << 20
+KEPT_BYTES = 8 << 20  # the largest buffer that outlives a call
 STRIP = 128
 # sum c_d^2 over ||G||^2 beyond which the dual's difference cancels digits: float64 then. Columns of
 # like variance stay below a half by their rank; one column 1000 times larger than all others does
@@ -92,7 +93,7 @@ def covariance(kernels: Any, z: Tensor, rows: Rows, stats: Tensor, kept: Tensor 
         centred = everything.new_empty(everything.shape, dtype=dtype)
         kernels.moments(everything, stats, centred, None)
         return _direct(kernels, centred, centred[rows.mine], scale, kept, None)
-    centred = z.new_empty(z.shape, dtype=dtype)
+    centred = _scratch(z, *z.shape, dtype, 0)
     if not group:
         kernels.moments(z, stats, centred, None)
         return _direct(kernels, centred, centred, scale, kept, None)
@@ -174,7 +175,7 @@ def correlation(
         form = functools.partial(_dual_correlation, kernels, views, rows, stats, weight, eps, kept)
         loss = form(product_dtype(z))
         return loss if loss is not None else form(torch.float64)
-    own = [view.new_empty(view.shape, dtype=product_dtype(z)) for view in views]
+    own = [_scratch(view, *view.shape, product_dtype(z), i) for i, view in enumerate(views)]
     for view, s, o in zip(views, stats, own, strict=True):
         if rows.group and not gathered:
             rows.moments(kernels, view, s)
@@ -301,7 +302,7 @@ _kept = threading.local()
 def _scratch(z: Tensor, rows: int, columns: int, dtype: torch.dtype, which: int) -> Tensor:
     """(rows, columns), on a CPU in memory that a thread keeps: fresh pages cost more than sums."""
     size = rows * columns * dtype.itemsize
-    if z.is_cuda or size > 2 * CHUNK_BYTES:
+    if z.is_cuda or size > KEPT_BYTES:
         return z.new_empty((rows, columns), dtype=dtype)
     buffers = _kept.__dict__.setdefault("buffers", {})
     if which not in buffers or buffers[which].numel() < size:
