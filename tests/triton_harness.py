@@ -19,7 +19,7 @@ import ssl_fast.reference.cross_entropy
 import ssl_fast.reference.sinkhorn  # noqa: F401
 from ssl_fast import reference
 
-STEMS = ("sinkhorn", "cross_entropy", "_linear_cross_entropy", "_statistics")
+STEMS = ("sinkhorn", "cross_entropy", "_linear_cross_entropy", "_statistics", "covariance")
 SCALE = 20.0
 # A rounding of 64 nats, the most that exponents in float32 span, a few of them in a row.
 NATS = 3e-5

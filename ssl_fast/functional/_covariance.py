@@ -7,14 +7,14 @@ With n rows, c_d the centred squares of column d, s_d = sqrt(c_d / (n - 1) + eps
     d invariance / dz0 = 2 (z0 - z1) / (n D)
 """
 
-
 import torch
 from torch import Tensor
 
 from .. import backend
 from . import _distributed
 from ._autograd import first_output_only, once_differentiable
-from ._covariance_products import Rows, correlation, covariance, dual_gradient, is_dual
+from ._covariance_products import Rows, covariance, dual_gradient, is_dual
+from ._cross_correlation import correlation
 from ._operator import operator
 from ._tiles import product_dtype
 
