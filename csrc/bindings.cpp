@@ -352,6 +352,27 @@ PYBIND11_MODULE(_cpu, m) {
       },
       NoGil());
   m.def(
+      "unit_rows_forward",
+      [](Pointer x, int64_t n, int64_t d, int64_t stride, int dtype, Pointer unit, Pointer norm,
+         int threads) {
+        active().unit_rows_forward(matrix(x, n, d, stride, dtype), at<void>(unit), at<void>(norm),
+                                   threads);
+      },
+      NoGil());
+  m.def(
+      "unit_rows_backward",
+      [](Pointer d_unit, int64_t n, int64_t d, int64_t stride, int dtype, Pointer unit,
+         Pointer norm, Pointer out, int64_t out_stride, int out_dtype, int threads) {
+        active().unit_rows_backward(matrix(d_unit, n, d, stride, dtype), at<void>(unit),
+                                    at<void>(norm), matrix(out, n, d, out_stride, out_dtype),
+                                    threads);
+      },
+      NoGil());
+  // For memory that is written at once: fewer page faults.
+  m.def("advise_huge_pages", [](Pointer p, int64_t bytes, int64_t least) {
+    ssl_fast::advise_huge_pages(at<void>(p), bytes, least);
+  });
+  m.def(
       "transport",
       [](Pointer x, Pointer x_columns, int64_t n, Pointer y, Pointer y_columns, int64_t k,
          int64_t d, int dtype, double epsilon, int p, int iterations, double tolerance, Pointer f,

@@ -38,6 +38,8 @@ const Kernels kernels{
     subtract_mean,
     crops_forward,
     crops_backward,
+    unit_rows_forward,
+    unit_rows_backward,
     transport,
     transport_pairs,
     cosine_forward,
