@@ -53,6 +53,23 @@ def correlation(
     return loss
 
 
+def own_correlation(
+    kernels: Any, views: list[Tensor], rows: Rows, weight: float, eps: float, kept: Tensor | None
+) -> Tensor:
+    """`correlation` of views that every rank has standardised by its own rows' statistics."""
+    z, alone = views[0], Rows(views[0], "")
+    stats = [z.new_empty((2, z.shape[1]), dtype=torch.float64) for _ in views]
+    own = [view.new_empty(view.shape, dtype=product_dtype(z)) for view in views]
+    for view, s, o in zip(views, stats, own, strict=True):
+        kernels.moments(view, s, o, eps)
+    loss = _direct_correlation(kernels, own, own, rows, weight, kept, rows.sum)
+    if kept is not None:
+        scales = [(s[1] / alone.count + eps).rsqrt() for s in stats]
+        for push, o, scale in zip(kept, own, scales, strict=True):
+            _standardised(kernels, push, o, None, 1.0, None, alone, scale, push)
+    return loss
+
+
 def _dual_correlation(
     kernels: Any, views: list[Tensor], rows: Rows, stats: Tensor, weight: float, eps: float,
     kept: Tensor | None, dtype: torch.dtype,
