@@ -156,8 +156,13 @@ def test_half_results() -> None:
 
 def test_dino() -> None:
     """Two epochs of a schedule: losses, gradients and the center of the formula."""
-    options = dict(num_prototypes=9, warmup_teacher_temp=0.2, teacher_temp=0.5,
-                   warmup_teacher_temp_epochs=3, num_epochs=6)  # fmt: skip
+    options = {
+        "num_prototypes": 9,
+        "warmup_teacher_temp": 0.2,
+        "teacher_temp": 0.5,
+        "warmup_teacher_temp_epochs": 3,
+        "num_epochs": 6,
+    }
     loss_fn = solo.DINOLoss(**options)
     expected = np.concatenate([np.linspace(0.2, 0.5, 3), np.ones(3) * 0.5])
     np.testing.assert_array_equal(loss_fn.teacher_temp_schedule, expected)
