@@ -1,6 +1,8 @@
 """One table of Lightly's classes: options and inputs from which all compat tests are generated."""
 
+import contextlib
 import functools
+import importlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -195,6 +197,7 @@ CASES: dict[str, Case] = {
         "hypersphere_loss",
         views(2, 24),
         options=({}, {"t": 2.0, "lam": 0.3, "alpha": 1.0}, {"alpha": 3.0}),
+        half=False,
     ),
     "NTXentLoss": Case(
         "ntx_ent_loss",
@@ -296,6 +299,16 @@ CASES: dict[str, Case] = {
         half=False,
     ),
 }
+
+
+def of_lightly() -> dict[str, type]:
+    """Lightly's classes by name, as far as the installed one has them; not all are exported."""
+    found = {}
+    for name, case in CASES.items():
+        with contextlib.suppress(ModuleNotFoundError):
+            module = importlib.import_module(f"lightly.loss.{case.module}")
+            found[name] = getattr(module, name)
+    return found
 
 
 @dataclass

@@ -2,10 +2,11 @@
 
 import sys
 import warnings
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
-from compat_cases import CASES, run
+from compat_cases import CASES, of_lightly, run
 
 from ssl_fast.compat import lightly as ours
 
@@ -15,8 +16,7 @@ NAMES = [name for name, case in CASES.items() if case.gather or "output_dim" in 
 
 
 def main(rank: int, world: int, folder: str) -> None:
-    import lightly.loss as theirs
-
+    theirs = SimpleNamespace(**of_lightly())
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # torch deprecates what Lightly calls
     dist.init_process_group(

@@ -3,18 +3,20 @@
 import copy
 import importlib
 import io
+from types import SimpleNamespace
 
 import pytest
 import torch
 from checks import error
-from compat_cases import CASES, Outcome, combinations, parameters, run
+from compat_cases import CASES, Outcome, combinations, of_lightly, parameters, run
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from ssl_fast import backend as dispatch
 from ssl_fast.compat import lightly as ours
 
-theirs = pytest.importorskip("lightly.loss", reason="Lightly is not installed")
+pytest.importorskip("lightly.loss", reason="Lightly is not installed")
+theirs = SimpleNamespace(**of_lightly())
 
 # Ours beside Lightly's: what was dropped in 1.6, and what Lightly has not.
 EPS = torch.finfo(torch.float32).eps

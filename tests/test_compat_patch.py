@@ -34,6 +34,14 @@ def test_replaces_everywhere_and_back() -> None:
     assert theirs.SwaVLoss is module.SwaVLoss is SwaVLoss is HELD[0]
 
 
+def test_class_that_is_not_exported() -> None:
+    """`lightly.loss` leaves HypersphereLoss to its module."""
+    hypersphere = importlib.import_module("lightly.loss.hypersphere_loss")
+    with ours.patch("HypersphereLoss"):
+        assert hypersphere.HypersphereLoss is ours.HypersphereLoss
+    assert hypersphere.HypersphereLoss is not ours.HypersphereLoss
+
+
 def test_import_after() -> None:
     with ours.patch():
         from lightly.loss import SwaVLoss as Later

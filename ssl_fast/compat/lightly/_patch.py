@@ -31,9 +31,10 @@ class patch:
 
     def __init__(self, *names: str):
         self._names = [name for name in _chosen(names) if name not in _replaced]
-        originals = {getattr(_lightly_loss(), name): name for name in self._names}
+        originals = {_original(name): name for name in self._names}
         _warn_of_leftovers(originals)
         for original, name in originals.items():
+            assert original is not None
             _replaced[name] = [(space, key, original) for space, key in _bindings(original)]
             for namespace, key, _ in _replaced[name]:
                 namespace[key] = getattr(_package(), name)
@@ -54,16 +55,22 @@ def unpatch(*names: str) -> None:
 
 
 def _chosen(names: tuple[str, ...]) -> list[str]:
-    theirs = _lightly_loss()
     ours = [name for name in _package().__all__ if isinstance(getattr(_package(), name), type)]
-    ours.remove("patch")
+    shared = [name for name in ours if name != "patch" and _original(name) is not None]
     for name in names:
-        if name not in ours or not hasattr(theirs, name):
-            raise ValueError(
-                f"{name!r} cannot be patched: choose among "
-                f"{', '.join(n for n in ours if hasattr(theirs, n))}"
-            )
-    return [name for name in names or ours if hasattr(theirs, name)]
+        if name not in shared:
+            raise ValueError(f"{name!r} cannot be patched: choose among {', '.join(shared)}")
+    return list(names or shared)
+
+
+def _original(name: str) -> type | None:
+    """Lightly's class, from its module: `lightly.loss` does not export every one."""
+    _lightly_loss()
+    module = getattr(_package(), name).__module__.rpartition(".")[2]
+    try:
+        return getattr(importlib.import_module(f"lightly.loss.{module}"), name, None)
+    except ModuleNotFoundError:
+        return None
 
 
 def _bindings(original: type) -> Iterator[tuple[dict, str]]:
