@@ -14,6 +14,7 @@ from ssl_fast.bench import (
     bench_cross_entropy,
     bench_resa,
     bench_sinkhorn,
+    bench_wasserstein,
     every_kernel,
     harness,
     machine,
@@ -25,7 +26,7 @@ from ssl_fast.bench.cases import Bar, Case, Floor, Limit, Problem
 
 from ssl_fast import cli
 
-MODULES = (bench_sinkhorn, bench_cross_entropy, bench_resa)
+MODULES = (bench_sinkhorn, bench_cross_entropy, bench_resa, bench_wasserstein)
 QUICK = harness.Options(rounds=3, compile=False, backend="reference", quick=True)
 EVERY = [case for module in MODULES for case in module.CASES]
 
