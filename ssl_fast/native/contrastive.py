@@ -12,8 +12,8 @@ from torch import Tensor
 from . import cpu, cuda_kernels, matrix, pointer
 
 # (rows, columns) of a tile. CPU: of 256 x 512 to 512 x 4096 the fastest, measured. CUDA: unmeasured.
-ROW_TILE = {"cpu": (512, 2048), "cuda": (4096, 16384)}
-PAIR_TILE = {"cpu": (512, 1024), "cuda": (4096, 8192)}
+ROW_TILE = {"cpu": (512, 2048), "cuda": (2048, 8192)}
+PAIR_TILE = {"cpu": (512, 1024), "cuda": (2048, 8192)}
 # Exponents that span at most this are formed in float32 relative to one shift; see numeric.h.
 _NARROW = 64.0
 
