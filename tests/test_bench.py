@@ -11,6 +11,7 @@ import pytest
 import torch
 from ssl_fast.bench import __main__ as command
 from ssl_fast.bench import (
+    bench_contrastive,
     bench_cross_entropy,
     bench_resa,
     bench_sinkhorn,
@@ -25,7 +26,7 @@ from ssl_fast.bench.cases import Bar, Case, Floor, Limit, Problem
 
 from ssl_fast import cli
 
-MODULES = (bench_sinkhorn, bench_cross_entropy, bench_resa)
+MODULES = (bench_sinkhorn, bench_contrastive, bench_cross_entropy, bench_resa)
 QUICK = harness.Options(rounds=3, compile=False, backend="reference", quick=True)
 EVERY = [case for module in MODULES for case in module.CASES]
 
