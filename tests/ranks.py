@@ -46,6 +46,15 @@ from ssl_fast.losses import (
     WassersteinUniformityLoss,
     ZeroCLLoss,
 )
+from ssl_fast.losses import (
+    DINOLoss,
+    IBOTLoss,
+    KoLeoLoss,
+    MSNLoss,
+    PMSNLoss,
+    ReSALoss,
+    SwAVLoss,
+)
 from ssl_fast.losses import AlignUniformLoss, ReSALoss
 
 N, D = 16, 6
@@ -146,7 +155,7 @@ def views_case(loss: Any, width: int, count: int = 2, lists: int = 1) -> Any:
     def run(rows: slice, group: Any) -> dict:
         z = {f"z{i}": normal(N, width, seed=40 + i)[rows].requires_grad_() for i in range(count)}
         views = list(z.values())
-        size = count // lists
+        size = count // max(lists, 1)
         parts = [views[i : i + size] for i in range(0, count, size)] if lists else views
         return results(loss(group)(*parts), z)
 
@@ -188,10 +197,9 @@ def raw_barlow(z0: torch.Tensor, z1: torch.Tensor, group: Any) -> torch.Tensor:
 
 
 def mmcr_case(rows: slice, group: Any) -> dict:
-    z = {
-        n: normal(N, 2 * D, seed=i).view(N, 2, D)[rows].requires_grad_() for i, n in enumerate("om")
-    }
-    return results(MMCRLoss(0.1, group=group)(z["o"], z["m"]), z)
+    online, momentum = (normal(N, 2 * D, seed=i).view(N, 2, D)[rows] for i in range(2))
+    z = {"online": online.requires_grad_(), "momentum": momentum.requires_grad_()}
+    return results(MMCRLoss(0.1, group=group)(*z.values()), z)
 
 
 def contrast_case(function: Any, seeds: tuple = (0, 1), **options: Any) -> Any:
@@ -202,6 +210,31 @@ def contrast_case(function: Any, seeds: tuple = (0, 1), **options: Any) -> Any:
         views["z1"][7] = 0
         views = {name: z[rows].clone().requires_grad_() for name, z in views.items()}
         return results(function(*views.values(), group=group, **options), views)
+
+    z = {
+        n: normal(N, 2 * D, seed=i).view(N, 2, D)[rows].requires_grad_() for i, n in enumerate("om")
+    }
+    return results(MMCRLoss(0.1, group=group)(z["o"], z["m"]), z)
+
+
+SHARES = PRIOR.flip(0)  # a prior whose order is not that of the masses
+
+
+def swav_case(**options: Any) -> Any:
+    """The second step, when the queue is full: of this rank's rows, in another order than alone."""
+
+    def run(rows: slice, group: Any) -> dict:
+        w = WIDE[:N].clone().requires_grad_()
+        count = len(range(N)[rows])
+        if options.get("queue"):
+            more = {"queue_length": count, "embedding_dim": D}
+        else:
+            more = {}
+        loss = SwAVLoss(group=group, **more, **{k: v for k, v in options.items() if k != "queue"})
+        for step in (0, 10):
+            x = {str(i): unit(N, D, seed=i + step)[rows].requires_grad_() for i in range(3)}
+            value = loss([*x.values()], w)
+        return results(value, x, {"prototypes": w})
 
     return run
 
@@ -225,6 +258,51 @@ def moco_case(rows: slice, group: Any) -> dict:
     loss(normal(N, D, seed=2)[rows], normal(N, D, seed=3)[rows])
     q, k = normal(N, D)[rows].requires_grad_(), normal(N, D, seed=1)[rows]
     return results(loss(q, k), {"query": q}) | {"same": loss.queue.rows}
+
+
+def dino_case(**options: Any) -> Any:
+    """The second step: the centre has moved."""
+
+    def run(rows: slice, group: Any) -> dict:
+        w = WIDE[:N].clone().requires_grad_()
+        loss = DINOLoss(N, group=group, **options)
+        for step in (0, 10):
+            x = {str(i): unit(N, D, seed=i + step)[rows].requires_grad_() for i in range(3)}
+            teachers = [unit(N, D, seed=i + step + 5)[rows] for i in range(2)]
+            value = loss([*x.values()], teachers, w, unit(N, D, seed=20))
+        return {**results(value, x, {"prototypes": w}), "same": {"center": loss.center.clone()}}
+
+    return run
+
+
+def ibot_case(rows: slice, group: Any) -> dict:
+    """Images of 1, 2, 3, 1, 2, 3, ... masked tokens; a rank holds whole images."""
+    counts = torch.tensor([1 + i % 3 for i in range(N)])
+    mask = torch.arange(3) < counts[:, None]
+    tokens = mask[rows].sum().item()
+    first = counts[: rows.start].sum().item()
+    x = unit(counts.sum().item(), D)[first : first + tokens].requires_grad_()
+    teacher = unit(counts.sum().item(), D, seed=5)[first : first + tokens]
+    w = WIDE[:N].clone().requires_grad_()
+    loss = IBOTLoss(N, group=group)
+    loss(x.detach(), teacher, mask[rows], w)
+    value = results(loss(x, teacher, mask[rows], w), {"x": x}, {"prototypes": w})
+    return {**value, "same": {"center": loss.center.clone()}}
+
+
+def koleo_case(rows: slice, group: Any) -> dict:
+    x = normal(N, D)[rows].requires_grad_()
+    return results(KoLeoLoss(group=group)(x), {"x": x})
+
+
+def msn_loss_case(loss: Any, **options: Any) -> Any:
+    def run(rows: slice, group: Any) -> dict:
+        a, b = (normal(N, D, seed=i)[rows].requires_grad_() for i in range(2))
+        w = WIDE[:N].clone().requires_grad_()
+        value = loss(group=group, **options)(torch.cat([a, b]), normal(N, D, seed=2)[rows], w)
+        return results(value, {"a": a, "b": b}, {"prototypes": w})
+
+    return run
 
 
 def results(loss: torch.Tensor, local: dict, replicated: dict | None = None) -> dict:
@@ -308,6 +386,15 @@ CASES = {
     "nnclr": contrast_case(
         lambda p, z, group: nnclr(group)(p, p + 1, z, z) + 0 * z.sum()
     ),
+    "swav": swav_case(),
+    "swav, queue": swav_case(queue=True),
+    "swav, sorted": swav_case(prior=SHARES, prior_order="sorted"),
+    "dino": dino_case(),
+    "dino, sinkhorn": dino_case(centering="sinkhorn", prior=SHARES, prior_order="sorted"),
+    "ibot": ibot_case,
+    "koleo": koleo_case,
+    "msn loss": msn_loss_case(MSNLoss, sinkhorn_iterations=3, entropy_weight=0.5),
+    "pmsn loss": msn_loss_case(PMSNLoss, exponent=0.5),
     "resa": resa_case(),
     "resa, rows": resa_case(symmetric=False),
     "nuclear norm": spectrum_case(lambda z, group: nuclear_norm(z, group=group), D),
