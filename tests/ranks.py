@@ -35,27 +35,24 @@ from ssl_fast.functional import (
     wasserstein_uniformity,
 )
 from ssl_fast.losses import (
+    AlignUniformLoss,
     DCLWLoss,
+    DINOLoss,
     FroSSLLoss,
+    IBOTLoss,
     INTLLoss,
+    KoLeoLoss,
     MECLoss,
     MMCRLoss,
     MoCoLoss,
-    NNCLRLoss,
-    ReSALoss,
-    WassersteinUniformityLoss,
-    ZeroCLLoss,
-)
-from ssl_fast.losses import (
-    DINOLoss,
-    IBOTLoss,
-    KoLeoLoss,
     MSNLoss,
+    NNCLRLoss,
     PMSNLoss,
     ReSALoss,
     SwAVLoss,
+    WassersteinUniformityLoss,
+    ZeroCLLoss,
 )
-from ssl_fast.losses import AlignUniformLoss, ReSALoss
 
 N, D = 16, 6
 PRIOR = torch.arange(1, N + 1).pow(-0.5) / torch.arange(1, N + 1).pow(-0.5).sum()
