@@ -111,6 +111,47 @@ PYBIND11_MODULE(_cuda, m) {
                                d_logits_stride, at<void>(scratch), stream_at(stream));
       },
       NoGil());
+  m.def(
+      "contrastive_rows_forward",
+      [](Pointer t, int64_t n, int64_t k, int64_t stride, int dtype, Pointer b, double scale,
+         Pointer lo, Pointer hi, int64_t begin, Pointer stats, Pointer rescale, int device,
+         Pointer stream) {
+        DeviceGuard guard(device);
+        contrastive_rows_forward(matrix(t, n, k, stride, dtype), at<float>(b), scale,
+                                 at<int64_t>(lo), at<int64_t>(hi), begin, at<double>(stats),
+                                 at<float>(rescale), stream_at(stream));
+      },
+      NoGil());
+  m.def(
+      "contrastive_rows_backward",
+      [](Pointer t, int64_t n, int64_t k, int64_t stride, int dtype, Pointer b, double scale,
+         Pointer lo, Pointer hi, int64_t begin, Pointer lse, Pointer weight, int device,
+         Pointer stream) {
+        DeviceGuard guard(device);
+        contrastive_rows_backward(matrix(t, n, k, stride, dtype), at<float>(b), scale,
+                                  at<int64_t>(lo), at<int64_t>(hi), begin, at<double>(lse),
+                                  at<double>(weight), stream_at(stream));
+      },
+      NoGil());
+  m.def(
+      "contrastive_pairs_forward",
+      [](Pointer t, int64_t n, int64_t k, int64_t stride, int dtype, double scale, double shift,
+         int64_t row, int64_t col, int64_t views, Pointer sums, int device, Pointer stream) {
+        DeviceGuard guard(device);
+        contrastive_pairs_forward(matrix(t, n, k, stride, dtype), scale, shift, row, col, views,
+                                  at<double>(sums), stream_at(stream));
+      },
+      NoGil());
+  m.def(
+      "contrastive_pairs_backward",
+      [](Pointer t, int64_t n, int64_t k, int64_t stride, int dtype, double scale, double shift,
+         int64_t row, int64_t col, int64_t views, Pointer lse, Pointer blocks, bool narrow,
+         int device, Pointer stream) {
+        DeviceGuard guard(device);
+        contrastive_pairs_backward(matrix(t, n, k, stride, dtype), scale, shift, row, col, views,
+                                   at<double>(lse), at<float>(blocks), narrow, stream_at(stream));
+      },
+      NoGil());
 
   m.def(
       "column_sums",

@@ -106,6 +106,11 @@ def backward(
     return d_logits if out is None or fits else out.copy_(d_logits)
 
 
+def contrastive(name: str, tile: Tensor, *arguments) -> None:
+    """One epilogue on a float32 tile, in place."""
+    getattr(native.cuda(), name)(*matrix(tile), *arguments, *_place(tile))
+
+
 def wasserstein(
     z: Tensor, center: bool, eps: float, distance: bool, want_grad: bool, rows: int, reduce
 ) -> tuple[Tensor, Tensor | None]:

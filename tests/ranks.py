@@ -35,27 +35,24 @@ from ssl_fast.functional import (
     wasserstein_uniformity,
 )
 from ssl_fast.losses import (
+    AlignUniformLoss,
     DCLWLoss,
+    DINOLoss,
     FroSSLLoss,
+    IBOTLoss,
     INTLLoss,
+    KoLeoLoss,
     MECLoss,
     MMCRLoss,
     MoCoLoss,
-    NNCLRLoss,
-    ReSALoss,
-    WassersteinUniformityLoss,
-    ZeroCLLoss,
-)
-from ssl_fast.losses import (
-    DINOLoss,
-    IBOTLoss,
-    KoLeoLoss,
     MSNLoss,
+    NNCLRLoss,
     PMSNLoss,
     ReSALoss,
     SwAVLoss,
+    WassersteinUniformityLoss,
+    ZeroCLLoss,
 )
-from ssl_fast.losses import AlignUniformLoss, ReSALoss
 
 N, D = 16, 6
 PRIOR = torch.arange(1, N + 1).pow(-0.5) / torch.arange(1, N + 1).pow(-0.5).sum()
@@ -210,10 +207,13 @@ def contrast_case(function: Any, seeds: tuple = (0, 1), **options: Any) -> Any:
         views["z1"][7] = 0
         views = {name: z[rows].clone().requires_grad_() for name, z in views.items()}
         return results(function(*views.values(), group=group, **options), views)
+
     z = {
         n: normal(N, 2 * D, seed=i).view(N, 2, D)[rows].requires_grad_() for i, n in enumerate("om")
     }
     return results(MMCRLoss(0.1, group=group)(z["o"], z["m"]), z)
+
+
 SHARES = PRIOR.flip(0)  # a prior whose order is not that of the masses
 
 
@@ -255,6 +255,8 @@ def moco_case(rows: slice, group: Any) -> dict:
     loss(normal(N, D, seed=2)[rows], normal(N, D, seed=3)[rows])
     q, k = normal(N, D)[rows].requires_grad_(), normal(N, D, seed=1)[rows]
     return results(loss(q, k), {"query": q}) | {"same": loss.queue.rows}
+
+
 def dino_case(**options: Any) -> Any:
     """The second step: the centre has moved."""
 

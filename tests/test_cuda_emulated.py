@@ -5,6 +5,7 @@ wider than a warp's columns in registers; more rows than blocks. The emulated GP
 multiprocessors with 64 KiB each, so that small matrices take the on-chip form.
 """
 
+import contextlib
 import importlib.util
 import math
 import os
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ssl_fast._polar import TorchKernels
+from ssl_fast.reference import contrastive as contrastive_reference
 from ssl_fast.reference import cross_entropy as cross_entropy_reference
 from ssl_fast.reference import sinkhorn as sinkhorn_reference
 from ssl_fast.reference import wasserstein as wasserstein_reference
@@ -229,6 +231,58 @@ def test_gradient_in_place_and_in_another_type(kernels):
     assert torch.equal(wide, expected.float())
     assert kernels.backward(logits, 7.0, targets, rows, None, None, 1.0, logits) is logits
     assert torch.equal(logits, expected)
+
+
+@contextlib.contextmanager
+def tiles_on_the_machine(kernels, rows: int, columns: int):
+    """`ssl_fast.native.contrastive`, its tiles this small, with the CUDA epilogues."""
+    from ssl_fast.native import contrastive
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("ROW_TILE", "PAIR_TILE"):
+            patch.setattr(contrastive, name, {"cpu": (rows, columns)})
+        patch.setattr(contrastive, "_run", kernels.contrastive)
+        yield contrastive
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "k"), [(19, 70)] if SANITIZED else [(1, 1), (19, 70), (70, 300)])
+def test_contrastive_rows(kernels, n, k, dtype):
+    """Factors, left-out ranges, a row without negatives; tiles of 32 x 40."""
+    x, w = random(n, 12, dtype=dtype), random(k, 12, dtype=dtype, seed=1)
+    a, b = random(1, n, seed=2)[0].abs() + 0.5, random(1, k, seed=3)[0].abs() + 0.5
+    lo = torch.arange(n) % k
+    hi = lo + min(3, k - 1)
+    if n > 1:
+        lo[n // 2], hi[n // 2] = 0, k
+    weight = torch.arange(n).double() - 2
+    with tiles_on_the_machine(kernels, 32, 40) as ours:
+        for factors, ranges, scale in (((a, b), (lo, hi), 3.0), ((None, None), (None, None), 1.0)):
+            arguments = (x, w, *factors, scale, *ranges)
+            lse, pull = ours.rows_forward(*arguments, True)
+            exact, exact_pull = contrastive_reference.rows_forward(*arguments, True)
+            assert_near(lse, exact, TOLERANCE)
+            assert_near(pull, exact_pull, 5 * TOLERANCE)
+            assert torch.equal(ours.rows_forward(*arguments, False)[0], lse)
+            push = ours.rows_backward(*arguments, exact, weight)
+            expected = contrastive_reference.rows_backward(*arguments, exact, weight)
+            assert_near(push, expected, 5 * TOLERANCE)
+
+
+@pytest.mark.parametrize("scale", [5.0, 100.0])
+@pytest.mark.parametrize(
+    ("samples", "views"), [(21, 2)] if SANITIZED else [(2, 2), (50, 2), (31, 3)]
+)
+def test_contrastive_pairs(kernels, samples, views, scale):
+    """One shift, and beyond 64 nats a maximum a row; the triangle in tiles of 32 x 40."""
+    z = random(samples * views, 12)
+    arguments = (z, 1 / z.norm(dim=1), scale, views)
+    blocks = random(samples * views, views, seed=4)
+    with tiles_on_the_machine(kernels, 32, 40) as ours:
+        lse = contrastive_reference.pairs_forward(*arguments)
+        assert_near(ours.pairs_forward(*arguments), lse, TOLERANCE)
+        expected = contrastive_reference.pairs_backward(*arguments, lse, blocks)
+        assert_near(ours.pairs_backward(*arguments, lse, blocks), expected, 5 * TOLERANCE)
 
 
 def test_statistics_of_a_slice_of_rows(kernels):

@@ -139,6 +139,19 @@ def column_gradient(dtype: torch.dtype) -> None:
     cross_entropy.linear_backward(x, x, 10.0, targets, rows, columns, meta(n), 1.0, False, True)
 
 
+def contrastive(dtype: torch.dtype, widths: tuple[int, ...]) -> None:
+    """NT-Xent, a queue, and both gradients with left-out ranges."""
+    module, n, k = kernels("contrastive"), 8192, 65536
+    for d in widths:
+        x, w = meta(n, d, dtype=dtype), meta(k, d, dtype=dtype)
+        module.rows_forward(x, w, meta(n), None, 5.0, None, None, True)
+        ranges = (meta(n, dtype=torch.int64), meta(n, dtype=torch.int64))
+        lse, _ = module.rows_forward(x, w, meta(n), meta(k), 5.0, *ranges, False)
+        module.rows_backward(x, w, meta(n), meta(k), 5.0, *ranges, lse, potential(n))
+        lse = module.pairs_forward(x, meta(n), 5.0, 2)
+        module.pairs_backward(x, meta(n), 5.0, 2, lse, meta(n, 2))
+
+
 def launches(capability: int) -> list[Launch]:
     """The usual in every dtype on every GPU; what is rarer in bfloat16 for sm_90."""
     with recorded() as found:
@@ -148,11 +161,14 @@ def launches(capability: int) -> list[Launch]:
         linear(torch.bfloat16, (64, 128, 256, 512))
         linear(torch.float16, (256,))
         linear(SINGLE, (64, 128))
+        contrastive(torch.bfloat16, (128,))
+        contrastive(SINGLE, (128,))
         if capability == 90:
             unusual(torch.bfloat16)
             smallest()
             column_gradient(SINGLE)
             linear(torch.float16, (64, 128, 256, 512))
+            contrastive(torch.float16, (256, 512))
     return list(dict.fromkeys(found))
 
 
@@ -160,6 +176,7 @@ def launches(capability: int) -> list[Launch]:
 def test_kernels_compile(capability):
     global _todo
     _todo = [(launch, capability) for launch in launches(capability)]
+    assert len({launch.kernel.fn for launch, _ in _todo}) == 12
     assert len({launch.kernel.fn for launch, _ in _todo}) == 13
     with multiprocessing.get_context("fork").Pool(2) as pool:
         faults = [fault for fault in pool.map(_compile, range(len(_todo)), chunksize=1) if fault]

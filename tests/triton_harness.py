@@ -16,6 +16,7 @@ import torch
 from checks import same_bits
 from torch import Tensor
 
+import ssl_fast.reference.contrastive
 import ssl_fast.reference.cross_entropy
 import ssl_fast.reference.sinkhorn  # noqa: F401
 from ssl_fast import reference
@@ -120,6 +121,36 @@ def check_linear(
     d_logits = exact.backward(logits, inv_temperature, exact_targets, *expected[1:], d_loss, 0.5)
     _check_gradient(d_x, d_logits @ weight.double(), logit)
     _check_gradient(d_weight, d_logits.T @ x.double(), logit)
+
+
+def check_contrast(
+    x: Tensor,
+    w: Tensor,
+    scale: float,
+    factors: tuple[Tensor | None, Tensor | None] = (None, None),
+    without: tuple[Tensor | None, Tensor | None] = (None, None),
+) -> None:
+    """Rows against rows: log-sum-exps and both gradients."""
+    ours, exact = kernels("contrastive"), reference.contrastive
+    arguments = (*factors, scale, *without)
+    lse, pull = ours.rows_forward(x, w, *arguments, True)
+    expected, exact_pull = exact.rows_forward(x, w, *arguments, True)
+    _close(lse, expected, NATS, 1e-6)
+    _check_gradient(pull, exact_pull)
+    weight = torch.rand(len(x), dtype=torch.float64)
+    push = ours.rows_backward(x, w, *arguments, expected, weight)
+    _check_gradient(push, exact.rows_backward(x, w, *arguments, expected, weight))
+
+
+def check_pairs(z: Tensor, a: Tensor | None, scale: float, views: int) -> None:
+    """Rows against themselves."""
+    ours, exact = kernels("contrastive"), reference.contrastive
+    lse = exact.pairs_forward(z, a, scale, views)
+    rounding = 2e-7 * float(z.double().square().sum(1).max()) * scale if a is None else 0.0
+    _close(ours.pairs_forward(z, a, scale, views), lse, NATS + rounding, 1e-6)
+    blocks = torch.rand(len(z), views)
+    expected = exact.pairs_backward(z, a, scale, views, lse, blocks)
+    _check_gradient(ours.pairs_backward(z, a, scale, views, lse, blocks), expected, rounding)
 
 
 def _check_statistics(

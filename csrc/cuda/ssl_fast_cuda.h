@@ -57,6 +57,29 @@ void cross_entropy_backward(const Scores& logits, double inv_temperature, const 
                             void* d_logits /*(N, K) as logits*/, int64_t d_logits_stride,
                             void* scratch, cudaStream_t stream);
 
+// A float32 tile is overwritten. lo, hi: null, or row i leaves out columns lo_i <= j < hi_i,
+// counted from the matrix's first column; the tile begins at `begin`. rescale null: terms are not
+// wanted.
+void contrastive_rows_forward(const Scores& tile, const float* b /*(K) or null*/, double scale,
+                              const int64_t* lo /*(N)*/, const int64_t* hi, int64_t begin,
+                              double* stats /*(2, N)*/, float* rescale /*(N) or null*/,
+                              cudaStream_t stream);
+
+void contrastive_rows_backward(const Scores& tile, const float* b /*(K) or null*/, double scale,
+                               const int64_t* lo /*(N)*/, const int64_t* hi, int64_t begin,
+                               const double* lse /*(N)*/, const double* weight /*(N)*/,
+                               cudaStream_t stream);
+
+// row, col: the tile's place in the symmetric (M, M).
+void contrastive_pairs_forward(const Scores& tile, double scale, double shift, int64_t row,
+                               int64_t col, int64_t views, double* sums /*(M)*/,
+                               cudaStream_t stream);
+
+void contrastive_pairs_backward(const Scores& tile, double scale, double shift, int64_t row,
+                                int64_t col, int64_t views, const double* lse /*(M)*/,
+                                const float* blocks /*(M, views)*/, bool narrow,
+                                cudaStream_t stream);
+
 // The steps between the products of a polar iteration. `partial` holds (parts, D).
 void column_sums(const Scores& z, int64_t parts, double* partial, double* sums /*(D)*/,
                  cudaStream_t stream);
