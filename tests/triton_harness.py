@@ -263,6 +263,7 @@ def _type(parameter: Any, value: Any) -> str:
         return "constexpr"
     if isinstance(value, Tensor):
         names = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16"}
+        names[torch.int64] = "i64"
         return "*" + names.get(value.dtype, "fp16")
     if isinstance(value, int):
         return "i32" if -(2**31) <= value < 2**31 else "i64"
