@@ -4,8 +4,6 @@ Several views of the same samples share a tile where they fit, and the tile of t
 """
 
 import itertools
-from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +13,7 @@ from ._crops import Crops, Teachers
 
 _TILE_BYTES = 8 << 20  # of float32: measured, K 1024 to 8142
 _COLUMNS = 64, 352  # fewest and most rows of x in a tile
+_KEPT_COLUMNS = 768  # most in a tile that is kept: wider products are faster
 
 # Nats: P >= exp(-2 NARROW) / K then, so that float32 holds column sums of P and their inverses.
 NARROW = 30.0
@@ -26,14 +25,6 @@ class ColumnCrops(Crops):
     def __init__(self, x, weight, teachers: Teachers, inv_temperature: float):
         super().__init__(x, weight, teachers, inv_temperature)
         self.kernels = backend.implementation(teachers.name, "crops")
-        columns = weight.shape[0]
-        size = _TILE_BYTES // (4 * columns) // 16 * 16
-        size = min(max(size, _COLUMNS[0]), _COLUMNS[1])
-        self.rows = _equal(self.samples, size)
-        self.views = _equal(len(teachers.sets), max(1, size // self.samples))
-        self.largest = max(r.stop - r.start for r in self.rows) * max(
-            v.stop - v.start for v in self.views
-        )
 
     def forward(self, with_prior: bool, kept: int) -> tuple[Tensor, Tensor | None, Tensor]:
         columns = self.weight.shape[0]
@@ -87,13 +78,23 @@ class ColumnCrops(Crops):
             beta = 1
         return d_x, d_weight
 
-    def _tiles(self, kept: int) -> Iterator[tuple[slice, slice, int | None]]:
+    def _tiles(self, kept: int) -> list[tuple[slice, slice, int | None]]:
         """Samples and views of every tile, and the first row of the cache that it takes, if any."""
+        count, views = self.samples, len(self.teachers.sets)
+        size = _TILE_BYTES // (4 * self.weight.shape[0]) // 16 * 16
+        size = min(max(size, _COLUMNS[0]), _COLUMNS[1])
+        stay = min(views, kept // count) if count <= size else 0
+        groups = [
+            *_equal(0, stay, max(1, _KEPT_COLUMNS // count)),
+            *_equal(stay, views, max(1, size // count)),
+        ]
+        tiles: list[tuple[slice, slice, int | None]] = []
         filled = 0
-        for rows, views in itertools.product(self.rows, self.views):
-            count = (rows.stop - rows.start) * (views.stop - views.start)
-            yield rows, views, filled if filled + count <= kept else None
-            filled += count
+        for rows, group in itertools.product(_equal(0, count, size), groups):
+            held = (rows.stop - rows.start) * (group.stop - group.start)
+            tiles.append((rows, group, filled if filled + held <= kept else None))
+            filled += held
+        return tiles
 
     def _place(self, memory: Tensor, first: int | None, rows: slice, views: slice) -> Tensor:
         """(K, V r), contiguous, inside the memory's rows from `first` on."""
@@ -102,7 +103,8 @@ class ColumnCrops(Crops):
         return memory[first : first + count].view(self.weight.shape[0], count)
 
     def _scratch(self, kept: int) -> Tensor:
-        rows = self.largest if kept < self.x.shape[0] else 0
+        tiles = [(r, v) for r, v, slot in self._tiles(kept) if slot is None]
+        rows = max(((r.stop - r.start) * (v.stop - v.start) for r, v in tiles), default=0)
         return self.kernels.workspace(self.x, rows, self.weight.shape[0])
 
     def _students(self, rows: slice, views: slice, of: Tensor | None = None) -> Tensor:
@@ -118,8 +120,9 @@ class ColumnCrops(Crops):
         return self.teachers.columns(rows, self.x.dtype)
 
 
-def _equal(count: int, size: int) -> list[slice]:
-    """`count` things in as few slices of at most `size` as there can be, of like length."""
+def _equal(first: int, last: int, size: int) -> list[slice]:
+    """`first` to `last` in as few slices of at most `size` as there can be, of like length."""
+    count = last - first
     parts = -(-count // size)
-    bounds: Any = [count * i // parts for i in range(parts + 1)]
+    bounds = [first + count * i // parts for i in range(parts + 1)] if parts else []
     return [slice(a, b) for a, b in itertools.pairwise(bounds)]
