@@ -26,57 +26,60 @@ class ColumnCrops(Crops):
         super().__init__(x, weight, teachers, inv_temperature)
         self.kernels = backend.implementation(teachers.name, "crops")
 
-    def forward(self, with_prior: bool, kept: int) -> tuple[Tensor, Tensor | None, Tensor]:
-        columns = self.weight.shape[0]
-        row_stats = self._stats(self.x.new_empty((4, self.x.shape[0]), dtype=torch.float64))
-        cache = self.kernels.workspace(self.x, kept, columns)
-        scratch = self._scratch(kept)
-        mass = self.x.new_zeros(columns, dtype=torch.float64) if with_prior else None
-        for rows, views, slot in self._tiles(kept):
-            tile = self._place(cache if slot is not None else scratch, slot, rows, views)
-            stats, targets = row_stats[:, views, rows], self._targets(rows)[views]
-            torch.mm(self.weight, self._students(rows, views).t(), out=tile)
-            self.kernels.forward(tile, targets, self.inv_temperature, stats, mass)
-            if slot is not None and not with_prior:
+    def gradients(
+        self, need_x: bool, need_weight: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        row_stats, scratch = self._new_stats(), self._scratch(0)
+        sums = _Sums(self, self.inv_temperature, need_x, need_weight)
+        for rows, views, _ in self._tiles(0):
+            tile, stats = self._place(scratch, None, rows, views), row_stats[:, views, rows]
+            targets = self._targets(rows)[views]
+            torch.mm(self.weight, self.students(rows, views).t(), out=tile)
+            self.kernels.forward(tile, targets, self.inv_temperature, stats, None)
+            if need_x or need_weight:
                 self.kernels.backward(tile, targets, self.inv_temperature, True, stats, None)
-        log_mass = None if mass is None else mass.log()
-        return row_stats.view(4, -1), log_mass, cache
+                sums.add(rows, views, tile)
+        return row_stats.view(4, -1), sums.d_x, sums.d_weight
+
+    def forward(self, kept: int) -> tuple[Tensor, Tensor, Tensor]:
+        columns = self.weight.shape[0]
+        cache, scratch = self.kernels.workspace(self.x, kept, columns), self._scratch(kept)
+        row_stats, mass = self._new_stats(), self.x.new_zeros(columns, dtype=torch.float64)
+        for rows, views, slot in self._tiles(kept):
+            tile = self._place(scratch if slot is None else cache, slot, rows, views)
+            torch.mm(self.weight, self.students(rows, views).t(), out=tile)
+            self.kernels.forward(
+                tile, self._targets(rows)[views], self.inv_temperature, row_stats[:, views, rows],
+                mass,
+            )  # fmt: skip
+        return row_stats.view(4, -1), mass.log(), cache
 
     def finish_kept(self, cache: Tensor, row_stats: Tensor, prior: Tensor) -> None:
-        stats = self._stats(row_stats)
         for rows, views, slot in self._tiles(cache.shape[0]):
             if slot is not None:
                 tile = self._place(cache, slot, rows, views)
-                self.kernels.backward(
-                    tile, self._targets(rows)[views], self.inv_temperature, True,
-                    stats[:, views, rows], prior,
-                )  # fmt: skip
+                self._d_columns(tile, rows, views, True, row_stats, prior)
 
     def backward(
-        self, cache: Tensor, row_stats: Tensor, prior: Tensor | None, d_loss: Tensor, factor: float,
+        self, cache: Tensor, row_stats: Tensor, prior: Tensor, d_loss: Tensor, factor: float,
         need_x: bool, need_weight: bool,
     ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
         number = float(d_loss) * factor * self.inv_temperature
-        stats, scratch = self._stats(row_stats), self._scratch(cache.shape[0])
-        d_x = torch.empty_like(self.x) if need_x else None
-        d_weight = torch.empty_like(self.weight) if need_weight else None
-        beta = 0  # the first tile finds uninitialised memory
+        sums = _Sums(self, number, need_x, need_weight)
+        scratch = self._scratch(cache.shape[0])
         for rows, views, slot in self._tiles(cache.shape[0]):
-            tile = self._place(cache if slot is not None else scratch, slot, rows, views)
-            students = self._students(rows, views)
+            tile = self._place(scratch if slot is None else cache, slot, rows, views)
             if slot is None:
-                torch.mm(self.weight, students.t(), out=tile)
-                self.kernels.backward(
-                    tile, self._targets(rows)[views], self.inv_temperature, False,
-                    stats[:, views, rows], prior,
-                )  # fmt: skip
-            if d_x is not None:
-                out = self._students(rows, views, d_x)
-                torch.addmm(out, tile.t(), self.weight, beta=0, alpha=number, out=out)
-            if d_weight is not None:
-                d_weight.addmm_(tile, students, beta=beta, alpha=number)
-            beta = 1
-        return d_x, d_weight
+                torch.mm(self.weight, self.students(rows, views).t(), out=tile)
+                self._d_columns(tile, rows, views, False, row_stats, prior)
+            sums.add(rows, views, tile)
+        return sums.d_x, sums.d_weight
+
+    def _d_columns(self, tile, rows, views, has_exp, row_stats, prior) -> None:
+        """Turn a tile into d_logits / inv_temperature."""
+        stats = row_stats.view(4, len(self.teachers.sets), self.samples)[:, views, rows]
+        targets = self._targets(rows)[views]
+        self.kernels.backward(tile, targets, self.inv_temperature, has_exp, stats, prior)
 
     def _tiles(self, kept: int) -> list[tuple[slice, slice, int | None]]:
         """Samples and views of every tile, and the first row of the cache that it takes, if any."""
@@ -107,17 +110,37 @@ class ColumnCrops(Crops):
         rows = max(((r.stop - r.start) * (v.stop - v.start) for r, v in tiles), default=0)
         return self.kernels.workspace(self.x, rows, self.weight.shape[0])
 
-    def _students(self, rows: slice, views: slice, of: Tensor | None = None) -> Tensor:
+    def students(self, rows: slice, views: slice, of: Tensor | None = None) -> Tensor:
         """Their rows of x: one view, or whole views."""
         first = views.start * self.samples + rows.start
         last = (views.stop - 1) * self.samples + rows.stop
         return (self.x if of is None else of)[first:last]
 
-    def _stats(self, row_stats: Tensor) -> Tensor:
-        return row_stats.view(4, len(self.teachers.sets), self.samples)
+    def _new_stats(self) -> Tensor:
+        return self.x.new_empty((4, len(self.teachers.sets), self.samples), dtype=torch.float64)
 
     def _targets(self, rows: slice) -> list[Tensor]:
         return self.teachers.columns(rows, self.x.dtype)
+
+
+class _Sums:
+    """d_x = number * tile.T @ weight and d_weight = number * tile @ x, over tiles."""
+
+    def __init__(self, crops: ColumnCrops, number: float, need_x: bool, need_weight: bool):
+        self.crops, self.number = crops, number
+        self.d_x = torch.empty_like(crops.x) if need_x else None
+        self.d_weight = torch.empty_like(crops.weight) if need_weight else None
+        self.beta = 0  # the first tile finds uninitialised memory
+
+    def add(self, rows: slice, views: slice, tile: Tensor) -> None:
+        crops, number = self.crops, self.number
+        if self.d_x is not None:
+            out = crops.students(rows, views, self.d_x)
+            torch.addmm(out, tile.t(), crops.weight, beta=0, alpha=number, out=out)
+        if self.d_weight is not None:
+            students = crops.students(rows, views)
+            self.d_weight.addmm_(tile, students, beta=self.beta, alpha=number)
+        self.beta = 1
 
 
 def _equal(first: int, last: int, size: int) -> list[slice]:
