@@ -393,4 +393,30 @@ PYBIND11_MODULE(_cpu, m) {
                                  iterations, tolerance, at<double>(out), threads);
       },
       NoGil());
+  m.def(
+      "cosine_forward",
+      [](Pointer x, int64_t n, int64_t d, int64_t stride, int dtype, Pointer y, int64_t y_stride,
+         double eps, Pointer stats, int threads) {
+        return active().cosine_forward(matrix(x, n, d, stride, dtype),
+                                       matrix(y, n, d, y_stride, dtype), eps, at<double>(stats),
+                                       threads);
+      },
+      NoGil());
+  m.def(
+      "cosine_backward",
+      [](Pointer x, int64_t n, int64_t d, int64_t stride, int dtype, Pointer y, int64_t y_stride,
+         double eps, Pointer stats, double g, Pointer d_x, Pointer d_y, int threads) {
+        active().cosine_backward(matrix(x, n, d, stride, dtype), matrix(y, n, d, y_stride, dtype),
+                                 eps, at<double>(stats), g, matrix(d_x, n, d, d, dtype),
+                                 matrix(d_y, n, d, d, dtype), threads);
+      },
+      NoGil());
+  m.def(
+      "nearest",
+      [](Pointer tile, int64_t r, int64_t c, int64_t stride, int dtype, Pointer own, Pointer index,
+         int threads) {
+        active().nearest(matrix(tile, r, c, stride, dtype), at<int64_t>(own), at<int64_t>(index),
+                         threads);
+      },
+      NoGil());
 }

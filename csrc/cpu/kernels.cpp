@@ -42,5 +42,8 @@ const Kernels kernels{
     unit_rows_backward,
     transport,
     transport_pairs,
+    cosine_forward,
+    cosine_backward,
+    nearest,
 };
 }  // namespace ssl_fast::SSL_FAST_ISA

@@ -173,6 +173,14 @@ struct Kernels {
   void (*transport_pairs)(const Points& points, const int64_t* starts, const int64_t* pairs,
                           int64_t count, double epsilon, int p, int iterations, double tolerance,
                           double* out, int threads);
+  // x, y [N, D] of one type; stats [3, N]: xy, |x|, |y|. Returns the sum of the cosines.
+  double (*cosine_forward)(const Matrix& x, const Matrix& y, double eps, double* stats,
+                           int threads);
+  // d_x, d_y [N, D] of x's type, either without data.
+  void (*cosine_backward)(const Matrix& x, const Matrix& y, double eps, const double* stats,
+                          double g, const Matrix& d_x, const Matrix& d_y, int threads);
+  // tile [R, C] is overwritten at own [R]; index [R].
+  void (*nearest)(const Matrix& tile, const int64_t* own, int64_t* index, int threads);
 };
 
 // Huge pages for a buffer of at least `least` bytes that is about to be written; dispatch.cpp.

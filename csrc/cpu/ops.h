@@ -81,6 +81,11 @@ void transport_pairs(const Points& points, const int64_t* starts, const int64_t*
                      int64_t count, double epsilon, int p, int iterations, double tolerance,
                      double* out, int threads);
 
+double cosine_forward(const Matrix& x, const Matrix& y, double eps, double* stats, int threads);
+void cosine_backward(const Matrix& x, const Matrix& y, double eps, const double* stats, double g,
+                     const Matrix& d_x, const Matrix& d_y, int threads);
+void nearest(const Matrix& tile, const int64_t* own, int64_t* index, int threads);
+
 // max_k l_k
 template <typename C>
 inline C largest(const C* l, int64_t columns) {
