@@ -57,4 +57,18 @@ void cross_entropy_backward(const Scores& logits, double inv_temperature, const 
                             void* d_logits /*(N, K) as logits*/, int64_t d_logits_stride,
                             void* scratch, cudaStream_t stream);
 
+// Scratch that prior_* want.
+int64_t prior_scratch_bytes(int64_t n, int64_t k);
+
+void prior_columns(const Scores& logits, double inv_temperature, const double* row_stats /*(4, N)*/,
+                   int64_t row_stats_stride, double* log_mass /*(K)*/, void* scratch,
+                   cudaStream_t stream);
+
+// Targets with null values: none. d_loss: null or one float32.
+void prior_backward(const Scores& logits, double inv_temperature, const Targets& targets,
+                    const double* row_stats /*(4, N)*/, int64_t row_stats_stride,
+                    const double* prior /*(2, K)*/, const float* d_loss /*()*/, double factor,
+                    void* d_logits /*(N, K) as logits*/, int64_t d_logits_stride, void* scratch,
+                    cudaStream_t stream);
+
 }  // namespace ssl_fast
