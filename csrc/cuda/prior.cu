@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(128, 1)
   const bool given = targets.values != nullptr;
   const double upstream = d_loss == nullptr ? 1.0 : *d_loss;
   const float g = static_cast<float>(factor * logits.inv_temperature * upstream);
-  float col2[V];
+  float col2[V] = {};
   if (given) load_col2<V>(targets, k, col2);
   for (int64_t i = blockIdx.y; i < logits.n; i += gridDim.y) {
     const RowLog row = row_log(row_stats, stats_stride, i);
