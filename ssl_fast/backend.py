@@ -30,15 +30,17 @@ PREFERENCE = {
     ("cpu", "uniformity"): ("native", "reference"),
     ("cpu", "transport"): ("native", "reference"),
     ("cpu", "wasserstein"): ("native", "reference"),
+    ("cpu", "cosine"): ("native", "reference"),
     ("cuda", "sinkhorn"): ("native", "triton", "reference"),
     ("cuda", "cross_entropy"): ("native", "triton", "reference"),
     ("cuda", "linear_cross_entropy"): ("triton", "native", "reference"),
     ("cuda", "prior"): ("triton", "native", "reference"),
-    ("cuda", "covariance"): ("reference",),
+    ("cuda", "covariance"): ("triton", "reference"),
     ("cuda", "contrastive"): ("triton", "native", "reference"),
     ("cuda", "uniformity"): ("triton", "reference"),
     ("cuda", "transport"): ("triton", "reference"),
     ("cuda", "wasserstein"): ("native", "triton", "reference"),
+    ("cuda", "cosine"): ("reference",),
 }
 _HALF_AND_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
 

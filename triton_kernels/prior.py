@@ -1,6 +1,6 @@
 """Column sums of P = softmax(l), l = logits * inv_temperature, for priors on prototypes.
 
-    p_k = sum_i P_ik;   G = N dKL/dp, given as w and c with P_ik G_k = R_ik = w_k exp(log P_ik - c_k)
+    p_k = sum_i P_ik;   G = N dKL/dp, given as w and c: P_ik G_k = R_ik = w_k exp(log P_ik - c_k)
     dloss / dl_ik = a_i P_ik - q_ik + R_ik - P_ik h_i,    h_i = sum_j R_ij
 
 Alone, or with the cross-entropy of the same tile (MSN; PMSN, Eq. 9). Not stored: P, q, R. Bytes:
@@ -103,7 +103,7 @@ def _load(pointer, stride, rows, cols, mask):
 
 @triton.jit
 def _log_softmax(tile, stats, stride, rows, N, mask, inv_temperature, less):
-    """log P_ik - less_k (R, C) float32: in float64 where a term exceeds NARROW; less (C,) float64."""
+    """log P_ik - less_k (R, C), formed in float64 where it exceeds NARROW; less (C,) float64."""
     shift = tl.load(stats + rows, mask=rows < N, other=0.0)
     log = tl.load(stats + stride + rows, mask=rows < N, other=0.0)
     near = tl.where(mask, tile - shift.to(tl.float32)[:, None], 0.0)

@@ -10,6 +10,10 @@ and a line in the table below: the name on the command line, its module, what it
 """
 
 EXPERIMENTS = {
+    "prototype-collapse": (
+        "prototype_collapse",
+        "PAUC's tiny experiment: NEMD of PCL and PAUC on the unit circle, and its three terms",
+    ),
     "uniformity-metrics": (
         "uniformity_metrics",
         "-W2 and -L_U under permutation, cloning and collapse (no training)",

@@ -7,14 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import adjusted_rand_score, silhouette_score
-from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler, normalize
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.utils.data import DataLoader
+
+from .. import metrics
 
 CLUSTERED = 5000  # rows: the silhouette costs their square
 
@@ -81,9 +80,9 @@ class Pixels(nn.Module):
 
 def knn_accuracy(f: Features, neighbours: int = 5) -> float:
     """Majority of the 5 nearest by Euclidean distance of L2-normalised features, as ReSA's code."""
-    classifier = KNeighborsClassifier(min(neighbours, len(f.train)))
-    classifier.fit(normalize(f.train), f.train_labels)
-    return float(classifier.score(normalize(f.test), f.test_labels))
+    return metrics.knn_accuracy(
+        f.train, f.train_labels, f.test, f.test_labels, neighbours=neighbours
+    )
 
 
 def probe_accuracy(f: Features) -> float:
@@ -94,11 +93,12 @@ def probe_accuracy(f: Features) -> float:
 
 def measure(f: Features) -> dict[str, float]:
     keep = np.linspace(0, len(f.train) - 1, min(CLUSTERED, len(f.train))).astype(int)
-    rows, labels = normalize(f.train[keep]), f.train_labels[keep]
-    clusters = KMeans(len(np.unique(labels)), n_init=3, random_state=0).fit_predict(rows)
+    rows, labels = f.train[keep], f.train_labels[keep]
+    shape = metrics.silhouette(rows, labels)
     return {
         "knn": knn_accuracy(f),
         "probe": probe_accuracy(f),
-        "ari": float(adjusted_rand_score(labels, clusters)),
-        "silhouette": float(silhouette_score(rows, labels)),
+        "ari": metrics.kmeans_ari(rows, labels),
+        "silhouette": shape.mean,
+        "silhouette_std": shape.std,
     }
