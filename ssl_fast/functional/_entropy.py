@@ -13,9 +13,9 @@ from torch import Tensor
 from . import _check, _distributed
 from ._autograd import apply, first_output_only, once_differentiable
 from ._linear_cross_entropy import Products
-from ._unit import UnitRows
 from ._operator import operator
 from ._tiles import product, product_dtype, row_slices
+from ._unit import UnitRows
 
 _PLAIN = "reference"
 
