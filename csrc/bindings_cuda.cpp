@@ -153,6 +153,37 @@ PYBIND11_MODULE(_cuda, m) {
       },
       NoGil());
 
+  m.def("prior_scratch_bytes", [](int64_t n, int64_t k, int device) {
+    DeviceGuard guard(device);
+    return prior_scratch_bytes(n, k);
+  });
+  m.def(
+      "prior_columns",
+      [](Pointer l, int64_t n, int64_t k, int64_t stride, int dtype, double inv_temperature,
+         Pointer row_stats, int64_t row_stats_stride, Pointer log_mass, Pointer scratch, int device,
+         Pointer stream) {
+        DeviceGuard guard(device);
+        prior_columns(matrix(l, n, k, stride, dtype), inv_temperature, at<double>(row_stats),
+                      row_stats_stride, at<double>(log_mass), at<void>(scratch), stream_at(stream));
+      },
+      NoGil());
+  m.def(
+      "prior_backward",
+      [](Pointer l, int64_t n, int64_t k, int64_t stride, int dtype, double inv_temperature,
+         Pointer values, int64_t values_stride, int values_dtype, double scale, Pointer row,
+         Pointer col, Pointer row_stats, int64_t row_stats_stride, Pointer prior, Pointer d_loss,
+         double factor, Pointer d_logits, int64_t d_logits_stride, Pointer scratch, int device,
+         Pointer stream) {
+        DeviceGuard guard(device);
+        prior_backward(matrix(l, n, k, stride, dtype), inv_temperature,
+                       {matrix(values, n, k, values_stride, values_dtype), scale, at<double>(row),
+                        at<double>(col)},
+                       at<double>(row_stats), row_stats_stride, at<double>(prior),
+                       at<float>(d_loss), factor, at<void>(d_logits), d_logits_stride,
+                       at<void>(scratch), stream_at(stream));
+      },
+      NoGil());
+
   m.def(
       "column_sums",
       [](Pointer z, int64_t n, int64_t d, int64_t stride, int dtype, int64_t parts, Pointer partial,

@@ -34,6 +34,7 @@ PREFERENCE = {
     ("cuda", "sinkhorn"): ("native", "triton", "reference"),
     ("cuda", "cross_entropy"): ("native", "triton", "reference"),
     ("cuda", "linear_cross_entropy"): ("triton", "native", "reference"),
+    ("cuda", "prior"): ("triton", "native", "reference"),
     ("cuda", "covariance"): ("triton", "reference"),
     ("cuda", "contrastive"): ("triton", "native", "reference"),
     ("cuda", "uniformity"): ("triton", "reference"),

@@ -20,7 +20,9 @@ from torch import Tensor
 
 from ssl_fast._polar import TorchKernels
 from ssl_fast.reference import contrastive as contrastive_reference
+from ssl_fast.functional._prior import divergence
 from ssl_fast.reference import cross_entropy as cross_entropy_reference
+from ssl_fast.reference import prior as prior_reference
 from ssl_fast.reference import sinkhorn as sinkhorn_reference
 from ssl_fast.reference import wasserstein as wasserstein_reference
 
@@ -292,6 +294,52 @@ def test_statistics_of_a_slice_of_rows(kernels):
     part = SimpleNamespace(values=targets.values[5:12], scale=None, row=None, col=None)
     actual = kernels.backward(logits[5:12], 7.0, part, rows[:, 5:12], None, None, 1.0)
     assert torch.equal(actual, expected)
+
+
+def check_prior(kernels, logits, targets, reverse: bool, d_loss: Tensor | None = None) -> None:
+    """Statistics, log of the column sums, and the divergence's gradient, in place too."""
+    n, k = logits.shape
+    wide = logits.double()
+    row_stats, log_mass = kernels.prior_forward(logits, 7.0, targets)
+    exact_stats, exact_mass = prior_reference.forward(wide, 7.0, targets)
+    assert_near(row_stats[2:3], exact_stats[2:3], TOLERANCE)
+    assert_near(log_mass, exact_mass, TOLERANCE)
+    log_prior = random(1, k, seed=5)[0].double().log_softmax(0)
+    prior = divergence(exact_mass, n, log_prior, reverse, 2.0)[1]
+    tail = (prior, d_loss, 1 / n)
+    actual = kernels.prior_backward(logits, 7.0, targets, row_stats, *tail)
+    exact = prior_reference.backward(wide, 7.0, targets, exact_stats, *tail)
+    rounding = {torch.float32: 5 * TOLERANCE, torch.bfloat16: 2**-8, torch.float16: 2**-10}
+    assert actual.dtype == logits.dtype
+    largest, cancelled = float(exact.abs().max()), 1e-5 / n  # of terms up to 2 * 7 * 1.5 / n
+    error = float((actual.double() - exact).abs().max())
+    assert error <= rounding[logits.dtype] * largest + cancelled
+    own = logits.clone()
+    assert kernels.prior_backward(own, 7.0, targets, row_stats, *tail, own) is own
+    assert torch.equal(own, actual)
+
+
+@pytest.mark.parametrize("kind", ["none", "dense", "sinkhorn"])
+@pytest.mark.parametrize(("dtype", "target_dtype"), PAIRS)
+@pytest.mark.parametrize("shape", [(3, 2050), (19, 40)] + ([] if SANITIZED else [(1, 1), (70, 13)]))
+def test_prior(kernels, shape, dtype, target_dtype, kind):
+    logits = strided(random(*shape, dtype=dtype, seed=3))
+    targets = None if kind == "none" else make_targets(shape, target_dtype, kind)
+    check_prior(kernels, logits, targets, kind == "dense", torch.tensor(-1.5))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("case", ["1e4", "unused", "collapsed"])
+def test_prior_of_unusual_logits(kernels, case, reverse):
+    """Beyond 64 nats exponents are formed in float64; p may be exp(-500)."""
+    logits = random(37, 70)
+    if case == "1e4":
+        logits *= 1e3
+    elif case == "unused":
+        logits[:, 3] -= 500 / 7.0
+    else:
+        logits = logits[:1].repeat(37, 1)
+    check_prior(kernels, logits, make_targets((37, 70), torch.float32, "sinkhorn"), reverse)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -61,7 +61,14 @@ def usual(dtype: torch.dtype) -> None:
     stats = cross_entropy.forward(scores, 10.0, targets, False, 1.0)[1]
     cross_entropy.backward(scores, 10.0, targets, stats, None, meta(), 1.0)
     sinkhorn.evaluate(scores, SCALE, potential(4096), potential(3000))
+    prior_term(scores, targets)
     wasserstein(dtype, 1024, 512)
+
+
+def prior_term(logits: torch.Tensor, targets, d_loss: torch.Tensor | None = None) -> None:
+    prior, out = kernels("prior"), meta(2, logits.shape[1], dtype=torch.float64)
+    stats, _ = prior.forward(logits, 10.0, targets)
+    prior.backward(logits, 10.0, targets, stats, out, d_loss, 1.0)
 
 
 def wasserstein(dtype: torch.dtype, n: int, d: int) -> None:
@@ -95,6 +102,8 @@ def unusual(dtype: torch.dtype) -> None:
         logits, targets = meta(n, n, dtype=dtype), dense_targets(n, n, dtype)
         _, rows, columns = cross_entropy.forward(logits, 10.0, targets, True, 1.0)
         cross_entropy.backward(logits, 10.0, targets, rows, columns, d_loss, 1.0)
+    prior_term(scores, None, meta())
+    prior_term(meta(128, 128, dtype=dtype), dense_targets(128, 128, dtype))
 
 
 def smallest() -> None:
@@ -106,6 +115,7 @@ def smallest() -> None:
     for targets in (dense_targets(1, 1, SINGLE), scored_targets(1, 1, SINGLE)):
         _, rows, columns = cross_entropy.forward(one, 10.0, targets, True, 1.0)
         cross_entropy.backward(one, 10.0, targets, rows, columns, meta(1), 1.0)
+        prior_term(one, targets, meta())
         cross_entropy.linear_forward(one, one, 10.0, targets, True, 1.0)
         cross_entropy.linear_backward(
             one, one, 10.0, targets, rows, columns, meta(1), 1.0, True, True
@@ -178,6 +188,7 @@ def test_kernels_compile(capability):
     _todo = [(launch, capability) for launch in launches(capability)]
     assert len({launch.kernel.fn for launch, _ in _todo}) == 12
     assert len({launch.kernel.fn for launch, _ in _todo}) == 13
+    assert len({launch.kernel.fn for launch, _ in _todo}) == 16
     with multiprocessing.get_context("fork").Pool(2) as pool:
         faults = [fault for fault in pool.map(_compile, range(len(_todo)), chunksize=1) if fault]
     assert not faults, "\n".join(faults)

@@ -80,6 +80,20 @@ void contrastive_pairs_backward(const Scores& tile, double scale, double shift, 
                                 const float* blocks /*(M, views)*/, bool narrow,
                                 cudaStream_t stream);
 
+// Scratch that prior_* want.
+int64_t prior_scratch_bytes(int64_t n, int64_t k);
+
+void prior_columns(const Scores& logits, double inv_temperature, const double* row_stats /*(4, N)*/,
+                   int64_t row_stats_stride, double* log_mass /*(K)*/, void* scratch,
+                   cudaStream_t stream);
+
+// Targets with null values: none. d_loss: null or one float32.
+void prior_backward(const Scores& logits, double inv_temperature, const Targets& targets,
+                    const double* row_stats /*(4, N)*/, int64_t row_stats_stride,
+                    const double* prior /*(2, K)*/, const float* d_loss /*()*/, double factor,
+                    void* d_logits /*(N, K) as logits*/, int64_t d_logits_stride, void* scratch,
+                    cudaStream_t stream);
+
 // The steps between the products of a polar iteration. `partial` holds (parts, D).
 void column_sums(const Scores& z, int64_t parts, double* partial, double* sums /*(D)*/,
                  cudaStream_t stream);
