@@ -40,10 +40,10 @@ class CWRGP(Siamese):
         z = self.project(batch.views)
         return Output(self.criterion(z), z)
 
-    def check_batch(self, size: int) -> None:
-        super().check_batch(size)
-        if size >= self.channels // self.groups:
+    def check(self, batch_size: int, images: int) -> None:
+        super().check(batch_size, images)
+        if batch_size >= self.channels // self.groups:
             raise ValueError(
-                f"batch_size {size} must be below the channels of a group, "
+                f"batch_size {batch_size} must be below the channels of a group, "
                 f"{self.channels} / {self.groups}: fewer groups, or a larger embedding_dim"
             )
