@@ -352,6 +352,27 @@ PYBIND11_MODULE(_cpu, m) {
       },
       NoGil());
   m.def(
+      "unit_rows_forward",
+      [](Pointer x, int64_t n, int64_t d, int64_t stride, int dtype, Pointer unit, Pointer norm,
+         int threads) {
+        active().unit_rows_forward(matrix(x, n, d, stride, dtype), at<void>(unit), at<void>(norm),
+                                   threads);
+      },
+      NoGil());
+  m.def(
+      "unit_rows_backward",
+      [](Pointer d_unit, int64_t n, int64_t d, int64_t stride, int dtype, Pointer unit,
+         Pointer norm, Pointer out, int64_t out_stride, int out_dtype, int threads) {
+        active().unit_rows_backward(matrix(d_unit, n, d, stride, dtype), at<void>(unit),
+                                    at<void>(norm), matrix(out, n, d, out_stride, out_dtype),
+                                    threads);
+      },
+      NoGil());
+  // For memory that is written at once: fewer page faults.
+  m.def("advise_huge_pages", [](Pointer p, int64_t bytes, int64_t least) {
+    ssl_fast::advise_huge_pages(at<void>(p), bytes, least);
+  });
+  m.def(
       "transport",
       [](Pointer x, Pointer x_columns, int64_t n, Pointer y, Pointer y_columns, int64_t k,
          int64_t d, int dtype, double epsilon, int p, int iterations, double tolerance, Pointer f,
@@ -370,6 +391,32 @@ PYBIND11_MODULE(_cpu, m) {
         active().transport_pairs({at<void>(points), at<void>(columns), n, d, dtype},
                                  at<int64_t>(starts), at<int64_t>(pairs), count, epsilon, p,
                                  iterations, tolerance, at<double>(out), threads);
+      },
+      NoGil());
+  m.def(
+      "cosine_forward",
+      [](Pointer x, int64_t n, int64_t d, int64_t stride, int dtype, Pointer y, int64_t y_stride,
+         double eps, Pointer stats, int threads) {
+        return active().cosine_forward(matrix(x, n, d, stride, dtype),
+                                       matrix(y, n, d, y_stride, dtype), eps, at<double>(stats),
+                                       threads);
+      },
+      NoGil());
+  m.def(
+      "cosine_backward",
+      [](Pointer x, int64_t n, int64_t d, int64_t stride, int dtype, Pointer y, int64_t y_stride,
+         double eps, Pointer stats, double g, Pointer d_x, Pointer d_y, int threads) {
+        active().cosine_backward(matrix(x, n, d, stride, dtype), matrix(y, n, d, y_stride, dtype),
+                                 eps, at<double>(stats), g, matrix(d_x, n, d, d, dtype),
+                                 matrix(d_y, n, d, d, dtype), threads);
+      },
+      NoGil());
+  m.def(
+      "nearest",
+      [](Pointer tile, int64_t r, int64_t c, int64_t stride, int dtype, Pointer own, Pointer index,
+         int threads) {
+        active().nearest(matrix(tile, r, c, stride, dtype), at<int64_t>(own), at<int64_t>(index),
+                         threads);
       },
       NoGil());
 }

@@ -1,5 +1,6 @@
 """One table of Lightly's classes: options and inputs from which all compat tests are generated."""
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ class Case:
     rows: Sequence[int] = (8, 13, 200)
     tolerance: float = 1e-11  # of float64 results, where Lightly rounds something to float32
     half: bool = True  # Lightly takes bfloat16
+    kernel: bool = True  # products and decompositions alone are PyTorch's
     sharded: bool = True  # the processes' inputs may be slices of one process's
 
 
@@ -102,6 +104,18 @@ def vicregl(rows: int, step: int) -> tuple:
     if rows == 13:
         return features, grids
     return features[:2], grids[:2], features[2:], grids[2:]
+
+
+def maps() -> tuple:
+    """Shapes that broadcast, of more than two dimensions."""
+    shapes = ((4, 5, 6), (4, 1, 6))
+    return tuple(normal(*shape, dtype=torch.float64, seed=i) for i, shape in enumerate(shapes))
+
+
+def ordered(x0: Tensor, x1: Tensor) -> Tensor:
+    """A loss that sees which row stands where."""
+    weights = torch.linspace(0, 1, len(x0), dtype=x0.dtype)
+    return ((x0 - x1).square().sum(1) * weights).mean()
 
 
 CASES: dict[str, Case] = {
@@ -227,6 +241,60 @@ CASES: dict[str, Case] = {
         rows=(8, 13),
         half=False,
     ),
+    "NegativeCosineSimilarity": Case(
+        "negative_cosine_similarity",
+        lambda rows, step: views(2, 24)(rows, step) if rows != 13 else maps(),
+        options=({}, {"dim": 0, "eps": 10.0}, {"dim": -1}),
+    ),
+    "SymNegCosineSimilarityLoss": Case(
+        "sym_neg_cos_sim_loss",
+        lambda rows, step: (views(2, 24)(rows, 0), views(2, 24)(rows, 1)),
+    ),
+    "KoLeoLoss": Case("koleo_loss", views(1, 24), options=({}, {"p": 1.0, "eps": 1e-3})),
+    "TiCoLoss": Case(
+        "tico_loss",
+        views(2, 24),
+        options=({}, {"beta": 0.5, "rho": 20.0}),
+        gather="gather_distributed",
+        steps=3,
+    ),
+    "MMCRLoss": Case(
+        "mmcr_loss",
+        lambda rows, step: tuple(normal(rows, 3, 20, seed=i).double() for i in range(2)),
+        options=({}, {"lmda": 0.5}, {"lmda": 0}),
+        rows=(8, 13, 40),
+        tolerance=1e-9,
+        half=False,
+    ),
+    "FroSSLLoss": Case(
+        "frossl_loss",
+        lambda rows, step: (list(views(3 if rows == 13 else 2, 24)(rows, step)),),
+        options=({}, {"invariance_weight": 5.0}),
+        kernel=False,
+    ),
+    "WMSELoss": Case(
+        "wmse_loss",
+        lambda rows, step: views(1, 6)(6 * rows, step),
+        options=(
+            {"embedding_dim": 6, "w_size": 13},
+            {"embedding_dim": 6, "w_size": 26, "w_iter": 2, "eps": 0.2, "num_samples": 3},
+            {"embedding_dim": 6, "w_size": 13, "loss_fn": ordered, "momentum": 0.3},
+            {"embedding_dim": 6, "w_size": 39, "track_running_stats": False},
+        ),
+        rows=(13, 26),
+        steps=2,
+        half=False,
+        sharded=False,
+    ),
+    "Whitening2d": Case(
+        "wmse_loss",
+        views(1, 6),
+        options=({"num_features": 6}, {"num_features": 6, "eps": 0.2, "momentum": 0.3}),
+        kernel=False,
+        rows=(13, 200),
+        steps=2,
+        half=False,
+    ),
 }
 
 
@@ -247,12 +315,17 @@ def run(
     loss_fn = cls(**options)
     if dtype == torch.float64:
         loss_fn.double()  # Lightly's bank must have the inputs' type
+    prepared = functools.partial(
+        leaf, dtype=dtype, rows=rows, shard=shard if case.sharded else None
+    )
     values, gradients = [], []
     for step in range(case.steps):
-        shard = shard if case.sharded else None
-        arguments = tree_map(lambda x: leaf(x, dtype, rows, shard), case.inputs(rows, step))
+        arguments = tree_map(prepared, case.inputs(rows, step))
         value = loss_fn(*arguments)
-        value.backward(torch.full_like(value, -1.5))
+        upstream = torch.full_like(value, -1.5)
+        if value.numel() > 1:
+            upstream = normal(*value.shape, seed=7).to(value.dtype)
+        value.backward(upstream)
         values.append(value.detach())
         gradients += [x.grad for x in tree_leaves(arguments) if isinstance(x, Tensor)]
     return Outcome(values, gradients, dict(loss_fn.named_buffers()))

@@ -390,6 +390,8 @@ def proto_nce(
 
 def _unit(x: Tensor, normalize: bool) -> Tensor:
     return torch.nn.functional.normalize(x, dim=1) if normalize else x
+
+
 def sinkhorn_plan(x: Tensor, y: Tensor, epsilon: float, p: int, iterations: int) -> Tensor:
     """Cuturi's plan (N, M) for uniform weights, by that many steps in the log domain."""
     costs = (x[:, None] - y[None]).square().sum(2)

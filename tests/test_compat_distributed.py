@@ -49,7 +49,7 @@ def test_equals_lightly(found, name) -> None:
 
 @pytest.mark.parametrize("name", ["MSNLoss", "BarlowTwinsLoss"])
 def test_not_strict(found, name) -> None:
-    """strict=False: every rank has the loss of all rows, the gradients' mean is that of one process.
+    """strict=False: every rank has all rows' loss, and the gradients' mean is one process's.
 
     MSN's anchors: each rank holds its slice of the first view.
     """

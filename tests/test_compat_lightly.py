@@ -40,7 +40,13 @@ def test_signatures(name) -> None:
         other = parameters(getattr(getattr(theirs, name), method))
         extra = {p[0] for p in mine} - {p[0] for p in other}
         assert extra <= EXTRA
-        assert [p for p in mine if p[0] not in extra] == other
+        assert [by_name(p) for p in mine if p[0] not in extra] == [by_name(p) for p in other]
+
+
+def by_name(parameter: tuple) -> tuple:
+    """A default that is a function is known by its name."""
+    name, kind, default = parameter
+    return name, kind, getattr(default, "__name__", default)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -87,6 +93,8 @@ def test_float32(name, options) -> None:
         with dispatch.trace() as ran:
             actual = run(getattr(ours, name), case, options, rows, torch.float32)
         assert_equal(actual, native, exact, 8 * EPS)
+        if not case.kernel or "loss_fn" in options:
+            continue
         assert ran, "no kernel ran"
         assert {used for _, used in ran} == {"native"}
 
@@ -140,7 +148,7 @@ def assert_equal(actual: Outcome, native: Outcome, exact: Outcome, floor: float)
 
 
 def assert_close(what, actual, native, exact, floor) -> None:
-    allowed = 2 * error(native, exact) + floor * float(exact.abs().max())
+    allowed = 2 * error(native, exact) + floor * max(float(exact.abs().max()), 1e-2)
     assert bool(actual.isfinite().all()), what
     assert error(actual, exact) <= allowed, f"{what}: {error(actual, exact):.3g} > {allowed:.3g}"
 
@@ -151,7 +159,7 @@ def test_copies_and_states(name) -> None:
     case = CASES[name]
     options = case.options[0]
     mine, other = getattr(ours, name)(**options), getattr(theirs, name)(**options)
-    arguments = [case.inputs(16, step) for step in range(2)]
+    arguments = [case.inputs(case.rows[-1], step) for step in range(2)]
     mine.float(), other.float()
     mine(*arguments[0]), other(*arguments[0])
     copied = copy.deepcopy(mine)

@@ -25,15 +25,20 @@ from ssl_fast import backend as dispatch
 from ssl_fast import functional
 from ssl_fast.functional import (
     Assignment,
+    alignment,
     covariance_penalty,
     cross_correlation_penalty,
-    alignment,
+    decoupled_nt_xent,
     gaussian_uniformity,
+    info_nce,
     linear_soft_cross_entropy,
     msn,
     multi_crop_cross_entropy,
+    multi_view_nt_xent,
+    nt_xent,
     nuclear_norm,
     prior_kl,
+    proto_nce,
     prototype_alignment,
     prototype_correlation,
     prototype_uniformity,
@@ -48,6 +53,7 @@ from ssl_fast.losses import MMCRLoss, ReSALoss
 from ssl_fast.losses import AlignUniformLoss, ReSALoss
 
 PRIOR = torch.tensor([0.5, 0.2, 0.1, 0.1, 0.1])
+INDEX = torch.tensor([4, 0, 0, 2, 1])
 CENTER = 0.1 * normal(5, seed=3)
 
 
@@ -88,6 +94,16 @@ FORMS = {
     ),
     "prior": lambda x, y, s: prior_kl(x @ y.T, PRIOR.to(s), reverse=True),
     "msn": lambda x, y, s: msn(x, s[:, :3], y, prior=PRIOR.to(s), sinkhorn_iterations=2),
+    "nt_xent": lambda x, y, s: nt_xent(x, y, temperature=0.1),
+    "nt_xent, views": lambda x, y, s: multi_view_nt_xent([x, y, x * y]),
+    "nt_xent, decoupled": lambda x, y, s: decoupled_nt_xent(x, y, weights=s[0], normalize=False),
+    "info_nce": lambda x, y, s: info_nce(x, y, reduction="none"),
+    "info_nce, queue": lambda x, y, s: info_nce(x, y, s[:, :3]),
+    "info_nce, wide": lambda x, y, s: info_nce(x, x.detach(), y, normalize=False, temperature=0.01),
+    "proto_nce": lambda x, y, s: proto_nce(x, y, PRIOR.to(s), INDEX, reduction="sum"),
+    "proto_nce, sampled": lambda x, y, s: proto_nce(
+        x, y, PRIOR.to(s), INDEX, negatives=INDEX[:3], duplicates="ignore"
+    ),
     "variance": lambda x, y, s: variance_hinge(x - 2 * y),
     "covariance": lambda x, y, s: covariance_penalty(x - 2 * y),
     "covariance, dual": lambda x, y, s: covariance_penalty(wide(x, y)),
@@ -189,7 +205,7 @@ def calls() -> dict[str, list[tuple]]:
         "gaussian_potential": [], "alignment_forward": [], "alignment_backward": [],
         "correlation_forward": [], "correlation_backward": [],
         "transport_forward": [], "transport_backward": [],
-        **calls_of_prior(name), **calls_of_crops(name),
+        **calls_of_prior(name), **calls_of_crops(name), **calls_of_contrast(name),
         "covariance_forward": [], "covariance_backward": [],
         "cross_correlation_forward": [(x, y, 0.1, 1e-5, grad, name, "") for grad in (True, False)],
         "wasserstein_forward": [
@@ -279,6 +295,34 @@ def calls_of_crops(name: str) -> dict[str, list[tuple]]:
     }
 
 
+def calls_of_contrast(name: str) -> dict[str, list[tuple]]:
+    x, y, s = operands()
+    ops, d_loss = torch.ops.ssl_fast, torch.tensor(0.7)
+    found: dict[str, list[tuple]] = {
+        "contrastive_rows_forward": [], "contrastive_rows_backward": [],
+        "contrastive_pairs_forward": [], "contrastive_pairs_backward": [],
+    }  # fmt: skip
+    for pair, scales, without, normalize, reduction in (
+        (y, (None, None), (INDEX, INDEX + 1), 2, "none"),
+        (x, (PRIOR, CENTER), (None, None), 0, "mean"),
+        (None, (None, None), (None, None), 1, "sum"),
+    ):
+        forward = (x, y, pair, 2.0, *scales, *without, normalize, reduction, True, name, "")
+        found["contrastive_rows_forward"].append(forward)
+        held = ops.contrastive_rows_forward(*forward)[1:4]
+        d_rows = normal(5, seed=8) if reduction == "none" else d_loss
+        found["contrastive_rows_backward"].append(
+            (x, y, pair, 2.0, *scales, *without, normalize, *held, d_rows, 0.5, True, True,
+             pair is not None, name)
+        )  # fmt: skip
+    for others, weights, normalize in (([y], None, True), ([y, x * y], s[:, :3], False)):
+        pairs = (x, others, weights, 2.0, normalize, weights is not None, name)
+        found["contrastive_pairs_forward"].append(pairs)
+        held = ops.contrastive_pairs_forward(*pairs)[1:]
+        found["contrastive_pairs_backward"].append((x, others, 2.0, normalize, *held, d_loss, name))
+    return found
+
+
 OPERATORS = (
     "sinkhorn_dense", "sinkhorn_potentials", "softmax_potential", "evaluate",
     "cross_entropy_forward", "cross_entropy_backward",
@@ -289,6 +333,8 @@ OPERATORS = (
     "entropy_forward", "entropy_backward",
     "multi_crop_forward", "multi_crop_backward",
     "multi_crop_logits_forward", "multi_crop_logits_backward",
+    "contrastive_rows_forward", "contrastive_rows_backward",
+    "contrastive_pairs_forward", "contrastive_pairs_backward",
     "covariance_forward", "covariance_backward", "cross_correlation_forward",
     "wasserstein_forward", "nuclear_norms_forward",
 )  # fmt: skip

@@ -75,7 +75,7 @@ def test_compiles_whole(name) -> None:
 def test_inductor() -> None:
     """The default compiler, once."""
     torch.compiler.reset()
-    for a, b in zip(run("dino", 2, wrap=torch.compile), run("dino", 2), strict=True):
+    for a, b in zip(run("dino", steps=2, wrap=torch.compile), run("dino", steps=2), strict=True):
         assert_relative(a, b.double(), 1e-5, tiny=1e-6)
 
 
@@ -147,7 +147,7 @@ def test_autocast(name, dtype) -> None:
     assert all(g.dtype == torch.float32 and bool(g.isfinite().all()) for g in grads)
     assert value.dtype == torch.float32
     assert_relative(value, run(name)[0].double(), 5e-2)
-    state = [x for x in loss.state_dict().values()]
+    state = list(loss.state_dict().values())
     assert all(x.dtype == torch.float32 and bool(x.isfinite().all()) for x in state)
 
 

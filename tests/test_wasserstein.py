@@ -1,4 +1,4 @@
-"""nuclear_norm and wasserstein_uniformity: any spectrum gives finite, right values and gradients."""
+"""nuclear_norm and wasserstein_uniformity: right and finite for any spectrum."""
 
 import math
 
@@ -20,6 +20,7 @@ from checks import (
     value_and_grads,
 )
 
+from ssl_fast import _polar
 from ssl_fast.functional import nuclear_norm, wasserstein_uniformity
 from ssl_fast.functional.wasserstein import NULL, nuclear_norms
 from ssl_fast.losses import WassersteinUniformityLoss
@@ -167,7 +168,7 @@ def test_null_directions_have_the_zero_subgradient(backend, ratio):
 )
 def test_degenerate_batches_are_finite(backend, poisoned, make, dtype, name):
     """Bounded by the exact subgradients: |polar| <= 1; W2's by 2 / sqrt(N)."""
-    ours, formula, center, distance = FUNCTIONS[name]
+    ours, formula, _, distance = FUNCTIONS[name]
     z = make[1]().to(dtype).contiguous()
     value, grad = gradient(ours, z)
     assert bool(value.isfinite()) and bool(grad.isfinite().all())
@@ -319,3 +320,73 @@ def test_norms_of_a_degenerate_batch():
     polar = [torch.zeros(4, 6), torch.full((4, 6), 24**-0.5), torch.eye(4, 6)]
     assert error(grad, torch.stack(polar)) < 1e-6
     assert bool(nuclear_norms(z * math.nan).isnan().all())
+
+
+def polar(z, center, distance, eps=NULL):
+    """The GPUs' iteration, its updates in plain PyTorch."""
+    return _polar.forward(
+        _polar.TorchKernels, z, center, eps, distance, True, len(z), lambda value, op: value
+    )
+
+
+@names
+@pytest.mark.parametrize(
+    ("shape", "condition"),
+    spread([(90, 40), (40, 90), (50, 50), (200, 12)], [1.0, 1e2, 1e4, 4e5]),
+)
+def test_polar_iteration(shape, condition, name):
+    """Bars: 1e-4 relative on the value, 1e-3 on the gradient, at a condition number of 1e4."""
+    _, _, center, distance = FUNCTIONS[name]
+    s = falling(min(shape) - 1, condition)
+    z = with_spectrum(*shape, s, mean=0.1 if center else 0.0).float()
+    value, grad = polar(z, center, distance)
+    formula = oracles.wasserstein_svd if distance else FUNCTIONS[name][1]
+    assert float(value) == pytest.approx(float(formula(z.double())), rel=1e-6)
+    exact = oracles.spectral_gradient(z, center, NULL, distance)
+    largest = float(torch.linalg.matrix_norm(exact, 2))
+    assert float(torch.linalg.matrix_norm(grad.double() - exact, 2)) <= 1e-5 * largest
+
+
+@pytest.mark.parametrize("eps", [1e-6, 1e-3, 0.1])
+def test_polar_iteration_has_the_same_threshold(eps):
+    for ratio in (0.1, 0.7, 1.4, 10 if eps < 0.1 else 4):
+        s = torch.tensor([1.0, 0.8, 0.5, ratio * eps], dtype=torch.float64)
+        z = with_spectrum(30, 9, s)
+        ranks = torch.linalg.svdvals(polar(z, False, False, eps)[1])
+        found = float(ranks[3 if ratio * eps < 0.5 else -1]) if ratio < 4 else 1.0
+        assert found == pytest.approx(float(ratio > 1), abs=2e-3)
+        assert bool(((ranks[:3] - 1).abs() < 1e-6).all())
+
+
+@pytest.mark.parametrize(
+    "z",
+    [
+        torch.zeros(8, 5),
+        torch.full((20, 7), 0.3),
+        torch.eye(12),
+        torch.eye(6).repeat(3, 1) * 1e-30,
+        normal(9, 4) * 1e18,
+    ],
+)
+def test_polar_iteration_of_degenerate_batches(z):
+    for center, distance in ((False, False), (True, False), (True, True)):
+        value, grad = polar(z, center, distance)
+        exact = oracles.spectral_gradient(z, center, NULL, distance)
+        assert bool(value.isfinite())
+        if float((z - z.mean(0)).abs().max()) > 1e-6 * float(z.abs().max()) or not center:
+            assert error(grad, exact) <= 1e-5 * max(float(exact.abs().max()), 1e-30)
+        elif not distance:
+            assert float(grad.abs().max()) == 0
+
+
+def test_polynomials_of_the_polar_iteration():
+    """Each is nearest to 1: the error is the same, with alternating signs, at four points."""
+    for low, high in ((1e-6, 1.0), (1e-3, 2 - 1e-3), (0.3, 1.7), (0.9, 1.1)):
+        s = torch.linspace(low, high, 200001, dtype=torch.float64)
+        a, b, c = _polar.nearest_to_one(low, high)
+        off = s * (a + b * s**2 + c * s**4) - 1
+        worst = 1 - _polar.evaluate((a, b, c), low)
+        assert float(off.abs().max()) == pytest.approx(worst, rel=1e-6)
+        assert float(off.max()) == pytest.approx(worst, rel=1e-6)
+    growth, low, threshold = _polar.schedule(1e-6)
+    assert len(growth) <= 11 and 0.85 <= low < 1 and 0.8 < threshold / low < 0.88

@@ -38,7 +38,12 @@ const Kernels kernels{
     subtract_mean,
     crops_forward,
     crops_backward,
+    unit_rows_forward,
+    unit_rows_backward,
     transport,
     transport_pairs,
+    cosine_forward,
+    cosine_backward,
+    nearest,
 };
 }  // namespace ssl_fast::SSL_FAST_ISA

@@ -159,6 +159,11 @@ struct Kernels {
   // x, logits or what forward left (`has_exp`), becomes d_logits; prior [2, K] or null.
   void (*crops_backward)(const Crops& crops, double inv_temperature, bool has_exp,
                          const Stats& stats, const double* prior, int threads);
+  // x [N, D] of any type; unit [N, D] and norm [N] float32, or float64 for float64.
+  void (*unit_rows_forward)(const Matrix& x, void* unit, void* norm, int threads);
+  // out [N, D] of x's type may be d_unit.
+  void (*unit_rows_backward)(const Matrix& d_unit, const void* unit, const void* norm,
+                             const Matrix& out, int threads);
   // f [n], g [m], u [n], v [m] of the points' type. Without d_x solves for f, g, u, and v = 0; with
   // it, turns u, v into the adjoint's and writes d_x [n, D], d_y [m, D]. Returns the mean of u.
   double (*transport)(const Points& x, const Points& y, double epsilon, int p, int iterations,
@@ -168,7 +173,18 @@ struct Kernels {
   void (*transport_pairs)(const Points& points, const int64_t* starts, const int64_t* pairs,
                           int64_t count, double epsilon, int p, int iterations, double tolerance,
                           double* out, int threads);
+  // x, y [N, D] of one type; stats [3, N]: xy, |x|, |y|. Returns the sum of the cosines.
+  double (*cosine_forward)(const Matrix& x, const Matrix& y, double eps, double* stats,
+                           int threads);
+  // d_x, d_y [N, D] of x's type, either without data.
+  void (*cosine_backward)(const Matrix& x, const Matrix& y, double eps, const double* stats,
+                          double g, const Matrix& d_x, const Matrix& d_y, int threads);
+  // tile [R, C] is overwritten at own [R]; index [R].
+  void (*nearest)(const Matrix& tile, const int64_t* own, int64_t* index, int threads);
 };
+
+// Huge pages for a buffer of at least `least` bytes that is about to be written; dispatch.cpp.
+void advise_huge_pages(void* data, int64_t bytes, int64_t least = 32 << 20);
 
 namespace baseline { extern const Kernels kernels; }
 namespace avx2 { extern const Kernels kernels; }

@@ -3,10 +3,6 @@
 #include "cpu/kernels.h"
 #include "cpu/vec.h"
 
-namespace ssl_fast {
-void advise_huge_pages(void* data, int64_t bytes);  // dispatch.cpp
-}
-
 namespace ssl_fast::SSL_FAST_ISA {
 
 void sinkhorn(const Matrix& scores, double scale, const double* log_prior, int iterations,
@@ -75,12 +71,20 @@ void crops_forward(const Crops& crops, double inv_temperature, const Stats& stat
                    int threads);
 void crops_backward(const Crops& crops, double inv_temperature, bool has_exp, const Stats& stats,
                     const double* prior, int threads);
+void unit_rows_forward(const Matrix& x, void* unit, void* norm, int threads);
+void unit_rows_backward(const Matrix& d_unit, const void* unit, const void* norm, const Matrix& out,
+                        int threads);
 double transport(const Points& x, const Points& y, double epsilon, int p, int iterations,
                  double tolerance, void* f, void* g, void* u, void* v, double d_value, void* d_x,
                  void* d_y, int threads);
 void transport_pairs(const Points& points, const int64_t* starts, const int64_t* pairs,
                      int64_t count, double epsilon, int p, int iterations, double tolerance,
                      double* out, int threads);
+
+double cosine_forward(const Matrix& x, const Matrix& y, double eps, double* stats, int threads);
+void cosine_backward(const Matrix& x, const Matrix& y, double eps, const double* stats, double g,
+                     const Matrix& d_x, const Matrix& d_y, int threads);
+void nearest(const Matrix& tile, const int64_t* own, int64_t* index, int threads);
 
 // max_k l_k
 template <typename C>

@@ -29,7 +29,7 @@ from .frame import Outcome, track
 
 EXAMPLE = """\
   ssl-fast experiment prototype-collapse
-  ssl-fast experiment prototype-collapse --classes [10,20] --seeds 1 --epochs 5
+  ssl-fast experiment prototype-collapse --classes [10,20] --seeds 1 --steps 200
 """
 BOX = 10.0  # centres are uniform in [-BOX, BOX]^3; blobs have standard deviation 1
 JITTER = 0.5  # of a view, in standard deviations of a blob
@@ -38,9 +38,10 @@ TUNED_ON = 20  # classes
 TUNING_SEED = 1000
 # Settings that each method may choose from: temperature and, for PAUC, the three weights.
 TEMPERATURES = (0.1, 0.2)
-PCL_RATES = (0.03, 0.1)
+PCL_RATES = (1e-3, 3e-3)
 PAUC_WEIGHTS = (0.3, 1.0)
-PAUC_RATE = 0.1
+PAUC_RATE = 3e-3
+ROUNDS = 5  # k-means before each but the first, which is InfoNCE alone
 
 
 @dataclass
@@ -51,7 +52,7 @@ class Options:
         classes: numbers of blobs, one study each.
         samples: of a class.
         seeds: repetitions of everything.
-        epochs: of training; the first fifth with InfoNCE alone.
+        steps: of training, in five rounds: InfoNCE alone, then k-means before each of the others.
         batch: samples a step.
         ablation: number of classes on which the three terms are tried one by one; 0 leaves it out.
         points: of a cloud, that NEMD looks at.
@@ -59,11 +60,11 @@ class Options:
 
     classes: tuple[int, ...] = (10, 20, 30, 40, 50)
     samples: int = 1000
-    seeds: int = 3
-    epochs: int = 10
-    batch: int = 512
+    seeds: int = 2
+    steps: int = 1000
+    batch: int = 256
     ablation: int = 30
-    points: int = 200
+    points: int = 100
 
 
 class Setting(NamedTuple):
@@ -129,7 +130,7 @@ def blobs(classes: int, samples: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def train(options: Options, trial: Trial) -> Found:
-    """PCL or PAUC with a momentum network, k-means once an epoch; then the measures."""
+    """PCL or PAUC with a momentum network and k-means; then the measures."""
     setting = trial.setting
     x, labels = blobs(trial.classes, options.samples, trial.seed)
     draw = generator(trial.seed, 1)
@@ -137,28 +138,23 @@ def train(options: Options, trial: Trial) -> Found:
         torch.manual_seed(trial.seed)
         online, momentum, criterion = _network(), _network(), _criterion(setting, options)
         momentum.load_state_dict(online.state_dict())
-        optimizer = torch.optim.SGD(
-            online.parameters(), lr=setting.rate, momentum=0.9, weight_decay=1e-4
-        )
-        steps = options.epochs * (len(x) // options.batch)
-        decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        for epoch in range(options.epochs):
-            found = None
-            if epoch >= options.epochs // 5:
+        optimizer = torch.optim.Adam(online.parameters(), lr=setting.rate)
+        decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
+        found = None
+        for step in range(options.steps):
+            if step and step % (options.steps // ROUNDS) == 0:
                 found = _clusterings(momentum, x, trial, setting.temperature)
-            for ids in torch.randperm(len(x), generator=draw).split(options.batch):
-                if len(ids) < options.batch:
-                    continue
-                views = [x[ids] + JITTER * torch.randn(*x[ids].shape, generator=draw) for _ in "ab"]
-                with torch.no_grad():
-                    _follow(momentum, online)
-                    key = F.normalize(momentum(views[1]))
-                stored = None if found is None else [(c, p, i[ids]) for c, p, i in found]
-                loss = criterion(F.normalize(online(views[0])), key, stored)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                decay.step()
+            ids = torch.randint(len(x), (options.batch,), generator=draw)
+            views = [x[ids] + JITTER * torch.randn(*x[ids].shape, generator=draw) for _ in "ab"]
+            with torch.no_grad():
+                _follow(momentum, online)
+                key = F.normalize(momentum(views[1]))
+            stored = None if found is None else [(c, p, i[ids]) for c, p, i in found]
+            loss = criterion(F.normalize(online(views[0])), key, stored)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            decay.step()
     return _measured(options, trial, F.normalize(_embedded(momentum, x)), labels)
 
 
@@ -185,7 +181,7 @@ def _clusterings(momentum: nn.Module, x: Tensor, trial: Trial, temperature: floa
     """With as many clusters as classes, and with twice as many."""
     z = F.normalize(_embedded(momentum, x))
     counts = [trial.classes, 2 * trial.classes]
-    options = {"steps": 10, "repeats": 1, "progress": False}
+    options: dict = {"steps": 10, "repeats": 1, "progress": False}
     return cluster(z, counts, temperature=temperature, seed=trial.seed, **options)
 
 
@@ -201,7 +197,7 @@ def _follow(momentum: nn.Module, online: nn.Module) -> None:
 
 def _measured(options: Options, trial: Trial, z: Tensor, labels: Tensor) -> Found:
     (prototypes,) = cluster(
-        z, [trial.classes], seed=trial.seed, steps=50, repeats=5, progress=False
+        z, [trial.classes], seed=trial.seed, steps=30, repeats=2, progress=False
     )
     order = torch.randperm(len(z), generator=generator(trial.seed, 2))
     half, some = order[: len(z) // 2], order[len(z) // 2 :][:2000]
@@ -211,7 +207,7 @@ def _measured(options: Options, trial: Trial, z: Tensor, labels: Tensor) -> Foun
         nemd(z, prototypes.index, points=options.points),
         nemd(z, labels, points=options.points),
         knn_accuracy(z[half], labels[half], z[some], labels[some]),
-        -gaussian_uniformity(z[order[:5000]]),
+        -gaussian_uniformity(z[order[:2000]]),
     )
 
 
@@ -311,7 +307,7 @@ def _circle(plot, found: Found) -> None:
 
 
 def _check(options: Options) -> None:
-    least = {"samples": 10, "seeds": 1, "epochs": 2, "batch": 8, "points": 1, "ablation": 0}
+    least = {"samples": 10, "seeds": 1, "steps": ROUNDS, "batch": 8, "points": 1, "ablation": 0}
     for name, smallest in least.items():
         if getattr(options, name) < smallest:
             raise UsageError(f"{name} must be at least {smallest}, got {getattr(options, name)}")

@@ -38,7 +38,7 @@ class ColumnCrops(Crops):
     def forward(self, with_prior: bool, kept: int) -> tuple[Tensor, Tensor | None, Tensor]:
         columns = self.weight.shape[0]
         row_stats = self._stats(self.x.new_empty((4, self.x.shape[0]), dtype=torch.float64))
-        cache = self.x.new_empty((kept, columns))
+        cache = self.kernels.workspace(self.x, kept, columns)
         scratch = self._scratch(kept)
         mass = self.x.new_zeros(columns, dtype=torch.float64) if with_prior else None
         for rows, views, slot in self._tiles(kept):
@@ -103,7 +103,7 @@ class ColumnCrops(Crops):
 
     def _scratch(self, kept: int) -> Tensor:
         rows = self.largest if kept < self.x.shape[0] else 0
-        return self.x.new_empty((rows, self.weight.shape[0]))
+        return self.kernels.workspace(self.x, rows, self.weight.shape[0])
 
     def _students(self, rows: slice, views: slice, of: Tensor | None = None) -> Tensor:
         """Their rows of x: one view, or whole views."""

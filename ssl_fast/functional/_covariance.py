@@ -7,15 +7,14 @@ With n rows, c_d the centred squares of column d, s_d = sqrt(c_d / (n - 1) + eps
     d invariance / dz0 = 2 (z0 - z1) / (n D)
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from .. import backend
 from . import _distributed
 from ._autograd import first_output_only, once_differentiable
-from ._covariance_products import Rows, correlation, covariance, dual_gradient, is_dual
+from ._covariance_products import Rows, covariance, dual_gradient, is_dual
+from ._cross_correlation import correlation
 from ._operator import operator
 from ._tiles import product_dtype
 
@@ -122,8 +121,9 @@ def covariance_forward(
         deviation = (stats[:, 1] / (rows.count - 1) + eps).sqrt()
         terms[1] = (gamma - deviation).relu().mean()
     if z1 is not None:
-        distance: Any = kernels.squared_distance(z0, z1)
-        terms[0] = rows.sum(distance) / (rows.count * columns)
+        terms[0] = kernels.squared_distance(z0, z1) / (rows.count * columns)
+        if group:
+            terms[0] = rows.sum(terms[0].clone())
     return terms.to(product_dtype(z0)), stats, kept, terms.new_full((), rows.count)
 
 
@@ -203,7 +203,7 @@ def cross_correlation_forward(
     loss = correlation(kernels, [z0, z1], rows, weight, eps, kept if want_grad else None)
     if group:
         kept *= _distributed.world_size(group)
-    return loss.to(wide), kept
+    return torch.as_tensor(loss, dtype=wide, device=z0.device), kept
 
 
 def _blocks(columns: int, blocks: int) -> list[slice]:

@@ -7,7 +7,6 @@
 Over ranks, Z is gathered where that moves fewer bytes than summing the strips does.
 """
 
-import functools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +19,8 @@ from ._tiles import product_dtype
 
 # Bytes of a centred chunk of columns, and rows of a strip: measured on 2 cores.
 CHUNK_BYTES = 2 << 20
+GPU_CHUNK_BYTES = 64 << 20  # unmeasured
+KEPT_BYTES = 8 << 20  # the largest buffer that outlives a call
 STRIP = 128
 # sum c_d^2 over ||G||^2 beyond which the dual's difference cancels digits: float64 then. Columns of
 # like variance stay below a half by their rank; one column 1000 times larger than all others does
@@ -52,8 +53,9 @@ class Rows:
         wide = product_dtype(z).itemsize
         return bool(self.group) and self.count * z.element_size() <= columns * wide
 
-    def sum(self, value: Tensor) -> Tensor:
-        return _distributed.all_reduce(value, "sum", self.group)
+    def sum(self, value: Any) -> Any:
+        """Of a tensor over the ranks."""
+        return _distributed.all_reduce(value, "sum", self.group) if self.group else value
 
     def moments(self, kernels: Any, z: Tensor, stats: Tensor) -> None:
         """Mean and centred squares (2, D) of all rows (Chan et al.) from each rank's own."""
@@ -68,7 +70,7 @@ def is_dual(rows: int, columns: int) -> bool:
     return columns >= 2 * rows
 
 
-def covariance(kernels: Any, z: Tensor, rows: Rows, stats: Tensor, kept: Tensor | None) -> Tensor:
+def covariance(kernels: Any, z: Tensor, rows: Rows, stats: Tensor, kept: Tensor | None) -> Any:
     """sum_{d != e} C_de^2, C = Z^T Z / (n - 1), float64; fills `stats` (2, D) and `kept`.
 
     kept: the Gram (N, N) in the dual on one process, else Z (Z^T Z - diag c) of this rank's rows.
@@ -78,20 +80,26 @@ def covariance(kernels: Any, z: Tensor, rows: Rows, stats: Tensor, kept: Tensor 
     if rows.dual(columns):
         everything = _distributed.gather(z, group)
         g = _gram(kernels, everything, stats, dtype, None if group else kept)
-        total = kernels.inner(g, g) - stats[1].square().sum()
-        if cancels(kernels, g, stats):
+        whole, squares = kernels.inner(g, g), stats[1].square().sum()
+        rescue = on_device(kernels)
+        if not rescue and cancels(whole, squares, g):
             g = _gram(kernels, everything, stats, torch.float64, None)
-            total = kernels.inner(g, g) - stats[1].square().sum()
+            whole, squares = kernels.inner(g, g), stats[1].square().sum()
         if group and kept is not None:
             _gathered_push(kernels, everything, g, rows, stats, kept)
-        return total / (rows.count - 1.0) ** 2
+        total = (whole - squares) / (rows.count - 1.0) ** 2
+        if rescue:
+            flag, scale = _flag(whole, squares), 1.0 / (rows.count - 1)
+            exact = kernels.off_diagonal_squares(everything, stats[0], scale, flag)
+            total = torch.where(flag, exact, total)
+        return total
     scale = 1.0 / (rows.count - 1)
     if rows.gathers(z, columns):
         everything = _distributed.gather(z, group)
         centred = everything.new_empty(everything.shape, dtype=dtype)
         kernels.moments(everything, stats, centred, None)
         return _direct(kernels, centred, centred[rows.mine], scale, kept, None)
-    centred = z.new_empty(z.shape, dtype=dtype)
+    centred = scratch(z, z.shape[0], columns, dtype, 0)
     if not group:
         kernels.moments(z, stats, centred, None)
         return _direct(kernels, centred, centred, scale, kept, None)
@@ -100,11 +108,18 @@ def covariance(kernels: Any, z: Tensor, rows: Rows, stats: Tensor, kept: Tensor 
     return _direct(kernels, centred, centred, scale, kept, rows.sum)
 
 
-def cancels(kernels: Any, g: Tensor, stats: Tensor) -> bool:
-    """Whether a float32 Gram is too coarse for the difference; inf and NaN count as coarse."""
-    if g.dtype == torch.float64 or g.is_cuda:
-        return False
-    return not float(stats[1].square().sum()) <= CANCELS * float(kernels.inner(g, g))
+def on_device(kernels: Any) -> bool:
+    """Whether a backend replaces coarse results where they are, without telling the host."""
+    return hasattr(kernels, "rescue_gradient")
+
+
+def cancels(whole: Any, squares: Any, g: Tensor) -> bool:
+    """Whether a float32 Gram is too coarse for whole - squares; inf and NaN count as coarse."""
+    return g.dtype != torch.float64 and not float(squares) <= CANCELS * float(whole)
+
+
+def _flag(whole: Tensor, squares: Tensor) -> Tensor:
+    return ~(squares <= CANCELS * whole)
 
 
 def dual_gradient(
@@ -112,14 +127,19 @@ def dual_gradient(
     factors: Tensor, out: Tensor,
 ) -> None:  # fmt: skip
     """out = f_0 G Z + beta_d Z + f_1 (z - other), chunk by chunk; all rows are here."""
-    if cancels(kernels, g, stats):
+    whole, squares = kernels.inner(g, g), stats[1].square().sum()
+    if not on_device(kernels) and cancels(whole, squares, g):
         g = _gram(kernels, z, torch.empty_like(stats), torch.float64, None)
-    for columns, centred in _chunks(z, g.dtype):
+    for columns, centred in chunks(z, g.dtype):
         kernels.center(z[:, columns], stats[0, columns], None, centred)
         d = out[:, columns]
         push = torch.mm(g, centred, out=d if d.dtype == g.dtype else None)
         others = None if other is None else other[:, columns]
         kernels.gradient(push, z[:, columns], others, stats[0, columns], beta[columns], factors, d)
+    if on_device(kernels):
+        rest = beta + factors[0] * stats[1]  # without -c of the dual
+        flag = _flag(whole, squares)
+        kernels.rescue_gradient(z, z, other, stats[0], rest, factors, flag, out)
 
 
 def _gathered_push(
@@ -128,23 +148,30 @@ def _gathered_push(
     """kept = G Z - Z diag c, this rank's rows."""
     factors = stats.new_tensor([1.0, 0.0])
     mine, z_mine = g[rows.mine], z[rows.mine]
-    for columns, centred in _chunks(z, g.dtype):
+    for columns, centred in chunks(z, g.dtype):
         kernels.center(z[:, columns], stats[0, columns], None, centred)
         mean, beta = stats[0, columns], -stats[1, columns]
         push = mine @ centred
         kernels.gradient(push, z_mine[:, columns], None, mean, beta, factors, kept[:, columns])
+    if on_device(kernels):
+        flag = _flag(kernels.inner(g, g), stats[1].square().sum())
+        beta = torch.zeros_like(stats[1])
+        kernels.rescue_gradient(z, z_mine, None, stats[0], beta, factors, flag, kept)
 
 
 def _direct(
     kernels: Any, z: Tensor, mine: Tensor, scale: float, push: Tensor | None,
     reduce: Callable | None,
-) -> Tensor:  # fmt: skip
+) -> Any:  # fmt: skip
     """sum (scale off)^2 by strips of rows of Z^T Z from the diagonal on.
 
     push = mine (Z^T Z - diag c)
     """
     columns = z.shape[1]
-    total = z.new_zeros((), dtype=torch.float64)
+    if push is None and reduce is None and hasattr(kernels, "off_diagonal_squares"):
+        zeros = z.new_zeros(columns, dtype=torch.float64)
+        return kernels.off_diagonal_squares(z, zeros, scale, None)
+    total: Any = 0.0
     for first in range(0, columns, STRIP):
         last = min(first + STRIP, columns)
         tile = torch.mm(z[:, first:last].t(), z[:, first:])
@@ -159,120 +186,18 @@ def _direct(
     return total
 
 
-def correlation(
-    kernels: Any, views: list[Tensor], rows: Rows, weight: float, eps: float, kept: Tensor | None
-) -> Tensor:
-    """sum_d (C_dd - 1)^2 + weight sum_{d != e} C_de^2, float64; kept (2, N, D): its gradients."""
-    z, columns = views[0], views[0].shape[1]
-    stats = [z.new_empty((2, columns), dtype=torch.float64) for _ in views]
-    dual = rows.dual(columns)
-    gathered = rows.group and (dual or rows.gathers(z, columns))
-    if gathered:
-        views = [_distributed.gather(view, rows.group) for view in views]
-    if dual:
-        form = functools.partial(_dual_correlation, kernels, views, rows, stats, weight, eps, kept)
-        loss = form(product_dtype(z))
-        return loss if loss is not None else form(torch.float64)  # type: ignore[return-value]
-    own = [view.new_empty(view.shape, dtype=product_dtype(z)) for view in views]
-    scales = []
-    for view, s, o in zip(views, stats, own, strict=True):
-        if rows.group and not gathered:
-            rows.moments(kernels, view, s)
-            kernels.center(view, s[0], _scale(s, rows, eps), o)
-        else:
-            kernels.moments(view, s, o, eps)
-        scales.append(_scale(s, rows, eps))
-    reduce = rows.sum if rows.group and not gathered else None
-    mine = [o[rows.mine] for o in own] if gathered else own
-    loss = _direct_correlation(kernels, own, mine, rows, weight, kept, reduce)
-    if kept is not None:
-        for push, o, scale in zip(kept, mine, scales, strict=True):
-            _standardised(kernels, push, o, None, 1.0, None, rows, scale, push)
-    return loss
-
-
-def _dual_correlation(
-    kernels: Any, views: list[Tensor], rows: Rows, stats: list[Tensor], weight: float, eps: float,
-    kept: Tensor | None, dtype: torch.dtype,
-) -> Tensor | None:  # fmt: skip
-    """`correlation` by the Grams of both views; None where float32 would cancel."""
-    n, grams, c = rows.count, [z.new_empty((z.shape[0],) * 2, dtype=dtype) for z in views], []
-    chunks = list(zip(_chunks(views[0], dtype), _chunks(views[1], dtype, 1), strict=True))
-    for (columns, first), (_, second) in chunks:
-        for z, s, g, own in zip(views, stats, grams, (first, second), strict=True):
-            kernels.moments(z[:, columns], s[:, columns], own, eps)
-            _add_gram(g, own, columns.start > 0)
-        c.append(kernels.correlation_dots(first, second, None, 1.0, None) / n)
-    for g in grams:
-        _mirror(g)
-    diagonal = torch.cat(c)
-    squares, total = diagonal.square().sum(), kernels.inner(*grams) / n**2
-    if dtype != torch.float64 and not views[0].is_cuda and not squares <= CANCELS * total:
-        return None
-    if kept is not None:
-        beta = (2 * (diagonal - 1) - 2 * weight * diagonal) / n
-        scales = [_scale(s, rows, eps) for s in stats]
-        for (block, first), (_, second) in chunks:
-            own = first, second
-            if len(chunks) > 1:  # a single chunk is still there
-                for view, s, scale, o in zip(views, stats, scales, own, strict=True):
-                    kernels.center(view[:, block], s[0, block], scale[block], o)
-            for i in (0, 1):
-                push = grams[1 - i][rows.mine] @ own[i]
-                mine, other = own[i][rows.mine], own[1 - i][rows.mine]
-                _standardised(
-                    kernels, push, mine, other, 2 * weight / n**2, beta[block], rows,
-                    scales[i][block], kept[i][:, block],
-                )  # fmt: skip
-    return (diagonal - 1).square().sum() + weight * (total - squares)
-
-
-def _direct_correlation(
-    kernels: Any, own: list[Tensor], mine: list[Tensor], rows: Rows, weight: float,
-    kept: Tensor | None, reduce: Callable | None,
-) -> Tensor:  # fmt: skip
-    """`correlation` by strips of rows of Z_0^T Z_1; kept: the derivatives by Z_0 and Z_1."""
-    columns = own[0].shape[1]
-    loss = own[0].new_zeros((), dtype=torch.float64)
-    for first in range(0, columns, STRIP):
-        strip = slice(first, min(first + STRIP, columns))
-        tile = torch.mm(own[0][:, strip].t(), own[1])
-        tile = tile if reduce is None else reduce(tile)
-        loss += kernels.correlation_tile(tile, first, rows.count, weight)
-        if kept is not None:
-            torch.mm(mine[1], tile.t(), out=kept[0][:, strip])
-            kept[1].addmm_(mine[0][:, strip], tile, beta=float(first > 0))
-    return loss
-
-
-def _standardised(
-    kernels: Any, push: Tensor, own: Tensor, other: Tensor | None, alpha: float,
-    beta: Tensor | None, rows: Rows, scale: Tensor, out: Tensor,
-) -> None:  # fmt: skip
-    """The gradient by z from that by its standardised rows, g = alpha push + beta_d other.
-
-    Column means of g are zero, so only its projection on `own` comes off.
-    """
-    dots = rows.sum(kernels.correlation_dots(push, own, other, alpha, beta)) / rows.count
-    kernels.correlation_gradient(push, own, other, alpha, beta, dots, scale, out)
-
-
-def _scale(stats: Tensor, rows: Rows, eps: float) -> Tensor:
-    return (stats[1] / rows.count + eps).rsqrt()
-
-
 def _gram(kernels: Any, z: Tensor, stats: Tensor, dtype: torch.dtype, out: Tensor | None) -> Tensor:
     """Z Z^T of the centred rows, (N, N) in `dtype`; fills stats (2, D)."""
     rows = z.shape[0]
     g = z.new_empty((rows, rows), dtype=dtype) if out is None else out
-    for columns, centred in _chunks(z, dtype):
+    for columns, centred in chunks(z, dtype):
         kernels.moments(z[:, columns], stats[:, columns], centred, None)
-        _add_gram(g, centred, columns.start > 0)
-    _mirror(g)
+        add_gram(g, centred, columns.start > 0)
+    mirror(g)
     return g
 
 
-def _add_gram(g: Tensor, z: Tensor, more: bool) -> None:
+def add_gram(g: Tensor, z: Tensor, more: bool) -> None:
     """Z Z^T into g, without its upper right quarter: two products do three quarters of the work."""
     rows = z.shape[0]
     half = rows // 2 if rows >= _HALVES else rows
@@ -281,20 +206,21 @@ def _add_gram(g: Tensor, z: Tensor, more: bool) -> None:
             g[block, : block.stop].addmm_(z[block], z[: block.stop].t(), beta=float(more))
 
 
-def _mirror(g: Tensor) -> None:
+def mirror(g: Tensor) -> None:
     half = g.shape[0] // 2
     if g.shape[0] >= _HALVES:
         g[:half, half:] = g[half:, :half].t()
 
 
-def _chunks(z: Tensor, dtype: torch.dtype, which: int = 0) -> list[tuple[slice, Tensor]]:
+def chunks(z: Tensor, dtype: torch.dtype, which: int = 0) -> list[tuple[slice, Tensor]]:
     """Equal slices of the columns, and a buffer (N, w) that they share."""
     rows, columns = z.shape
-    width = max(64, CHUNK_BYTES // (rows * dtype.itemsize) // 64 * 64)
+    size = GPU_CHUNK_BYTES if z.is_cuda else CHUNK_BYTES
+    width = max(64, size // (rows * dtype.itemsize) // 64 * 64)
     count = -(-columns // width)
     width = -(-columns // (64 * count)) * 64
     # Rows a power of two apart would share cache sets.
-    buffer = _scratch(z, rows, min(width, columns) + 16, dtype, which)
+    buffer = scratch(z, rows, min(width, columns) + 16, dtype, which)
     slices = [slice(first, min(first + width, columns)) for first in range(0, columns, width)]
     return [(each, buffer[:, : each.stop - each.start]) for each in slices]
 
@@ -302,10 +228,10 @@ def _chunks(z: Tensor, dtype: torch.dtype, which: int = 0) -> list[tuple[slice, 
 _kept = threading.local()
 
 
-def _scratch(z: Tensor, rows: int, columns: int, dtype: torch.dtype, which: int) -> Tensor:
+def scratch(z: Tensor, rows: int, columns: int, dtype: torch.dtype, which: int) -> Tensor:
     """(rows, columns), on a CPU in memory that a thread keeps: fresh pages cost more than sums."""
     size = rows * columns * dtype.itemsize
-    if z.is_cuda or size > 2 * CHUNK_BYTES:
+    if z.is_cuda or size > KEPT_BYTES:
         return z.new_empty((rows, columns), dtype=dtype)
     buffers = _kept.__dict__.setdefault("buffers", {})
     if which not in buffers or buffers[which].numel() < size:

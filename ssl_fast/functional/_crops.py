@@ -36,6 +36,7 @@ class Teachers:
             for s in range(students)
         ]
         self.pairs = sum(map(len, self.sets))
+        self.scores: Tensor | None = None  # of the only teacher, prototypes as rows, if at hand
         self._held: tuple[slice, list[Tensor]] | None = None
 
     def tile(self, rows: slice) -> list[Any]:
@@ -69,7 +70,9 @@ class Teachers:
         held = self.targets[t]
         if held.z is None or held.z.dtype not in (torch.float32, torch.float64):
             return self._dense(t, rows).t().contiguous()
-        scores = torch.mm(held.prototypes, held.z[rows].t())
+        scores = self.scores
+        if scores is None:
+            scores = torch.mm(held.prototypes, held.z[rows].t())
         row = held.row.new_zeros(len(scores)) if held.col is None else held.col
         kernels = backend.implementation(self.name, "sinkhorn")
         q = kernels.evaluate(scores, held.scale, row, held.row[rows])

@@ -16,26 +16,9 @@ from ._crops import Crops, Teachers
 from ._operator import operator
 from ._prior import divergence
 from ._stats import Targets
-from ._tiles import kept_rows, nbytes, product_dtype
+from ._tiles import kept_rows, nbytes, product_dtype, row_slices
+from ._unit import UnitRows
 from .sinkhorn import sinkhorn_potentials, softmax_potential
-
-_TINY = 1e-12  # of torch.nn.functional.normalize
-
-
-class UnitRows:
-    """Rows divided by max(norm, 1e-12), in float32 or better."""
-
-    def __init__(self, x: Tensor):
-        wide = x.to(product_dtype(x))
-        self.norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
-        self.rows = wide / self.norm.clamp_min(_TINY)
-        self.dtype = x.dtype
-
-    def backward(self, d_rows: Tensor) -> Tensor:
-        """d_x = (d - (d . u) u) / norm; the gradient of a zero row is zero."""
-        along = (d_rows * self.rows).sum(1, keepdim=True) * (self.norm > _TINY)
-        inverse = self.norm.clamp_min(_TINY).reciprocal() * (self.norm > 0)
-        return torch.addcmul(d_rows, self.rows, along, value=-1).mul_(inverse).to(self.dtype)
 
 
 class MSN(torch.autograd.Function):
@@ -110,12 +93,16 @@ def msn_forward(
     sinkhorn_group: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Loss, row_stats, the teacher's potentials, the prior's gradient, all ranks' rows, tiles."""
-    a, t, c = (UnitRows(x).rows for x in (anchors, targets, prototypes))
-    if iterations:
-        row, col = sinkhorn_potentials(t, c, scale, None, iterations, True, name, sinkhorn_group)
+    a, t, c = (UnitRows(x, name).rows for x in (anchors, targets, prototypes))
+    scores = None
+    if _by_columns(a, inv_temperature, name) and len(row_slices(0, len(t), len(c))) == 1:
+        scores = torch.mm(c, t.t())  # one product for potentials and targets
+        teacher = scores.t().contiguous(), None
     else:
-        row, col = softmax_potential(t, c, scale, None, name), t.new_zeros(len(c)).double()
+        teacher = t, c
+    row, col = _potentials(*teacher, scale, iterations, name, sinkhorn_group)
     crops = _crops(a, t, c, scale, row, col, inv_temperature, name)
+    crops.teachers.scores = scores
     rows_, log_mass, cache = crops.forward(True, _kept(anchors, prototypes, want_grad))
     assert log_mass is not None
     total, count = rows_[3].sum(), None
@@ -156,7 +143,7 @@ def msn_backward(
     name: str,
 ) -> tuple[Tensor, Tensor]:
     """(d_anchors, d_prototypes); None for what is not needed."""
-    a, t, c = (UnitRows(x) for x in (anchors, targets, prototypes))
+    a, t, c = (UnitRows(x, name) for x in (anchors, targets, prototypes))
     crops = _crops(a.rows, t.rows, c.rows, scale, row, col, inv_temperature, name)
     d_a, d_c = crops.backward(
         cache, row_stats, prior, d_loss, factor, need_anchors, need_prototypes
@@ -168,12 +155,25 @@ def msn_backward(
     return gradients
 
 
+def _by_columns(a: Tensor, inv_temperature: float, name: str) -> bool:
+    return name == "native" and not a.is_cuda and inv_temperature <= NARROW  # >= |logits|
+
+
+def _potentials(
+    scores: Tensor, prototypes: Tensor | None, scale: float, iterations: int, name: str, group: str
+) -> tuple[Tensor, Tensor]:
+    if iterations:
+        return sinkhorn_potentials(scores, prototypes, scale, None, iterations, True, name, group)
+    columns = scores.shape[1] if prototypes is None else len(prototypes)
+    zeros = scores.new_zeros(columns, dtype=torch.float64)
+    return softmax_potential(scores, prototypes, scale, None, name), zeros
+
+
 def _crops(a, t, c, scale, row, col, inv_temperature, name) -> Crops:
     teacher = Targets(None, t, c, scale, row, col)
     teachers = Teachers([teacher], len(a) // len(t), False, name, normalized=True)
-    if name == "native" and not a.is_cuda and inv_temperature <= NARROW:
-        return ColumnCrops(a, c, teachers, inv_temperature)  # |logits| <= inv_temperature
-    return Crops(a, c, teachers, inv_temperature)
+    kind = ColumnCrops if _by_columns(a, inv_temperature, name) else Crops
+    return kind(a, c, teachers, inv_temperature)
 
 
 def _kept(anchors: Tensor, prototypes: Tensor, want_grad: bool) -> int:

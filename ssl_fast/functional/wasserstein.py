@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import backend
+from .._polar import SMALLEST_EPS
 from . import _check, _distributed
 from ._autograd import apply, first_output_only, once_differentiable
 from ._operator import operator
@@ -59,7 +60,9 @@ def wasserstein_uniformity(z: Tensor, *, eps: float = NULL, group: Any = None) -
         z: (N, D), N >= 1, float64, float32, bfloat16 or float16.
         eps: singular values of X at most eps times the largest (or lost in the rounding of the
             mean) get the zero subgradient, > 0; the value does not depend on it. Collapsed
-            directions above it get their full gradient.
+            directions above it get their full gradient. On a GPU, a polar iteration resolves eps
+            to a factor of 1.3 either way, and to 1e-7 at least: below that an SVD in float64,
+            which waits for the host, takes over.
         group: process group, as in `nuclear_norm`: one distance for the rows of all ranks.
 
     Returns:
@@ -87,7 +90,7 @@ def nuclear_norms(z: Tensor) -> Tensor:
 def _spectral(z: Tensor, center: bool, eps: float, distance: bool, group: Any) -> Tensor:
     _check.matrix("z", z)
     group = _check.group_name(group)
-    name = backend.select("wasserstein", z.device, z.dtype)
+    name = _backend(z, eps)
     rows = z.shape[0]
     if group:
         count = torch.full((), rows, device=z.device)
@@ -97,6 +100,19 @@ def _spectral(z: Tensor, center: bool, eps: float, distance: bool, group: Any) -
     z = _check.rows_contiguous(z)
     want_grad = torch.is_grad_enabled() and z.requires_grad
     return apply(_Spectral, z, center, eps, distance, want_grad, rows, name, group)
+
+
+def _backend(z: Tensor, eps: float) -> str:
+    """The polar iteration, which GPUs run, resolves eps down to 1e-7; the reference does less."""
+    name = backend.select("wasserstein", z.device, z.dtype)
+    if eps >= SMALLEST_EPS or name == "reference" or (name == "native" and not z.is_cuda):
+        return name
+    if backend.get_backend() != "auto":
+        raise ValueError(
+            f"backend {name!r} takes eps of at least {SMALLEST_EPS:g}, got {eps:g}: choose a "
+            'larger eps, or set_backend("auto"), which takes the reference for it'
+        )
+    return "reference"
 
 
 class _Spectral(torch.autograd.Function):
@@ -179,8 +195,8 @@ class _NuclearNorms(torch.autograd.Function):
 
 def _fake_norms(z, want_grad):
     dtype = product_dtype(z)
-    shape = z.shape if want_grad else (0,)
-    return z.new_empty(z.shape[:1], dtype=dtype), z.new_empty(shape, dtype=dtype)
+    gradients = z.new_empty(z.shape, dtype=dtype) if want_grad else z.new_empty(0)
+    return z.new_empty(z.shape[:1], dtype=dtype), gradients
 
 
 @operator(_fake_norms)
@@ -197,7 +213,6 @@ def nuclear_norms_forward(z: Tensor, want_grad: bool) -> tuple[Tensor, Tensor]:
     if not want_grad:
         outputs: Any = norms.to(wide), None
         return outputs
-    # 1e-7: a float64 Gram's rounding is 1e-8 of the largest singular value
     inverse = torch.where(s > NULL * s[:, -1:], 1 / s, 0.0)
     root = (vectors * inverse[:, None, :]) @ vectors.mT
     gradient = root @ x if wide_side else x @ root

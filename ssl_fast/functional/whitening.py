@@ -279,13 +279,12 @@ def _iterative_norm(x: Tensor, iterations: int) -> Tensor:
     x = x - x.mean(2, keepdim=True)
     gram = x @ x.mT / (x.shape[2] - 1)
     trace = gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
-    inverse = torch.where(trace > 0, 1 / trace, 0.0)  # a collapsed view stays at zero
-    gram = gram * inverse
+    trace = torch.where(trace > 0, trace, 1.0)  # a collapsed view stays at zero
+    gram = gram / trace
     root = torch.eye(x.shape[1]).to(x).expand_as(gram)
     for _ in range(iterations):
         root = torch.baddbmm(root, torch.matrix_power(root, 3), gram, beta=1.5, alpha=-0.5)
-    scale = torch.where(trace > 0, inverse, 1.0).sqrt()
-    return root * scale @ x
+    return root * trace.rsqrt() @ x
 
 
 class _InverseRoot(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""The pieces of the covariance losses in C++ (CPU): pointers, sizes, threads."""
+"""The pieces of the covariance losses in C++ (CPU): pointers, sizes, threads; sums are floats."""
 
 import torch
 from torch import Tensor
@@ -21,19 +21,19 @@ def center(z: Tensor, mean: Tensor, scale: Tensor | None, out: Tensor) -> None:
     cpu().center(*matrix(z), mean.data_ptr(), pointer(scale), *matrix(out), torch.get_num_threads())
 
 
-def inner(a: Tensor, b: Tensor) -> Tensor:
+def inner(a: Tensor, b: Tensor) -> float:
     """As `reference.covariance.inner`."""
-    return _scalar(cpu().inner(*matrix(a), *matrix(b), torch.get_num_threads()))
+    return cpu().inner(*matrix(a), *matrix(b), torch.get_num_threads())
 
 
-def squared_distance(a: Tensor, b: Tensor) -> Tensor:
+def squared_distance(a: Tensor, b: Tensor) -> float:
     """As `reference.covariance.squared_distance`."""
-    return _scalar(cpu().squared_distance(*matrix(a), *matrix(b), torch.get_num_threads()))
+    return cpu().squared_distance(*matrix(a), *matrix(b), torch.get_num_threads())
 
 
-def triangle(tile: Tensor, scale: float) -> Tensor:
+def triangle(tile: Tensor, scale: float) -> float:
     """As `reference.covariance.triangle`."""
-    return _scalar(cpu().triangle(*matrix(tile), scale, torch.get_num_threads()))
+    return cpu().triangle(*matrix(tile), scale, torch.get_num_threads())
 
 
 def gradient(
@@ -47,11 +47,9 @@ def gradient(
     )  # fmt: skip
 
 
-def correlation_tile(tile: Tensor, first: int, count: int, weight: float) -> Tensor:
+def correlation_tile(tile: Tensor, first: int, count: int, weight: float) -> float:
     """As `reference.covariance.correlation_tile`."""
-    return _scalar(
-        cpu().correlation_tile(*matrix(tile), first, count, weight, torch.get_num_threads())
-    )
+    return cpu().correlation_tile(*matrix(tile), first, count, weight, torch.get_num_threads())
 
 
 def correlation_dots(
@@ -79,7 +77,3 @@ def correlation_gradient(
 
 def _optional(tensor: Tensor | None) -> tuple[int, int, int, int, int]:
     return _ABSENT if tensor is None else matrix(tensor)
-
-
-def _scalar(value: float) -> Tensor:
-    return torch.tensor(value, dtype=torch.float64)

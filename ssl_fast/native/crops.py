@@ -5,6 +5,15 @@ from torch import Tensor
 
 from . import DTYPE_CODES, cpu, pointer
 
+_LARGE = 4 << 20  # bytes whose page faults cost more than the advice does
+
+
+def workspace(like: Tensor, rows: int, columns: int) -> Tensor:
+    """Memory that is about to be written, on huge pages where it is large."""
+    memory = like.new_empty((rows, columns))
+    cpu().advise_huge_pages(memory.data_ptr(), memory.numel() * memory.element_size(), _LARGE)
+    return memory
+
 
 def forward(
     tile: Tensor,  # (K, V r): logits of r samples in V views, becomes exp(l - shift)

@@ -8,6 +8,9 @@ from torch import Tensor
 from .._eigen import Reduce, Spectrum
 from . import DTYPE_CODES, cpu, cuda_kernels, matrix, pointer
 
+# A Gram at most this wide is decomposed in float64: that costs no more than overheads do.
+_DOUBLE = 64
+
 
 def forward(
     z: Tensor, center: bool, eps: float, distance: bool, want_grad: bool, rows: int, reduce: Reduce
@@ -21,7 +24,7 @@ def forward(
         return cuda_kernels().wasserstein(z, center, eps, distance, want_grad, rows, reduce)
     wide = torch.promote_types(z.dtype, torch.float32)
     mean = reduce(column_sums(z), "sum").div_(rows) if center else None
-    dtype = wide if distance else torch.float64
+    dtype = wide if distance and min(rows, z.shape[1]) > _DOUBLE else torch.float64
     x = z.to(dtype) if mean is None else centered(z, mean, dtype)
     spectrum = Spectrum(x, center, rows, reduce)
     if not spectrum.finite:

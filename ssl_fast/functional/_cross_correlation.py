@@ -1,0 +1,119 @@
+"""The products behind the cross-correlation of two views, Z0^T Z1 / N, both standardised.
+
+    dual     D >= 2 N:  sum_de C_de^2 = <Z0 Z0^T, Z1 Z1^T> / N^2, by chunks of columns
+    direct   else:      strips of rows of C; each is summed and multiplied back into both gradients
+
+Both end in the gradient through the standardisation, g - own * (own's projection), by columns.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _distributed
+from ._covariance_products import Rows, add_gram, cancels, chunks, mirror, on_device, scratch
+from ._tiles import product_dtype
+
+# Rows of a strip: larger than for covariances, of symmetry no use is made. Measured on 2 cores.
+STRIP = 256
+
+
+def correlation(
+    kernels: Any, views: list[Tensor], rows: Rows, weight: float, eps: float, kept: Tensor | None
+) -> Any:
+    """sum_d (C_dd - 1)^2 + weight sum_{d != e} C_de^2, float64; kept (2, N, D): its gradients."""
+    z, columns = views[0], views[0].shape[1]
+    stats = z.new_empty((2, 2, columns), dtype=torch.float64)
+    dual = rows.dual(columns)
+    gathered = rows.group and (dual or rows.gathers(z, columns))
+    if gathered:
+        views = [_distributed.gather(view, rows.group) for view in views]
+    if dual:
+        form = functools.partial(_dual_correlation, kernels, views, rows, stats, weight, eps, kept)
+        loss = form(product_dtype(z))
+        return loss if loss is not None else form(torch.float64)
+    wide = product_dtype(z)
+    own = [scratch(view, len(view), columns, wide, i) for i, view in enumerate(views)]
+    for view, s, o in zip(views, stats, own, strict=True):
+        if rows.group and not gathered:
+            rows.moments(kernels, view, s)
+            kernels.center(view, s[0], (s[1] / rows.count + eps).rsqrt(), o)
+        else:
+            kernels.moments(view, s, o, eps)
+    reduce = rows.sum if rows.group and not gathered else None
+    mine = [o[rows.mine] for o in own] if gathered else own
+    loss = _direct_correlation(kernels, own, mine, rows, weight, kept, reduce)
+    if kept is not None:
+        scales = (stats[:, 1] / rows.count + eps).rsqrt()
+        for push, o, scale in zip(kept, mine, scales, strict=True):
+            _standardised(kernels, push, o, None, 1.0, None, rows, scale, push)
+    return loss
+
+
+def _dual_correlation(
+    kernels: Any, views: list[Tensor], rows: Rows, stats: Tensor, weight: float, eps: float,
+    kept: Tensor | None, dtype: torch.dtype,
+) -> Tensor | None:  # fmt: skip
+    """`correlation` by the Grams of both views; None where float32 would cancel."""
+    n, grams, c = rows.count, [z.new_empty((z.shape[0],) * 2, dtype=dtype) for z in views], []
+    parts = list(zip(chunks(views[0], dtype), chunks(views[1], dtype, 1), strict=True))
+    for (columns, first), (_, second) in parts:
+        for z, s, g, own in zip(views, stats, grams, (first, second), strict=True):
+            kernels.moments(z[:, columns], s[:, columns], own, eps)
+            add_gram(g, own, columns.start > 0)
+        c.append(kernels.correlation_dots(first, second, None, 1.0, None) / n)
+    for g in grams:
+        mirror(g)
+    diagonal = torch.cat(c) if len(c) > 1 else c[0]
+    squares, total = diagonal.square().sum(), kernels.inner(*grams) / n**2
+    if not on_device(kernels) and cancels(total, squares, grams[0]):
+        return None
+    if kept is not None:
+        beta = diagonal * ((2 - 2 * weight) / n) - 2 / n  # (2 (c - 1) - 2 weight c) / n
+        scales = (stats[:, 1] / n + eps).rsqrt()
+        for (block, first), (_, second) in parts:
+            pair = first, second
+            if len(parts) > 1:  # a single chunk is still there
+                for view, s, scale, o in zip(views, stats, scales, pair, strict=True):
+                    kernels.center(view[:, block], s[0, block], scale[block], o)
+            for i in (0, 1):
+                push = grams[1 - i][rows.mine] @ pair[i]
+                mine, other = pair[i][rows.mine], pair[1 - i][rows.mine]
+                _standardised(
+                    kernels, push, mine, other, 2 * weight / n**2, beta[block], rows,
+                    scales[i][block], kept[i][:, block],
+                )  # fmt: skip
+    return (diagonal - 1).square().sum() + weight * (total - squares)
+
+
+def _direct_correlation(
+    kernels: Any, own: list[Tensor], mine: list[Tensor], rows: Rows, weight: float,
+    kept: Tensor | None, reduce: Callable | None,
+) -> Any:  # fmt: skip
+    """`correlation` by strips of rows of Z_0^T Z_1; kept: the derivatives by Z_0 and Z_1."""
+    columns = own[0].shape[1]
+    loss: Any = 0.0
+    for first in range(0, columns, STRIP):
+        strip = slice(first, min(first + STRIP, columns))
+        tile = torch.mm(own[0][:, strip].t(), own[1])
+        tile = tile if reduce is None else reduce(tile)
+        loss += kernels.correlation_tile(tile, first, rows.count, weight)
+        if kept is not None:
+            torch.mm(mine[1], tile.t(), out=kept[0][:, strip])
+            kept[1].addmm_(mine[0][:, strip], tile, beta=float(first > 0))
+    return loss
+
+
+def _standardised(
+    kernels: Any, push: Tensor, own: Tensor, other: Tensor | None, alpha: float,
+    beta: Tensor | None, rows: Rows, scale: Tensor, out: Tensor,
+) -> None:  # fmt: skip
+    """The gradient by z from that by its standardised rows, g = alpha push + beta_d other.
+
+    Column means of g are zero, so only its projection on `own` comes off.
+    """
+    dots = rows.sum(kernels.correlation_dots(push, own, other, alpha, beta)) / rows.count
+    kernels.correlation_gradient(push, own, other, alpha, beta, dots, scale, out)
