@@ -31,7 +31,7 @@ SMALL = {  # where a method has the option
     "clusters": "[5,8]",
     "first_epoch": 0,
 }
-WIDE = {"cw_rgp": {"embedding_dim": 144}}  # more channels in a group than images in a batch
+WIDE = {"cw_rgp": {"embedding_dim": 144, "hidden_dim": 256}}  # groups wider than the batch
 COMMAND = (
     "train --data digits --encoder small-4 --batch-size 64 --threads 1 --accelerator cpu "
     "--progress off --warmup-epochs 0.2"

@@ -63,7 +63,7 @@ class Method(nn.Module):
         """Between backward and the optimiser: where gradients are dropped."""
 
     def check(self, batch_size: int, images: int) -> None:
-        """Raises ValueError for a batch, or a number of training images, that the loss cannot take."""
+        """Raises ValueError for a batch or number of training images that the loss cannot take."""
         if batch_size < 2:
             raise ValueError(f"at least 2 images a step are needed, got batch_size {batch_size}")
 
