@@ -20,6 +20,13 @@ static Matrix matrix(Pointer p, int64_t rows, int64_t cols, int64_t stride, int 
   return {at<void>(p), rows, cols, stride, dtype};
 }
 
+static ssl_fast::Crops crops(Pointer x, int64_t prototypes, int64_t samples, int dtype,
+                             const std::vector<Pointer>& q) {
+  static_assert(sizeof(Pointer) == sizeof(void*));
+  return {at<void>(x), prototypes, (int64_t)q.size(),
+          samples,     dtype,      reinterpret_cast<const void* const*>(q.data())};
+}
+
 PYBIND11_MODULE(_cpu, m) {
   m.def("instruction_sets", &ssl_fast::instruction_sets);
   m.def("select", &ssl_fast::select);
@@ -121,6 +128,21 @@ PYBIND11_MODULE(_cpu, m) {
         active().column_moments(matrix(z, n, d, stride, dtype), at<double>(stats), stats_stride,
                                 matrix(out, out_n, out_d, out_stride, out_dtype), standardise, eps,
                                 threads);
+      },
+      NoGil());
+  m.def(
+      "spectral_weights",
+      [](Pointer squares, int64_t count, double scale, double stranger, Pointer mean, int64_t rows,
+         int64_t width, double eps, bool distance, Pointer value, Pointer weight, Pointer row) {
+        active().spectral_weights(at<double>(squares), count, scale, stranger, at<double>(mean),
+                                  rows, width, eps, distance, at<double>(value), at<double>(weight),
+                                  at<double>(row));
+      },
+      NoGil());
+  m.def(
+      "column_sums",
+      [](Pointer z, int64_t n, int64_t d, int64_t stride, int dtype, Pointer sums, int threads) {
+        active().column_sums(matrix(z, n, d, stride, dtype), at<double>(sums), threads);
       },
       NoGil());
   m.def(
@@ -253,8 +275,9 @@ PYBIND11_MODULE(_cpu, m) {
   m.def(
       "pair_weights",
       [](Pointer tile, int64_t r, int64_t c, int64_t stride, int dtype, double t, double shift,
-         bool marked, int threads) {
-        return active().pair_weights(matrix(tile, r, c, stride, dtype), t, shift, marked, threads);
+         bool marked, Pointer rows, Pointer cols, int threads) {
+        return active().pair_weights(matrix(tile, r, c, stride, dtype), t, shift, marked,
+                                     at<void>(rows), at<void>(cols), threads);
       },
       NoGil());
   m.def(
@@ -298,6 +321,102 @@ PYBIND11_MODULE(_cpu, m) {
          Pointer col, double g, Pointer d_c, int threads) {
         active().correlation_backward(matrix(c, k, d, stride, dtype), inv_temperature,
                                       at<double>(col), g, matrix(d_c, k, d, d, dtype), threads);
+      },
+      NoGil());
+  m.def(
+      "subtract_mean",
+      [](Pointer z, int64_t n, int64_t d, int64_t stride, int dtype, Pointer mean, Pointer x,
+         int x_dtype, int threads) {
+        active().subtract_mean(matrix(z, n, d, stride, dtype), at<double>(mean), at<void>(x),
+                               x_dtype, threads);
+      },
+      NoGil());
+  m.def(
+      "crops_forward",
+      [](Pointer x, int64_t prototypes, int64_t samples, int dtype, const std::vector<Pointer>& q,
+         double inv_temperature, Pointer row_stats, int64_t row_stats_stride, int64_t view_stride,
+         Pointer mass, int threads) {
+        active().crops_forward(crops(x, prototypes, samples, dtype, q), inv_temperature,
+                               {at<double>(row_stats), row_stats_stride, nullptr, view_stride},
+                               at<double>(mass), threads);
+      },
+      NoGil());
+  m.def(
+      "crops_backward",
+      [](Pointer x, int64_t prototypes, int64_t samples, int dtype, const std::vector<Pointer>& q,
+         double inv_temperature, bool has_exp, Pointer row_stats, int64_t row_stats_stride,
+         int64_t view_stride, Pointer prior, int threads) {
+        active().crops_backward(crops(x, prototypes, samples, dtype, q), inv_temperature, has_exp,
+                                {at<double>(row_stats), row_stats_stride, nullptr, view_stride},
+                                at<double>(prior), threads);
+      },
+      NoGil());
+  m.def(
+      "unit_rows_forward",
+      [](Pointer x, int64_t n, int64_t d, int64_t stride, int dtype, Pointer unit, Pointer norm,
+         int threads) {
+        active().unit_rows_forward(matrix(x, n, d, stride, dtype), at<void>(unit), at<void>(norm),
+                                   threads);
+      },
+      NoGil());
+  m.def(
+      "unit_rows_backward",
+      [](Pointer d_unit, int64_t n, int64_t d, int64_t stride, int dtype, Pointer unit,
+         Pointer norm, Pointer out, int64_t out_stride, int out_dtype, int threads) {
+        active().unit_rows_backward(matrix(d_unit, n, d, stride, dtype), at<void>(unit),
+                                    at<void>(norm), matrix(out, n, d, out_stride, out_dtype),
+                                    threads);
+      },
+      NoGil());
+  // For memory that is written at once: fewer page faults.
+  m.def("advise_huge_pages", [](Pointer p, int64_t bytes, int64_t least) {
+    ssl_fast::advise_huge_pages(at<void>(p), bytes, least);
+  });
+  m.def(
+      "transport",
+      [](Pointer x, Pointer x_columns, int64_t n, Pointer y, Pointer y_columns, int64_t k,
+         int64_t d, int dtype, double epsilon, int p, int iterations, double tolerance, Pointer f,
+         Pointer g, Pointer u, Pointer v, double d_value, Pointer d_x, Pointer d_y, int threads) {
+        return active().transport({at<void>(x), at<void>(x_columns), n, d, dtype},
+                                  {at<void>(y), at<void>(y_columns), k, d, dtype}, epsilon, p,
+                                  iterations, tolerance, at<void>(f), at<void>(g), at<void>(u),
+                                  at<void>(v), d_value, at<void>(d_x), at<void>(d_y), threads);
+      },
+      NoGil());
+  m.def(
+      "transport_pairs",
+      [](Pointer points, Pointer columns, int64_t n, int64_t d, int dtype, Pointer starts,
+         Pointer pairs, int64_t count, double epsilon, int p, int iterations, double tolerance,
+         Pointer out, int threads) {
+        active().transport_pairs({at<void>(points), at<void>(columns), n, d, dtype},
+                                 at<int64_t>(starts), at<int64_t>(pairs), count, epsilon, p,
+                                 iterations, tolerance, at<double>(out), threads);
+      },
+      NoGil());
+  m.def(
+      "cosine_forward",
+      [](Pointer x, int64_t n, int64_t d, int64_t stride, int dtype, Pointer y, int64_t y_stride,
+         double eps, Pointer stats, int threads) {
+        return active().cosine_forward(matrix(x, n, d, stride, dtype),
+                                       matrix(y, n, d, y_stride, dtype), eps, at<double>(stats),
+                                       threads);
+      },
+      NoGil());
+  m.def(
+      "cosine_backward",
+      [](Pointer x, int64_t n, int64_t d, int64_t stride, int dtype, Pointer y, int64_t y_stride,
+         double eps, Pointer stats, double g, Pointer d_x, Pointer d_y, int threads) {
+        active().cosine_backward(matrix(x, n, d, stride, dtype), matrix(y, n, d, y_stride, dtype),
+                                 eps, at<double>(stats), g, matrix(d_x, n, d, d, dtype),
+                                 matrix(d_y, n, d, d, dtype), threads);
+      },
+      NoGil());
+  m.def(
+      "nearest",
+      [](Pointer tile, int64_t r, int64_t c, int64_t stride, int dtype, Pointer own, Pointer index,
+         int threads) {
+        active().nearest(matrix(tile, r, c, stride, dtype), at<int64_t>(own), at<int64_t>(index),
+                         threads);
       },
       NoGil());
 }

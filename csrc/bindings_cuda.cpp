@@ -111,4 +111,40 @@ PYBIND11_MODULE(_cuda, m) {
                                d_logits_stride, at<void>(scratch), stream_at(stream));
       },
       NoGil());
+
+  m.def(
+      "column_sums",
+      [](Pointer z, int64_t n, int64_t d, int64_t stride, int dtype, int64_t parts, Pointer partial,
+         Pointer sums, int device, Pointer stream) {
+        DeviceGuard guard(device);
+        column_sums(matrix(z, n, d, stride, dtype), parts, at<double>(partial), at<double>(sums),
+                    stream_at(stream));
+      },
+      NoGil());
+  m.def(
+      "center",
+      [](Pointer z, int64_t n, int64_t d, int64_t stride, int dtype, Pointer mean, Pointer x,
+         int device, Pointer stream) {
+        DeviceGuard guard(device);
+        center(matrix(z, n, d, stride, dtype), at<double>(mean), at<double>(x), stream_at(stream));
+      },
+      NoGil());
+  m.def(
+      "polynomial",
+      [](Pointer r, Pointer square, int64_t n, double a, double b, double c, Pointer out,
+         int device, Pointer stream) {
+        DeviceGuard guard(device);
+        polynomial(at<double>(r), at<double>(square), n, a, b, c, at<double>(out),
+                   stream_at(stream));
+      },
+      NoGil());
+  m.def(
+      "finish",
+      [](Pointer product, int64_t n, int64_t d, Pointer row, Pointer factor, Pointer out,
+         int device, Pointer stream) {
+        DeviceGuard guard(device);
+        finish(at<double>(product), n, d, at<double>(row), at<double>(factor), at<float>(out),
+               stream_at(stream));
+      },
+      NoGil());
 }

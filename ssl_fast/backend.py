@@ -29,6 +29,8 @@ PREFERENCE = {
     ("cpu", "contrastive"): ("native", "reference"),
     ("cpu", "uniformity"): ("native", "reference"),
     ("cpu", "transport"): ("native", "reference"),
+    ("cpu", "wasserstein"): ("native", "reference"),
+    ("cpu", "cosine"): ("native", "reference"),
     ("cuda", "sinkhorn"): ("native", "triton", "reference"),
     ("cuda", "cross_entropy"): ("native", "triton", "reference"),
     ("cuda", "linear_cross_entropy"): ("triton", "native", "reference"),
@@ -36,6 +38,8 @@ PREFERENCE = {
     ("cuda", "contrastive"): ("triton", "native", "reference"),
     ("cuda", "uniformity"): ("triton", "reference"),
     ("cuda", "transport"): ("triton", "reference"),
+    ("cuda", "wasserstein"): ("native", "triton", "reference"),
+    ("cuda", "cosine"): ("reference",),
 }
 _HALF_AND_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -132,6 +136,11 @@ def _select(stem: str, device_type: str, dtype: torch.dtype) -> str:
         return _choice
     order = PREFERENCE.get((device_type, stem), ("reference",))
     return next(name for name in order if why_not(name, device_type, dtype) is None)
+
+
+# torch.compile calls it instead of tracing the imports in it: torch.compiler.assume_constant_result
+# sets the same, but imports dynamo, which takes a second.
+_select._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache

@@ -64,10 +64,10 @@ def methods(argv: list[str]) -> int:
 
     from .train.methods import METHODS
 
-    table = Table("method", "paper", "equation", "ssl_fast.losses", "views")
+    table = Table("method", "paper", "equation", "ssl_fast.losses", "recipe of the source")
     for name, method in METHODS.items():
-        views = " + ".join(method.views)
-        table.add_row(name, method.paper, method.equation, method.loss_class, views)
+        recipe = ", ".join(f"{key} {value}" for key, value in method.recipe.items())
+        table.add_row(name, method.paper, method.equation, method.loss_class, recipe)
     Console().print(table)
     return 0
 

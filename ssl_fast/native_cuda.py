@@ -8,7 +8,7 @@ import functools
 import torch
 from torch import Tensor
 
-from . import native
+from . import _polar, native
 from .native import DTYPE_CODES, matrix, pointer
 
 
@@ -104,6 +104,49 @@ def backward(
         d_logits.data_ptr(), d_logits.stride(0),
     )  # fmt: skip
     return d_logits if out is None or fits else out.copy_(d_logits)
+
+
+def wasserstein(
+    z: Tensor, center: bool, eps: float, distance: bool, want_grad: bool, rows: int, reduce
+) -> tuple[Tensor, Tensor | None]:
+    """As `reference.wasserstein.forward`, for eps of at least 1e-7."""
+    return _polar.forward(PolarKernels, _rows(z), center, eps, distance, want_grad, rows, reduce)
+
+
+class PolarKernels:
+    """The steps between the products of `_polar.forward`."""
+
+    @staticmethod
+    def column_sums(z: Tensor) -> Tensor:
+        parts = max(1, min(64, z.shape[0] // 256))
+        partial, sums = _double(z, parts, z.shape[1]), _double(z, z.shape[1])
+        native.cuda().column_sums(
+            *matrix(z), parts, partial.data_ptr(), sums.data_ptr(), *_place(z)
+        )
+        return sums
+
+    @staticmethod
+    def center(z: Tensor, mean: Tensor | None) -> Tensor:
+        x = _double(z, *z.shape)
+        native.cuda().center(*matrix(z), pointer(mean), x.data_ptr(), *_place(z))
+        return x
+
+    @staticmethod
+    def polynomial(coefficients: _polar.Coefficients, r: Tensor, square: Tensor) -> Tensor:
+        out = torch.empty_like(r)
+        native.cuda().polynomial(
+            r.data_ptr(), square.data_ptr(), r.shape[0], *coefficients, out.data_ptr(), *_place(r)
+        )
+        return out
+
+    @staticmethod
+    def finish(product: Tensor, row: Tensor | None, factor: Tensor | None) -> Tensor:
+        out = product.new_empty(product.shape, dtype=torch.float32)
+        native.cuda().finish(
+            product.data_ptr(), *product.shape, pointer(row), pointer(factor), out.data_ptr(),
+            *_place(product),
+        )  # fmt: skip
+        return out
 
 
 def _sinkhorn(

@@ -189,7 +189,7 @@ def multi_crop(
     students: list[Tensor], q: list[Tensor], prototypes: Tensor | None = None,
     temperature: float = 0.1, skip_same: bool = True,
 ) -> Tensor:  # fmt: skip
-    """Mean over pairs of crops of the cross-entropy; pairs of one and the same crop are left out."""
+    """Mean over pairs of crops of the cross-entropy, without those of one and the same crop."""
     logits = students if prototypes is None else [x @ prototypes.T for x in students]
     terms = [
         cross_entropy(logits[s], q[t], temperature)
@@ -285,3 +285,129 @@ def mean_entropy(anchors: Tensor, prototypes: Tensor, temperature: float = 0.1) 
     a, c = (torch.nn.functional.normalize(x, dim=1) for x in (anchors, prototypes))
     log_p = (a @ c.T / temperature).log_softmax(1)
     return -(log_p.exp() * log_p).sum(1).mean()
+
+
+def nuclear_norm(z: Tensor, center: bool = False) -> Tensor:
+    return torch.linalg.svdvals(z - z.mean(0) if center else z).sum()
+
+
+def wasserstein(z: Tensor) -> Tensor:
+    """Fang et al. 2024 as printed, by the eigenvalues of the covariance (WassersteinSSL a16a931).
+
+    No N < D, no repeated eigenvalues at zero: there the square root has no derivative.
+    """
+    mean = z.mean(0)
+    covariance = (z - mean).T @ (z - mean) / len(z)
+    roots = torch.linalg.eigvalsh(covariance).clamp(min=0).sqrt().sum()
+    return (mean @ mean + 1 + covariance.trace() - 2 / z.shape[1] ** 0.5 * roots).sqrt()
+
+
+def wasserstein_svd(z: Tensor) -> Tensor:
+    """The same by singular values, for any shape of full rank."""
+    mean = z.mean(0)
+    x = z - mean
+    trace = x.square().sum() / len(z)
+    roots = torch.linalg.svdvals(x).sum() / len(z) ** 0.5
+    return (mean @ mean + 1 + trace - 2 / z.shape[1] ** 0.5 * roots).sqrt()
+
+
+def spectral_gradient(z: Tensor, center: bool, eps: float, distance: bool) -> Tensor:
+    """The gradient by SVD in float64, null directions (s <= eps * s_1) get 0."""
+    z = z.double()
+    rows, width = z.shape
+    mean = z.mean(0)
+    u, s, vh = torch.linalg.svd(z - mean if center else z, full_matrices=False)
+    polar = (u * (s > eps * s.max())) @ vh
+    if not distance:
+        return polar
+    return (z / rows - polar / (rows * width) ** 0.5) / wasserstein_svd(z)
+
+
+def nt_xent(views: list[Tensor], temperature: float, normalize: bool = True) -> Tensor:
+    """SimCLR, Eq. 1; of more than two views the positives are summed inside the logarithm."""
+    samples, count = len(views[0]), len(views)
+    z = _unit(torch.cat(views), normalize)
+    same = torch.arange(samples).repeat(count)
+    itself = torch.eye(len(z), dtype=torch.bool)
+    logits = (z @ z.T / temperature).masked_fill(itself, -torch.inf)
+    positive = (same[:, None] == same) & ~itself
+    positives = logits.masked_fill(~positive, -torch.inf).logsumexp(1)
+    return (logits.logsumexp(1) - positives).mean()
+
+
+def decoupled(z0: Tensor, z1: Tensor, temperature: float, weights: Tensor | None = None) -> Tensor:
+    """DCL, Eq. 6, mean over samples and views; weights (N, 2)."""
+    samples = len(z0)
+    z = _unit(torch.cat([z0, z1]), True)
+    logits = z @ z.T / temperature
+    same = torch.arange(samples).repeat(2)
+    positives = logits.diagonal(samples).repeat(2)
+    if weights is not None:
+        positives = positives * weights.T.flatten().to(positives)
+    return (logits.masked_fill(same[:, None] == same, -torch.inf).logsumexp(1) - positives).mean()
+
+
+def one_of_many(
+    query: Tensor,
+    key: Tensor,
+    negatives: Tensor | None,
+    temperature: float,
+    normalize: bool = True,
+    reduction: str = "mean",
+) -> Tensor:
+    """InfoNCE: the key is class i of all keys, or class 0 of [key, negatives]."""
+    query, key = _unit(query, normalize), _unit(key, normalize)
+    if negatives is None:
+        logits, labels = query @ key.T, torch.arange(len(query))
+    else:
+        positive = (query * key).sum(1, keepdim=True)
+        logits = torch.cat([positive, query @ _unit(negatives, normalize).T], 1)
+        labels = torch.zeros(len(query), dtype=torch.long)
+    return torch.nn.functional.cross_entropy(logits / temperature, labels, reduction=reduction)
+
+
+def proto_nce(
+    z: Tensor,
+    centroids: Tensor,
+    concentration: Tensor,
+    index: Tensor,
+    negatives: Tensor | None = None,
+    reduction: str = "mean",
+    ignore: bool = False,
+) -> Tensor:
+    """PCL, Eq. 11, one clustering: class 0 of [own, negatives], every column at its own scale."""
+    logits = z @ centroids.T / concentration.to(z)
+    if negatives is None:
+        return torch.nn.functional.cross_entropy(logits, index, reduction=reduction)
+    others = logits[:, negatives]
+    if ignore:
+        others = others.masked_fill(index[:, None] == negatives, -torch.inf)
+    own = logits.gather(1, index[:, None])
+    labels = torch.zeros(len(z), dtype=torch.long)
+    logits = torch.cat([own, others], 1)
+    return torch.nn.functional.cross_entropy(logits, labels, reduction=reduction)
+
+
+def _unit(x: Tensor, normalize: bool) -> Tensor:
+    return torch.nn.functional.normalize(x, dim=1) if normalize else x
+
+
+def sinkhorn_plan(x: Tensor, y: Tensor, epsilon: float, p: int, iterations: int) -> Tensor:
+    """Cuturi's plan (N, M) for uniform weights, by that many steps in the log domain."""
+    costs = (x[:, None] - y[None]).square().sum(2)
+    costs = costs.clamp_min(1e-300 if x.dtype == torch.float64 else 1e-35).sqrt().pow(p)
+    a, b = -torch.tensor(float(len(x))).to(x).log(), -torch.tensor(float(len(y))).to(x).log()
+    g = torch.zeros_like(costs[0])
+    for _ in range(iterations):
+        f = -(g - costs / epsilon + b).logsumexp(1)
+        g = -(f[:, None] - costs / epsilon + a).logsumexp(0)
+    return (f[:, None] + g - costs / epsilon + a + b).exp()
+
+
+def sinkhorn_distance(
+    x: Tensor, y: Tensor, epsilon: float = 0.05, p: int = 1, iterations: int = 500
+) -> Tensor:
+    """<P, C>, differentiated through the steps."""
+    squares = (x[:, None] - y[None]).square().sum(2)
+    costs = squares if p == 2 else squares.clamp_min(torch.finfo(x.dtype).tiny).sqrt()
+    return (sinkhorn_plan(x, y, epsilon, p, iterations) * costs).sum()

@@ -13,15 +13,22 @@ import ssl_fast
 from ssl_fast import backend as dispatch
 from ssl_fast.functional import (
     Assignment,
+    gaussian_uniformity,
     linear_soft_cross_entropy,
     sinkhorn,
+    sinkhorn_distance,
     soft_cross_entropy,
 )
 
 PROTOCOL = {
     "sinkhorn": ("step", "row_potential", "potentials", "dense", "evaluate"),
     "cross_entropy": ("forward", "backward"),
-}
+    "uniformity": (
+        "potential", "distance_power", "distance_power_backward", "correlation",
+        "correlation_backward",
+    ),
+    "transport": ("distance", "distance_backward", "distances"),
+}  # fmt: skip
 
 
 def everything() -> None:
@@ -31,6 +38,8 @@ def everything() -> None:
     Assignment.softmax(x, temperature=0.1).dense()
     soft_cross_entropy(x, Assignment.sinkhorn(x)).backward()
     linear_soft_cross_entropy(x, x, q, symmetric=True).backward()
+    gaussian_uniformity(x).backward()
+    sinkhorn_distance(x, x).backward()
 
 
 @pytest.mark.cpu_kernels

@@ -17,8 +17,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from ssl_fast._polar import TorchKernels
 from ssl_fast.reference import cross_entropy as cross_entropy_reference
 from ssl_fast.reference import sinkhorn as sinkhorn_reference
+from ssl_fast.reference import wasserstein as wasserstein_reference
 
 _spec = importlib.util.spec_from_file_location(
     "cuda_emulation", Path(__file__).parent / "emulation" / "harness.py"
@@ -236,6 +238,35 @@ def test_statistics_of_a_slice_of_rows(kernels):
     part = SimpleNamespace(values=targets.values[5:12], scale=None, row=None, col=None)
     actual = kernels.backward(logits[5:12], 7.0, part, rows[:, 5:12], None, None, 1.0)
     assert torch.equal(actual, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(37, 13), (3, 70)] + ([] if SANITIZED else [(1, 1), (700, 33)]))
+def test_polar_updates(kernels, shape, dtype):
+    """Each step between the products, on rows further apart than their width."""
+    ours, plain = kernels.PolarKernels, TorchKernels
+    z = strided(random(*shape, dtype=dtype))
+    mean = plain.column_sums(z) / len(z)
+    assert_near(ours.column_sums(z), plain.column_sums(z), 1e-13)
+    for row in (None, mean):
+        assert torch.equal(ours.center(z, row), plain.center(z, row))
+    x = plain.center(z, mean)
+    gram = x.T @ x
+    arguments = (8.5, -25.2, 18.7), gram, gram @ gram
+    assert_near(ours.polynomial(*arguments), plain.polynomial(*arguments), 1e-13)
+    for row, factor in ((None, None), (mean, torch.tensor(0.3, dtype=torch.float64))):
+        assert_near(ours.finish(x, row, factor), plain.finish(x, row, factor), 1e-7)
+
+
+@pytest.mark.parametrize("shape", [(30, 8), (8, 30)])
+@pytest.mark.parametrize(("center", "distance"), [(False, False), (True, True)])
+def test_polar_iteration(kernels, shape, center, distance):
+    z = random(*shape)
+    arguments = (center, 1e-6, distance, True, len(z), lambda value, op: value)
+    value, gradient = kernels.wasserstein(z, *arguments)
+    exact, expected = wasserstein_reference.forward(z.double(), *arguments)
+    assert_near(value[None], exact[None], 1e-6)
+    assert_near(gradient, expected, 1e-6)
 
 
 @pytest.mark.parametrize("on_chip", [True, False])

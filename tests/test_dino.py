@@ -13,7 +13,6 @@ from checks import (
     assert_right,
     error,
     normal,
-    probabilities,
     same_bits,
     spread,
     unit,
@@ -90,7 +89,9 @@ def test_centre_is_the_moving_average(backend, source) -> None:
         z, t, c = crops(2, 7, 5), crops(2, 7, 5, seed=9 + step), unit(11, 5, seed=50 + step)
         logits, scores = [v @ c.T for v in z], [v.double() @ c.double().T for v in t]
         before = loss.center.clone()
-        value = loss(z, t, c) if source == "embeddings" else loss(logits, [s.float() for s in scores])
+        value = (
+            loss(z, t, c) if source == "embeddings" else loss(logits, [s.float() for s in scores])
+        )
         exact = oracles.dino_loss([x.double() for x in logits], scores, center=before[0].double())
         assert_relative(value, exact, 1e-5)
         expected = 0.9 * expected + 0.1 * torch.cat(scores).mean(0)
@@ -143,9 +144,7 @@ def test_lightly(source) -> None:
 
 def test_schedule() -> None:
     """numpy.linspace over the warm-up, then constant; a call may override it."""
-    loss = DINOLoss(
-        5, teacher_temperature=0.07, warmup_teacher_temperature=0.04, warmup_epochs=4
-    )
+    loss = DINOLoss(5, teacher_temperature=0.07, warmup_teacher_temperature=0.04, warmup_epochs=4)
     official = [*torch.linspace(0.04, 0.07, 4, dtype=torch.float64).tolist(), 0.07, 0.07]
     assert [loss.temperature_at(e) for e in range(6)] == pytest.approx(official, rel=1e-12)
     assert loss.temperature_at(None) == 0.07
@@ -293,7 +292,9 @@ def test_ibot_full_masks_are_the_plain_mean(backend) -> None:
     """All tokens masked: the cross-entropy's mean over tokens."""
     mask = torch.ones(3, 5, dtype=torch.bool)
     s, t, c = unit(15, 7), unit(15, 7, seed=1), unit(13, 7, seed=50)
-    plain = oracles.cross_entropy((s @ c.T).double(), oracles.centred((t @ c.T).double(), 0.04), 0.1)
+    plain = oracles.cross_entropy(
+        (s @ c.T).double(), oracles.centred((t @ c.T).double(), 0.04), 0.1
+    )
     assert_relative(IBOTLoss(13)(s, t, mask, c), plain, 2e-6)
 
 

@@ -67,6 +67,8 @@ def test_equals_one_process(found, name, case) -> None:
     for key, expected in alone["rows"].items():
         together = torch.cat([part["rows"][key] for part in parts]) / world
         assert error(together, expected) <= 2e-6 * float(expected.abs().max()), key
+    for key, expected in alone.get("same", {}).items():  # what every rank holds alike
+        assert all(error(part["same"][key], expected) <= 1e-6 for part in parts), key
     for key, expected in alone.get("all", {}).items():
         mean = torch.stack([part["all"][key] for part in parts]).mean(0)
         assert error(mean, expected) <= 2e-6 * float(expected.abs().max()), key

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import io
 import pickle
+import pkgutil
 
 import pytest
 import torch
@@ -21,19 +22,38 @@ from checks import (
 )
 
 from ssl_fast import backend as dispatch
+from ssl_fast import functional
 from ssl_fast.functional import (
     Assignment,
+    alignment,
     covariance_penalty,
     cross_correlation_penalty,
+    decoupled_nt_xent,
+    gaussian_uniformity,
+    info_nce,
     linear_soft_cross_entropy,
+    msn,
+    multi_crop_cross_entropy,
+    multi_view_nt_xent,
+    nt_xent,
+    nuclear_norm,
+    prior_kl,
+    proto_nce,
+    prototype_alignment,
+    prototype_correlation,
+    prototype_uniformity,
     sinkhorn,
+    sinkhorn_distance,
     soft_cross_entropy,
     variance_hinge,
     vicreg,
+    wasserstein_uniformity,
 )
-from ssl_fast.losses import ReSALoss
+from ssl_fast.losses import MMCRLoss, ReSALoss
+from ssl_fast.losses import AlignUniformLoss, ReSALoss
 
 PRIOR = torch.tensor([0.5, 0.2, 0.1, 0.1, 0.1])
+INDEX = torch.tensor([4, 0, 0, 2, 1])
 CENTER = 0.1 * normal(5, seed=3)
 
 
@@ -63,6 +83,27 @@ FORMS = {
     "linear, symmetric": lambda x, y, s: linear_soft_cross_entropy(
         x, y, Assignment.sinkhorn(s)[:], temperature=0.2, symmetric=True
     ),
+    "crops": lambda x, y, s: multi_crop_cross_entropy(
+        [x, 2 * x], [Assignment.sinkhorn(s), centred(s)], y, temperature=0.2
+    ),
+    "crops of logits": lambda x, y, s: multi_crop_cross_entropy(
+        [x @ y.T, y @ x.T, x @ x.T],
+        [Assignment.sinkhorn((y[:, :1], y[:, :1]))],
+        None,
+        temperature=0.2,
+    ),
+    "prior": lambda x, y, s: prior_kl(x @ y.T, PRIOR.to(s), reverse=True),
+    "msn": lambda x, y, s: msn(x, s[:, :3], y, prior=PRIOR.to(s), sinkhorn_iterations=2),
+    "nt_xent": lambda x, y, s: nt_xent(x, y, temperature=0.1),
+    "nt_xent, views": lambda x, y, s: multi_view_nt_xent([x, y, x * y]),
+    "nt_xent, decoupled": lambda x, y, s: decoupled_nt_xent(x, y, weights=s[0], normalize=False),
+    "info_nce": lambda x, y, s: info_nce(x, y, reduction="none"),
+    "info_nce, queue": lambda x, y, s: info_nce(x, y, s[:, :3]),
+    "info_nce, wide": lambda x, y, s: info_nce(x, x.detach(), y, normalize=False, temperature=0.01),
+    "proto_nce": lambda x, y, s: proto_nce(x, y, PRIOR.to(s), INDEX, reduction="sum"),
+    "proto_nce, sampled": lambda x, y, s: proto_nce(
+        x, y, PRIOR.to(s), INDEX, negatives=INDEX[:3], duplicates="ignore"
+    ),
     "variance": lambda x, y, s: variance_hinge(x - 2 * y),
     "covariance": lambda x, y, s: covariance_penalty(x - 2 * y),
     "covariance, dual": lambda x, y, s: covariance_penalty(wide(x, y)),
@@ -71,6 +112,14 @@ FORMS = {
     "barlow": lambda x, y, s: cross_correlation_penalty(x, y),
     "barlow, dual": lambda x, y, s: cross_correlation_penalty(wide(x, y), wide(y, x)),
     "resa": lambda x, y, s: ReSALoss()([x, y], [y.detach(), x.detach()], s, s),
+    "nuclear norm": lambda x, y, s: nuclear_norm(x) + nuclear_norm(y, center=True),
+    "wasserstein": lambda x, y, s: wasserstein_uniformity(torch.cat([x, 0.5 * y])),
+    "mmcr": lambda x, y, s: MMCRLoss(0.1)(x[:, None], y[:, None]),
+    "uniformity": lambda x, y, s: gaussian_uniformity(x) + prototype_uniformity(y),
+    "alignment": lambda x, y, s: alignment(x, y, alpha=3.0) + prototype_alignment(x, y.detach()),
+    "correlation": lambda x, y, s: prototype_correlation(x) + prototype_correlation(x * y),
+    "align_uniform": lambda x, y, s: AlignUniformLoss()(x, y),
+    "transport": lambda x, y, s: sinkhorn_distance(x, y, epsilon=0.3, p=2),
 }
 
 
@@ -153,8 +202,18 @@ def calls() -> dict[str, list[tuple]]:
                      (x, y, a.scale, a.row, None, name)],
         "cross_entropy_forward": [], "cross_entropy_backward": [],
         "linear_cross_entropy_forward": [], "linear_cross_entropy_backward": [],
+        "gaussian_potential": [], "alignment_forward": [], "alignment_backward": [],
+        "correlation_forward": [], "correlation_backward": [],
+        "transport_forward": [], "transport_backward": [],
+        **calls_of_prior(name), **calls_of_crops(name), **calls_of_contrast(name),
         "covariance_forward": [], "covariance_backward": [],
         "cross_correlation_forward": [(x, y, 0.1, 1e-5, grad, name, "") for grad in (True, False)],
+        "wasserstein_forward": [
+            (x, True, 1e-6, True, True, 5, name, ""),
+            (x.half(), False, 1e-6, False, True, 5, name, ""),
+            (y.double(), True, 1e-6, False, False, 5, name, ""),
+        ],
+        "nuclear_norms_forward": [(x[None], True), (torch.stack([x, y]).bfloat16(), False)],
     }  # fmt: skip
     both = "variance covariance"
     for z0, z1, parts in ((x, y, both), (wide(x, y), wide(y, x), both), (x, None, "variance")):
@@ -163,6 +222,21 @@ def calls() -> dict[str, list[tuple]]:
         held = torch.ops.ssl_fast.covariance_forward(*forward)[1:]
         rest = (normal(3), 1.0, 1e-4, 1, parts, True, z1 is not None, name, "")
         found["covariance_backward"].append((z0, z1, *held, *rest))
+    d = torch.tensor(0.7)
+    for k in (x, y.bfloat16()):
+        _, row, col = torch.ops.ssl_fast.correlation_forward(k, 2.0, name)
+        found["correlation_forward"].append((k, 2.0, name))
+        found["correlation_backward"].append((k, 2.0, row, col, d, name))
+        found["gaussian_potential"] += [
+            (k, 2.0, True, True, name, ""),
+            (k, 1.0, False, False, name, ""),
+        ]
+        numbers = 0.3, 1, 50, 1e-5, name
+        _, state = torch.ops.ssl_fast.transport_forward(k, k.flip(0), *numbers)
+        found["transport_forward"].append((k, k.flip(0), *numbers))
+        found["transport_backward"].append((k, k.flip(0), state, d, *numbers))
+        found["alignment_forward"].append((k, k.flip(0), 1.5, name, ""))
+        found["alignment_backward"].append((k, k.flip(0), 1.5, d, 0.5, name))
     d_rows = normal(5, seed=8)
     for target in targets:
         for symmetric, reduction in ((False, "none"), (True, "mean")):
@@ -181,11 +255,88 @@ def calls() -> dict[str, list[tuple]]:
     return found
 
 
+def calls_of_prior(name: str) -> dict[str, list[tuple]]:
+    x, y, s = operands()
+    d_loss, log_prior = torch.tensor(0.7), PRIOR.double().log()
+    ops = torch.ops.ssl_fast
+    kl = (s, 2.0, log_prior, True, name, "")
+    _, row, prior, _ = ops.prior_kl_forward(*kl)
+    found: dict[str, list[tuple]] = {
+        "prior_kl_forward": [kl, (s, 2.0, None, False, name, "")],
+        "prior_kl_backward": [(s, 2.0, row, prior, d_loss, 0.5, name)],
+        "msn_forward": [], "msn_backward": [],
+        "entropy_forward": [(x, y, 2.0, "")],
+    }  # fmt: skip
+    _, entropy, _ = ops.entropy_forward(x, y, 2.0, "")
+    found["entropy_backward"] = [(x, y, 2.0, entropy, d_loss, True, True)]
+    for iterations in (0, 2):
+        forward = (x, x[:5], y, 10.0, 40.0, log_prior, 0.5, False, iterations, True, name, "")
+        found["msn_forward"].append(forward)
+        _, *kept, _, cache = ops.msn_forward(*forward)
+        found["msn_backward"].append(
+            (x, x[:5], y, 10.0, 40.0, *kept, cache, d_loss, 0.5, True, True, name)
+        )
+    return found
+
+
+def calls_of_crops(name: str) -> dict[str, list[tuple]]:
+    x, y, s = operands()
+    a, d_loss, ops = Assignment.sinkhorn(s), torch.tensor(0.7), torch.ops.ssl_fast
+    fields, scales = [s, None, None, a.row, a.col, probabilities(5, 5), *(None,) * 4], [20.0, 0.0]
+    linear = (torch.cat([x, x]), y, fields, 2, 5.0, scales, True)
+    _, row, _, cache = ops.multi_crop_forward(*linear, True, name, "")
+    logits = (s, [2 * s, s.T.contiguous()], fields, 5.0, scales, True)
+    _, rows, _ = ops.multi_crop_logits_forward(*logits, name, "")
+    return {
+        "multi_crop_forward": [(*linear, True, name, "")],
+        "multi_crop_backward": [(*linear, row, cache, d_loss, 0.5, True, True, name)],
+        "multi_crop_logits_forward": [(*logits, name, "")],
+        "multi_crop_logits_backward": [(*logits, rows, d_loss, 0.5, name)],
+    }
+
+
+def calls_of_contrast(name: str) -> dict[str, list[tuple]]:
+    x, y, s = operands()
+    ops, d_loss = torch.ops.ssl_fast, torch.tensor(0.7)
+    found: dict[str, list[tuple]] = {
+        "contrastive_rows_forward": [], "contrastive_rows_backward": [],
+        "contrastive_pairs_forward": [], "contrastive_pairs_backward": [],
+    }  # fmt: skip
+    for pair, scales, without, normalize, reduction in (
+        (y, (None, None), (INDEX, INDEX + 1), 2, "none"),
+        (x, (PRIOR, CENTER), (None, None), 0, "mean"),
+        (None, (None, None), (None, None), 1, "sum"),
+    ):
+        forward = (x, y, pair, 2.0, *scales, *without, normalize, reduction, True, name, "")
+        found["contrastive_rows_forward"].append(forward)
+        held = ops.contrastive_rows_forward(*forward)[1:4]
+        d_rows = normal(5, seed=8) if reduction == "none" else d_loss
+        found["contrastive_rows_backward"].append(
+            (x, y, pair, 2.0, *scales, *without, normalize, *held, d_rows, 0.5, True, True,
+             pair is not None, name)
+        )  # fmt: skip
+    for others, weights, normalize in (([y], None, True), ([y, x * y], s[:, :3], False)):
+        pairs = (x, others, weights, 2.0, normalize, weights is not None, name)
+        found["contrastive_pairs_forward"].append(pairs)
+        held = ops.contrastive_pairs_forward(*pairs)[1:]
+        found["contrastive_pairs_backward"].append((x, others, 2.0, normalize, *held, d_loss, name))
+    return found
+
+
 OPERATORS = (
     "sinkhorn_dense", "sinkhorn_potentials", "softmax_potential", "evaluate",
     "cross_entropy_forward", "cross_entropy_backward",
     "linear_cross_entropy_forward", "linear_cross_entropy_backward",
+    "gaussian_potential", "alignment_forward", "alignment_backward",
+    "correlation_forward", "correlation_backward", "transport_forward", "transport_backward",
+    "prior_kl_forward", "prior_kl_backward", "msn_forward", "msn_backward",
+    "entropy_forward", "entropy_backward",
+    "multi_crop_forward", "multi_crop_backward",
+    "multi_crop_logits_forward", "multi_crop_logits_backward",
+    "contrastive_rows_forward", "contrastive_rows_backward",
+    "contrastive_pairs_forward", "contrastive_pairs_backward",
     "covariance_forward", "covariance_backward", "cross_correlation_forward",
+    "wasserstein_forward", "nuclear_norms_forward",
 )  # fmt: skip
 
 
@@ -207,8 +358,10 @@ def test_opcheck(name) -> None:
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operator_runs_the_eager_kernels(name) -> None:
     """The registered operator and the direct call agree bit for bit."""
-    files = ("sinkhorn", "cross_entropy", "_linear_cross_entropy", "_covariance")
-    modules = [importlib.import_module(f"ssl_fast.functional.{file}") for file in files]
+    modules = [
+        importlib.import_module(f"ssl_fast.functional.{file.name}")
+        for file in pkgutil.iter_modules(functional.__path__)
+    ]
     direct = next(getattr(m, name) for m in modules if hasattr(m, name))
     for arguments in calls()[name]:
         with dispatch.trace() as eager:
@@ -221,7 +374,7 @@ def test_operator_runs_the_eager_kernels(name) -> None:
 
 
 def _tuple(value):
-    return value if isinstance(value, tuple) else (value,)
+    return value if isinstance(value, tuple | list) else (value,)
 
 
 @pytest.mark.parametrize("form", [f for f in FORMS if wrt(f) == 2])
@@ -233,7 +386,7 @@ def test_torch_func(backend, form) -> None:
     assert all(same_bits(a, b) for a, b in zip(grads, expected, strict=True))
 
 
-@pytest.mark.parametrize("form", ["logits, sinkhorn", "linear, dense", "resa"])
+@pytest.mark.parametrize("form", ["logits, sinkhorn", "linear, dense", "resa", "wasserstein"])
 def test_vmap_is_refused(form) -> None:
     """Never a wrong answer in silence."""
     batch = [torch.stack([t, t]) for t in operands()]
@@ -404,9 +557,8 @@ def test_dtensor_is_refused(tmp_path) -> None:
 
 def test_docstrings_name_their_arguments() -> None:
     """Every public function explains each argument, what it returns or raises, and its source."""
-    for function in (sinkhorn, soft_cross_entropy, linear_soft_cross_entropy,
-                     variance_hinge, covariance_penalty, vicreg, cross_correlation_penalty,
-                     Assignment.sinkhorn, Assignment.softmax):  # fmt: skip
+    public = [getattr(functional, name) for name in functional.__all__ if name != "Assignment"]
+    for function in (*public, Assignment.sinkhorn, Assignment.softmax):
         text = inspect.getdoc(function)
         for name in inspect.signature(function).parameters:
             assert name in text, f"{function.__qualname__}: {name}"

@@ -16,7 +16,6 @@ from checks import (
     normal,
     same_bits,
     spread,
-    unit,
     value_and_grads,
 )
 
@@ -87,9 +86,7 @@ def test_pmsn(backend, prior, dtype) -> None:
     exact = {"uniform": None, "power_law": power_law_prior(29, 0.5), "given": given}[prior]
     assert_right(
         with_prototypes(loss, targets),
-        with_prototypes(
-            lambda *x: formula(*x, prior=exact, prior_weight=5.0), targets
-        ),
+        with_prototypes(lambda *x: formula(*x, prior=exact, prior_weight=5.0), targets),
         [anchors, prototypes],
         2,
     )
@@ -128,7 +125,10 @@ def test_lightly(iterations) -> None:
     """MSNLoss of Lightly: values and gradients, prototypes included."""
     lightly = pytest.importorskip("lightly.loss")
     anchors, targets, prototypes = operands(3, 16, 8, 31)
-    losses = lightly.MSNLoss(sinkhorn_iterations=iterations), MSNLoss(sinkhorn_iterations=iterations)
+    losses = (
+        lightly.MSNLoss(sinkhorn_iterations=iterations),
+        MSNLoss(sinkhorn_iterations=iterations),
+    )
     expected, found = (
         value_and_grads(with_prototypes(loss, targets), [anchors, prototypes], 2) for loss in losses
     )

@@ -71,7 +71,6 @@ def test_assigned_crops(backend, assign) -> None:
     inputs = [*crops(3, 17, 8), unit(9, 8, seed=50)]
     loss = SwAVLoss(assign_crops=assign)
 
-
     def by_hand(*z):  # an only assigned crop has a zero gradient
         return formula(assign_crops=assign)(*z) + 0 * z[0].sum()
 

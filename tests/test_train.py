@@ -145,7 +145,9 @@ def test_a_rank_sees_its_share_of_the_global_batch():
 
     whole = first_batch(0, 1)
     for rank in (0, 1):
-        for part, view in zip(first_batch(rank, 2), whole, strict=True):
+        views, index = first_batch(rank, 2)
+        assert torch.equal(index, whole[1][rank::2])
+        for part, view in zip(views, whole[0], strict=True):
             assert torch.equal(part, view[rank::2])
 
 
@@ -172,6 +174,15 @@ def test_photographs_are_augmented_by_epoch_and_index(tmp_path):
     assert [view.shape for view in first] == [(3, 32, 32)] * 2
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[0], later[0])
+
+
+def test_local_views_show_a_part_at_half_the_size():
+    source = data.open_data("digits", seed=0)
+    images, view = source.train.tensors[0][:256], source.views["local"]
+    out = view(images, **view.draw(256, 32, torch.Generator().manual_seed(0)))
+    assert out.shape == (256, 1, 16, 16)
+    lit = (out > 0.3).float().mean((1, 2, 3))
+    assert 0.1 < lit.median() < 0.6
 
 
 @pytest.mark.parametrize("name", ["weak", "strong"])

@@ -61,6 +61,23 @@ def usual(dtype: torch.dtype) -> None:
     stats = cross_entropy.forward(scores, 10.0, targets, False, 1.0)[1]
     cross_entropy.backward(scores, 10.0, targets, stats, None, meta(), 1.0)
     sinkhorn.evaluate(scores, SCALE, potential(4096), potential(3000))
+    wasserstein(dtype, 1024, 512)
+
+
+def wasserstein(dtype: torch.dtype, n: int, d: int) -> None:
+    """The updates between the products of the polar iteration."""
+    updates, gram = kernels("wasserstein"), potential_matrix(d, d)
+    z = meta(n, d, dtype=dtype)
+    updates.column_sums(z)
+    for mean in (None, potential(d)):
+        updates.center(z, mean)
+    updates.polynomial((8.5, -25.2, 18.7), gram, gram)
+    updates.finish(potential_matrix(n, d), None, None)
+    updates.finish(potential_matrix(n, d), potential(d), meta(dtype=torch.float64))
+
+
+def potential_matrix(n: int, k: int) -> torch.Tensor:
+    return meta(n, k, dtype=torch.float64)
 
 
 def unusual(dtype: torch.dtype) -> None:
@@ -71,6 +88,7 @@ def unusual(dtype: torch.dtype) -> None:
     sinkhorn.step(scores, SCALE, None)
     sinkhorn.step(scores, SCALE, potential(3000))
     sinkhorn.evaluate(scores, SCALE, potential(4096), None)
+    wasserstein(dtype, 40, 48)
     for columns in (64, 16000, 65536):
         sinkhorn.dense(meta(256, columns, dtype=dtype), SCALE, None, 1, False)
     for n, d_loss in ((128, None), (1024, meta(1024))):
@@ -83,6 +101,7 @@ def smallest() -> None:
     """Sizes and strides of 1, which Triton turns into constants."""
     sinkhorn, cross_entropy = kernels("sinkhorn"), kernels("cross_entropy")
     one = meta(1, 1)
+    wasserstein(SINGLE, 1, 1)
     sinkhorn.dense(one, SCALE, None, 2, False)
     for targets in (dense_targets(1, 1, SINGLE), scored_targets(1, 1, SINGLE)):
         _, rows, columns = cross_entropy.forward(one, 10.0, targets, True, 1.0)
@@ -166,6 +185,7 @@ def test_kernels_compile(capability):
     global _todo
     _todo = [(launch, capability) for launch in launches(capability)]
     assert len({launch.kernel.fn for launch, _ in _todo}) == 19
+    assert len({launch.kernel.fn for launch, _ in _todo}) == 13
     with multiprocessing.get_context("fork").Pool(2) as pool:
         faults = [fault for fault in pool.map(_compile, range(len(_todo)), chunksize=1) if fault]
     assert not faults, "\n".join(faults)

@@ -16,9 +16,9 @@ namespace {
 
 // Columns first <= j < last of a tile that begins at column `begin` take no part: -inf.
 template <typename C>
-void exclude(C* t, int64_t columns, int64_t begin, int64_t first, int64_t last) {
+void exclude(C* t, int64_t columns, double scale, int64_t begin, int64_t first, int64_t last) {
   for (int64_t j = first > begin ? first - begin : 0; j < columns && j < last - begin; j++)
-    t[j] = (C)-INFINITY;
+    t[j] = (C)(scale > 0 ? -INFINITY : INFINITY);
 }
 
 // t_j *= b_j
@@ -52,7 +52,7 @@ void rows_forward(const Matrix& tile, const C* b, double scale, const Ranges& wi
     for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++) {
       C* t = (C*)row_address(tile, i);
       if (b) scale_columns(t, n, b);
-      if (without.lo) exclude(t, n, without.begin, without.lo[i], without.hi[i]);
+      if (without.lo) exclude(t, n, scale, without.begin, without.lo[i], without.hi[i]);
       const double old = shift[i], top = largest(t, n), now = top > old ? top : old;
       if (now == -INFINITY) {  // no negatives so far
         if (rescale) rescale[i] = 1;
@@ -68,6 +68,18 @@ void rows_forward(const Matrix& tile, const C* b, double scale, const Ranges& wi
   });
 }
 
+// A row's log-sum-exp in two parts: one in units of t, subtracted where nothing rounds, and the
+// rest for base-2 exponents.
+template <typename C>
+struct Split {
+  C whole = 0, rest = 0;
+  Split(double lse, double scale) {
+    if (!isfinite(lse)) return;  // no negatives: every term is left out
+    whole = (C)(lse / scale);
+    rest = (C)((lse - (double)whole * scale) * kLog2e);
+  }
+};
+
 // t_ij = weight_i exp(scale b_j t_ij - lse_i)
 template <typename C>
 void rows_backward(const Matrix& tile, const C* b, double scale, const Ranges& without,
@@ -79,13 +91,11 @@ void rows_backward(const Matrix& tile, const C* b, double scale, const Ranges& w
     for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++) {
       C* t = (C*)row_address(tile, i);
       if (b) scale_columns(t, n, b);
-      if (without.lo) exclude(t, n, without.begin, without.lo[i], without.hi[i]);
-      // lse in two: its part in units of t is subtracted first, where nothing rounds.
-      const C whole = (C)(isfinite(lse[i]) ? lse[i] / scale : 0);
-      const V c(whole), rest((C)((lse[i] - (double)whole * scale) * kLog2e)), w((C)weight[i]);
+      if (without.lo) exclude(t, n, scale, without.begin, without.lo[i], without.hi[i]);
+      const Split<C> own(lse[i], scale);
+      const V whole(own.whole), rest(own.rest), w((C)weight[i]);
       sweep<C>(n, [&](int64_t j, auto lanes) {
-        V e = exp2((V::load(t + j, lanes) - c) * k2 - (isfinite(lse[i]) ? rest : V((C)0)));
-        (w * e).store(t + j, lanes);
+        (w * exp2((V::load(t + j, lanes) - whole) * k2 - rest)).store(t + j, lanes);
       });
     }
   });
@@ -118,7 +128,7 @@ void pairs_forward(const Matrix& tile, double scale, double shift, const Place& 
     for (int64_t j = 0; j < right; j++) mine[j] = 0;
     for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++) {
       C* t = (C*)row_address(tile, i);
-      exclude(t, n, at.col, at.block(i), at.block(i) + at.views);
+      exclude(t, n, scale, at.col, at.block(i), at.block(i) + at.views);
       double total = sum_exp<false>(t, square, scale, shift, (C*)nullptr);
       V sum;
       sweep<C>(right, [&](int64_t j, auto lanes) {
@@ -135,32 +145,67 @@ void pairs_forward(const Matrix& tile, double scale, double shift, const Place& 
   });
 }
 
-// t_ij = exp(l_ij - lse_i) + exp(l_ij - lse_j); blocks as given. One exponential where all
-// exponents are narrow: exp(l_ij - top) * (weight_i + weight_j), weight = exp(top - lse).
+// t = exp(l_ij - top) * (weight_i + weight_j), weight = exp(top - lse): where exponents are narrow.
+template <typename C>
+struct Narrow {
+  using V = Vec<C>;
+  const C* weights;  // [columns of the tile]
+  V k2, shift, own;
+  template <typename Lanes>
+  V operator()(V t, int64_t j, Lanes lanes) const {
+    return exp2((t - shift) * k2) * (own + V::load(weights + j, lanes));
+  }
+};
+
+// t = exp(l_ij - lse_i) + exp(l_ij - lse_j)
+template <typename C>
+struct Wide {
+  using V = Vec<C>;
+  const C *whole, *rest;  // [columns of the tile], as in Split
+  V k2, own_whole, own_rest;
+  template <typename Lanes>
+  V operator()(V t, int64_t j, Lanes lanes) const {
+    V mine = exp2((t - own_whole) * k2 - own_rest);
+    return mine + exp2((t - V::load(whole + j, lanes)) * k2 - V::load(rest + j, lanes));
+  }
+};
+
+// Every element by `term`, blocks as given.
+template <typename C, typename Term>
+void pairs_row(C* t, const Matrix& tile, double scale, const Place& at, int64_t i, const C* blocks,
+               Term term) {
+  const int64_t first = at.block(i) - at.col;
+  exclude(t, tile.cols, scale, at.col, at.block(i), at.block(i) + at.views);
+  sweep<C>(tile.cols, [&](int64_t j, auto lanes) {
+    term(Vec<C>::load(t + j, lanes), j, lanes).store(t + j, lanes);
+  });
+  for (int64_t v = 0; v < at.views; v++)
+    if (first + v >= 0 && first + v < tile.cols) t[first + v] = blocks[(at.row + i) * at.views + v];
+}
+
 template <typename C>
 void pairs_backward(const Matrix& tile, double scale, double shift, const Place& at,
                     const double* lse, const C* blocks, bool narrow, int threads) {
   using V = Vec<C>;
   const int64_t n = tile.cols;
-  const double top = narrow ? shift * scale : 0;
-  Scratch<C> columns(n);
-  for (int64_t j = 0; j < n; j++)
-    columns[j] = (C)(narrow ? exp(top - lse[at.col + j]) : lse[at.col + j] * kLog2e);
+  const V k2((C)(scale * kLog2e));
+  Scratch<C> columns(2 * n);
+  for (int64_t j = 0; j < n; j++) {
+    const Split<C> split(lse[at.col + j], scale);
+    columns[j] = narrow ? (C)exp(shift * scale - lse[at.col + j]) : split.whole;
+    columns[n + j] = split.rest;
+  }
   parallel(threads, tile.rows * n, [&](Team team) {
-    const V k2((C)(scale * kLog2e)), c((C)(narrow ? shift : 0));
     for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++) {
       C* t = (C*)row_address(tile, i);
-      const int64_t first = at.block(i) - at.col;
-      exclude(t, n, at.col, at.block(i), at.block(i) + at.views);
       const double own = lse[at.row + i];
-      const V mine((C)(narrow ? exp(top - own) : own * kLog2e));
-      sweep<C>(n, [&](int64_t j, auto lanes) {
-        V x = (V::load(t + j, lanes) - c) * k2, other = V::load(columns + j, lanes);
-        V d = narrow ? exp2(x) * (mine + other) : exp2(x - mine) + exp2(x - other);
-        d.store(t + j, lanes);
-      });
-      for (int64_t v = 0; v < at.views; v++)
-        if (first + v >= 0 && first + v < n) t[first + v] = blocks[(at.row + i) * at.views + v];
+      const Split<C> split(own, scale);
+      if (narrow)
+        pairs_row(t, tile, scale, at, i, blocks,
+                  Narrow<C>{columns, k2, V((C)shift), V((C)exp(shift * scale - own))});
+      else
+        pairs_row(t, tile, scale, at, i, blocks,
+                  Wide<C>{columns, columns + n, k2, V(split.whole), V(split.rest)});
     }
   });
 }

@@ -50,15 +50,15 @@ bool forked() { return in_forked_child; }
 
 // A fresh large buffer costs more in page faults than in arithmetic; huge pages cut that to a
 // third.
-void advise_huge_pages(void* data, int64_t bytes) {
+void advise_huge_pages(void* data, int64_t bytes, int64_t least) {
 #if defined(MADV_HUGEPAGE)
-  constexpr int64_t kLarge = 32 << 20, kPage = 4096;
-  if (bytes < kLarge) return;
+  constexpr int64_t kPage = 4096;
+  if (bytes < least) return;
   const uintptr_t begin = ((uintptr_t)data + kPage - 1) / kPage * kPage;
   const uintptr_t end = ((uintptr_t)data + bytes) / kPage * kPage;
   madvise((void*)begin, end - begin, MADV_HUGEPAGE);
 #else
-  (void)data, (void)bytes;
+  (void)data, (void)bytes, (void)least;
 #endif
 }
 

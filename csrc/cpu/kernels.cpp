@@ -33,5 +33,17 @@ const Kernels kernels{
     distance_power_backward,
     correlation,
     correlation_backward,
+    spectral_weights,
+    column_sums,
+    subtract_mean,
+    crops_forward,
+    crops_backward,
+    unit_rows_forward,
+    unit_rows_backward,
+    transport,
+    transport_pairs,
+    cosine_forward,
+    cosine_backward,
+    nearest,
 };
 }  // namespace ssl_fast::SSL_FAST_ISA

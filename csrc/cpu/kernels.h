@@ -24,15 +24,32 @@ struct Targets {
 
 // The statistics that forward leaves for backward; LSE = shift * inv_temperature + log.
 struct Stats {
-  double* row;         // [4, N] shift, log, mass, loss
-  int64_t row_stride;  // between the four
-  double* col;         // [3, K] shift, log, mass, or null
+  double* row;              // [4, N] shift, log, mass, loss
+  int64_t row_stride;       // between the four
+  double* col;              // [3, K] shift, log, mass, or null
+  int64_t view_stride = 0;  // of `Crops`: between the first rows of two views
+};
+
+// A tile of logits with prototypes as rows, [K, views * samples], and each view's targets.
+struct Crops {
+  void* x;
+  int64_t prototypes, views, samples;
+  int dtype;             // float32 or float64, of x and q
+  const void* const* q;  // [views], each [K, samples]
 };
 
 // Columns lo_i <= j < hi_i of row i are left out; the tile begins at column `begin`.
 struct Ranges {
   const int64_t *lo, *hi;  // [N], or null: none are
   int64_t begin;
+};
+
+// n points, float32 or float64, row by row and transposed.
+struct Points {
+  const void* rows;     // [n, d]
+  const void* columns;  // [d, n]
+  int64_t n, d;
+  int dtype;
 };
 
 struct Kernels {
@@ -110,8 +127,11 @@ struct Kernels {
   void (*pair_distances)(const Matrix& tile, const void* row_norms, const void* col_norms,
                          const Matrix& x, int64_t first_row, int64_t first_col, double* out,
                          int threads);
-  // squares to weights exp(t (shift - square)), negative for near pairs; returns their sum.
-  double (*pair_weights)(const Matrix& tile, double t, double shift, bool marked, int threads);
+  // squares to weights exp(t (shift - square)), negative for near pairs; returns their sum. rows
+  // [R] and cols [C], of the tile's type, either may be null, gain the sums of those that are not
+  // near.
+  double (*pair_weights)(const Matrix& tile, double t, double shift, bool marked, void* rows,
+                         void* cols, int threads);
   // rows [R, >= D] and cols [C, >= D], either may be null, gain the near pairs' w (other - own).
   void (*pair_close)(const Matrix& tile, const Matrix& x, int64_t first_row, int64_t first_col,
                      const Matrix& rows, const Matrix& cols, int threads);
@@ -124,7 +144,47 @@ struct Kernels {
                         int threads);
   void (*correlation_backward)(const Matrix& c, double inv_temperature, const double* col, double g,
                                const Matrix& d_c, int threads);
+  // squares [count] of the singular values of X / scale, `stranger` among them if not 0; mean [D]
+  // or null; value [1], weight [count], row [D] or null.
+  void (*spectral_weights)(const double* squares, int64_t count, double scale, double stranger,
+                           const double* mean, int64_t rows, int64_t width, double eps,
+                           bool distance, double* value, double* weight, double* row);
+  // sums [D] of z [N, D].
+  void (*column_sums)(const Matrix& z, double* sums, int threads);
+  // x [N, D] = z - mean, contiguous, float32 or float64.
+  void (*subtract_mean)(const Matrix& z, const double* mean, void* x, int dtype, int threads);
+  // x becomes exp(l - shift). mass [K] += column sums of P in float32, or null.
+  void (*crops_forward)(const Crops& crops, double inv_temperature, const Stats& stats,
+                        double* mass, int threads);
+  // x, logits or what forward left (`has_exp`), becomes d_logits; prior [2, K] or null.
+  void (*crops_backward)(const Crops& crops, double inv_temperature, bool has_exp,
+                         const Stats& stats, const double* prior, int threads);
+  // x [N, D] of any type; unit [N, D] and norm [N] float32, or float64 for float64.
+  void (*unit_rows_forward)(const Matrix& x, void* unit, void* norm, int threads);
+  // out [N, D] of x's type may be d_unit.
+  void (*unit_rows_backward)(const Matrix& d_unit, const void* unit, const void* norm,
+                             const Matrix& out, int threads);
+  // f [n], g [m], u [n], v [m] of the points' type. Without d_x solves for f, g, u, and v = 0; with
+  // it, turns u, v into the adjoint's and writes d_x [n, D], d_y [m, D]. Returns the mean of u.
+  double (*transport)(const Points& x, const Points& y, double epsilon, int p, int iterations,
+                      double tolerance, void* f, void* g, void* u, void* v, double d_value,
+                      void* d_x, void* d_y, int threads);
+  // Cloud k is the points starts[k] to starts[k + 1]; pairs [count, 2] of clouds; out [count].
+  void (*transport_pairs)(const Points& points, const int64_t* starts, const int64_t* pairs,
+                          int64_t count, double epsilon, int p, int iterations, double tolerance,
+                          double* out, int threads);
+  // x, y [N, D] of one type; stats [3, N]: xy, |x|, |y|. Returns the sum of the cosines.
+  double (*cosine_forward)(const Matrix& x, const Matrix& y, double eps, double* stats,
+                           int threads);
+  // d_x, d_y [N, D] of x's type, either without data.
+  void (*cosine_backward)(const Matrix& x, const Matrix& y, double eps, const double* stats,
+                          double g, const Matrix& d_x, const Matrix& d_y, int threads);
+  // tile [R, C] is overwritten at own [R]; index [R].
+  void (*nearest)(const Matrix& tile, const int64_t* own, int64_t* index, int threads);
 };
+
+// Huge pages for a buffer of at least `least` bytes that is about to be written; dispatch.cpp.
+void advise_huge_pages(void* data, int64_t bytes, int64_t least = 32 << 20);
 
 namespace baseline { extern const Kernels kernels; }
 namespace avx2 { extern const Kernels kernels; }

@@ -101,37 +101,51 @@ void distances(const Matrix& tile, const C* row_norms, const C* col_norms, const
   }
 }
 
-// Squares to weights exp2((shift - d) k2); returns their sum. Near pairs keep their sign.
+// Squares to weights exp2((shift - d) k2); returns their sum. Near pairs keep their sign; the
+// others count in col [C] and in `count`.
 template <typename C, bool kMarked>
-double weights_of_row(C* row, int64_t columns, C shift, C k2) {
+double weights_of_row(C* row, int64_t columns, C shift, C k2, C* col, C& count) {
   using V = Vec<C>;
   const V origin(shift), scale(k2), zero(0), one(1), minus(-1), large((C)1e38);
-  V sum;
+  V sum, counted;
   sweep<C>(columns, [&](int64_t j, auto lanes) {
     const V d = V::load(row + j, lanes);
-    const V w = exp2((origin - (kMarked ? max(d, zero - d) : d)) * scale).or_else(0, lanes);
+    V w = exp2((origin - (kMarked ? max(d, zero - d) : d)) * scale).or_else(0, lanes);
     sum = sum + w;
-    (kMarked ? w * max(min(d * large, one), minus) : w).store(row + j, lanes);
+    w = kMarked ? w * max(min(d * large, one), minus) : w;
+    w.store(row + j, lanes);
+    if (kMarked) w = max(w, zero), counted = counted + w;
+    (V::load(col + j, lanes) + w).store(col + j, lanes);
   });
+  count += kMarked ? counted.sum() : sum.sum();
   return (double)sum.sum();
 }
 
 template <typename C>
-double weights(const Matrix& tile, double t, double shift, bool marked, int threads) {
+double weights(const Matrix& tile, double t, double shift, bool marked, C* rows, C* cols,
+               int threads) {
+  const int64_t columns = tile.cols;
   Scratch<double> totals(threads);
   totals.fill(threads, 0);
-  parallel(threads, tile.rows * tile.cols, [&](Team team) {
+  Scratch<C> col(threads * columns), row(tile.rows);
+  col.fill(threads * columns, 0);
+  row.fill(tile.rows, 0);
+  parallel(threads, tile.rows * columns, [&](Team team) {
     double total = 0;
     const C k2 = (C)(t * kLog2e);
     for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++) {
-      C* row = tile_row<C>(tile, i);
-      total += marked ? weights_of_row<C, true>(row, tile.cols, (C)shift, k2)
-                      : weights_of_row<C, false>(row, tile.cols, (C)shift, k2);
+      const auto of_row = marked ? weights_of_row<C, true> : weights_of_row<C, false>;
+      total +=
+          of_row(tile_row<C>(tile, i), columns, (C)shift, k2, col + team.thread * columns, row[i]);
     }
     totals[team.thread] = total;
   });
+  for (int64_t i = 0; i < tile.rows && rows; i++) rows[i] += row[i];
   double total = 0;
-  for (int i = 0; i < threads; i++) total += totals[i];
+  for (int thread = 0; thread < threads; thread++) {
+    total += totals[thread];
+    for (int64_t j = 0; j < columns && cols; j++) cols[j] += col[thread * columns + j];
+  }
   return total;
 }
 

@@ -210,9 +210,11 @@ void pair_distances(const Matrix& tile, const void* row_norms, const void* col_n
               threads);
 }
 
-double pair_weights(const Matrix& tile, double t, double shift, bool marked, int threads) {
-  return tile.dtype == kFloat64 ? weights<double>(tile, t, shift, marked, threads)
-                                : weights<float>(tile, t, shift, marked, threads);
+double pair_weights(const Matrix& tile, double t, double shift, bool marked, void* rows, void* cols,
+                    int threads) {
+  if (tile.dtype == kFloat64)
+    return weights(tile, t, shift, marked, (double*)rows, (double*)cols, threads);
+  return weights(tile, t, shift, marked, (float*)rows, (float*)cols, threads);
 }
 
 void pair_close(const Matrix& tile, const Matrix& x, int64_t first_row, int64_t first_col,

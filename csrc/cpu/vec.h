@@ -50,6 +50,7 @@ struct Vec<float> {
   // NaN in `b` wins, as the instruction has it.
   friend Vec max(Vec a, Vec b) { return _mm512_max_ps(a.v, b.v); }
   friend Vec min(Vec a, Vec b) { return _mm512_min_ps(a.v, b.v); }
+  friend Vec sqrt(Vec a) { return _mm512_sqrt_ps(a.v); }
   float sum() const { return _mm512_reduce_add_ps(v); }
   float largest() const { return _mm512_reduce_max_ps(v); }
   float smallest() const { return _mm512_reduce_min_ps(v); }
@@ -106,6 +107,7 @@ struct Vec<float> {
   friend Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a.v, b.v, c.v); }
   friend Vec max(Vec a, Vec b) { return _mm256_max_ps(a.v, b.v); }
   friend Vec min(Vec a, Vec b) { return _mm256_min_ps(a.v, b.v); }
+  friend Vec sqrt(Vec a) { return _mm256_sqrt_ps(a.v); }
   float sum() const {
     __m128 x = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     x = _mm_add_ps(x, _mm_movehl_ps(x, x));
@@ -184,6 +186,10 @@ struct Vec<float> {
   friend Vec fma(Vec a, Vec b, Vec c) { return a.v * b.v + c.v; }
   friend Vec max(Vec a, Vec b) { return a.v > b.v ? a.v : b.v; }
   friend Vec min(Vec a, Vec b) { return a.v < b.v ? a.v : b.v; }
+  friend Vec sqrt(Vec a) {
+    for (int i = 0; i < kLanes; i++) a.v[i] = sqrtf(a.v[i]);
+    return a;
+  }
   float sum() const { return (v[0] + v[2]) + (v[1] + v[3]); }
   float largest() const { return fmaxf(fmaxf(v[0], v[2]), fmaxf(v[1], v[3])); }
   float smallest() const { return fminf(fminf(v[0], v[2]), fminf(v[1], v[3])); }
@@ -236,6 +242,7 @@ struct Vec<double> {
   friend Vec fma(Vec a, Vec b, Vec c) { return a.v * b.v + c.v; }
   friend Vec max(Vec a, Vec b) { return a.v > b.v ? a.v : b.v; }
   friend Vec min(Vec a, Vec b) { return a.v < b.v ? a.v : b.v; }
+  friend Vec sqrt(Vec a) { return ::sqrt(a.v); }
   double sum() const { return v; }
   double largest() const { return v; }
   double smallest() const { return v; }

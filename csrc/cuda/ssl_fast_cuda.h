@@ -57,4 +57,19 @@ void cross_entropy_backward(const Scores& logits, double inv_temperature, const 
                             void* d_logits /*(N, K) as logits*/, int64_t d_logits_stride,
                             void* scratch, cudaStream_t stream);
 
+// The steps between the products of a polar iteration. `partial` holds (parts, D).
+void column_sums(const Scores& z, int64_t parts, double* partial, double* sums /*(D)*/,
+                 cudaStream_t stream);
+
+void center(const Scores& z, const double* mean /*(D) or null*/, double* x /*(N, D)*/,
+            cudaStream_t stream);
+
+// out = a I + b r + c square, (n, n) each.
+void polynomial(const double* r, const double* square, int64_t n, double a, double b, double c,
+                double* out, cudaStream_t stream);
+
+// out (n, d) = (product + row) * factor.
+void finish(const double* product, int64_t n, int64_t d, const double* row /*(d) or null*/,
+            const double* factor /*() or null*/, float* out, cudaStream_t stream);
+
 }  // namespace ssl_fast

@@ -10,8 +10,16 @@ and a line in the table below: the name on the command line, its module, what it
 """
 
 EXPERIMENTS = {
+    "prototype-collapse": (
+        "prototype_collapse",
+        "PAUC's tiny experiment: NEMD of PCL and PAUC on the unit circle, and its three terms",
+    ),
     "uniformity-metrics": (
         "uniformity_metrics",
         "-W2 and -L_U under permutation, cloning and collapse (no training)",
+    ),
+    "uniform-prior": (
+        "uniform_prior",
+        "which of two features PMSN keeps: a power-law digit or a uniform background",
     ),
 }

@@ -7,6 +7,7 @@ from .cross_entropy import linear_soft_cross_entropy, soft_cross_entropy
 from .multi_crop import multi_crop_cross_entropy
 from .prior import msn, power_law_prior, prior_kl
 from .sinkhorn import sinkhorn
+from .transport import sinkhorn_distance
 from .uniformity import (
     alignment,
     gaussian_uniformity,
@@ -14,6 +15,7 @@ from .uniformity import (
     prototype_correlation,
     prototype_uniformity,
 )
+from .wasserstein import nuclear_norm, wasserstein_uniformity
 
 __all__ = [
     "Assignment",
@@ -28,6 +30,7 @@ __all__ = [
     "multi_crop_cross_entropy",
     "multi_view_nt_xent",
     "nt_xent",
+    "nuclear_norm",
     "power_law_prior",
     "prior_kl",
     "proto_nce",
@@ -35,7 +38,9 @@ __all__ = [
     "prototype_correlation",
     "prototype_uniformity",
     "sinkhorn",
+    "sinkhorn_distance",
     "soft_cross_entropy",
     "variance_hinge",
     "vicreg",
+    "wasserstein_uniformity",
 ]

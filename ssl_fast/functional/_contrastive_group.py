@@ -23,9 +23,12 @@ def first_row(rows: Tensor, group: str) -> Tensor | int:
 
 def pairs_over_ranks(
     views: Sequence[Tensor], weights: Tensor | None, inv_temperature: float, normalize: bool,
-    decoupled: bool, group: str,
+    decoupled: bool, group: str, local: bool = False,
 ) -> Tensor:  # fmt: skip
-    """`nt_xent` and its kin: the positives are this rank's, the negatives everyone's."""
+    """`nt_xent` and its kin: the positives are this rank's, the negatives everyone's.
+
+    The mean over all ranks' rows, or over this rank's alone where `local`.
+    """
     samples, count = len(views[0]), len(views)
     own = torch.stack(list(views), 1)
     x = own.flatten(0, 1)
@@ -46,7 +49,7 @@ def pairs_over_ranks(
         losses = negatives - weights * positives
     else:
         losses = torch.logaddexp(negatives - positives, positives.new_zeros(()))
-    loss = _MeanOverRanks.apply(losses.sum(), len(x), group)
+    loss = losses.mean() if local else _MeanOverRanks.apply(losses.sum(), len(x), group)
     return loss.to(torch.promote_types(x.dtype, torch.float32))
 
 

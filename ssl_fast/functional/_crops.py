@@ -22,16 +22,22 @@ from ._tiles import TILE_BYTES, product, product_dtype, row_slices
 class Teachers:
     """Assignments of the same samples; each student's target is the sum over its teachers.
 
-    Student s learns from every teacher t, but not from t = s where `skip_same`.
+    Student s learns from every teacher t, but not from t = s where `skip_same`. `normalized`: rows
+    sum to one, so their potentials need not come from a product of the very same rounding.
     """
 
-    def __init__(self, targets: list[Targets], students: int, skip_same: bool, name: str):
-        self.targets, self.name = targets, name
+    def __init__(
+        self, targets: list[Targets], students: int, skip_same: bool, name: str,
+        normalized: bool = False,
+    ):  # fmt: skip
+        self.targets, self.name, self.normalized = targets, name, normalized
         self.sets = [
             tuple(t for t in range(len(targets)) if not (skip_same and t == s))
             for s in range(students)
         ]
         self.pairs = sum(map(len, self.sets))
+        self.scores: Tensor | None = None  # of the only teacher, prototypes as rows, if at hand
+        self._held: tuple[slice, list[Tensor]] | None = None
 
     def tile(self, rows: slice) -> list[Any]:
         """Each student's targets of some samples, as kernels take them."""
@@ -44,6 +50,34 @@ class Teachers:
             for teachers in self.sets
         ]
 
+    def columns(self, rows: slice, dtype: torch.dtype) -> list[Tensor]:
+        """Each student's targets of some samples, prototypes as rows: (K, r), contiguous.
+
+        The last tile is held: where all samples fit, they are evaluated once a pass.
+        """
+        if self._held is None or self._held[0] != rows:
+            single = {t: self._columns(t, rows).to(dtype) for t in self._used()}
+            sums: dict[tuple[int, ...], Tensor] = {}
+            for teachers in set(self.sets):
+                parts = [single[t] for t in teachers]
+                sums[teachers] = (
+                    sum(parts[1:], parts[0]) if parts else self._no_columns(rows, dtype)
+                )
+            self._held = rows, [sums[teachers] for teachers in self.sets]
+        return self._held[1]
+
+    def _columns(self, t: int, rows: slice) -> Tensor:
+        held = self.targets[t]
+        if held.z is None or held.z.dtype not in (torch.float32, torch.float64):
+            return self._dense(t, rows).t().contiguous()
+        scores = self.scores
+        if scores is None:
+            scores = torch.mm(held.prototypes, held.z[rows].t())
+        row = held.row.new_zeros(len(scores)) if held.col is None else held.col
+        kernels = backend.implementation(self.name, "sinkhorn")
+        q = kernels.evaluate(scores, held.scale, row, held.row[rows])
+        return q.div_(q.sum(0)) if self.normalized else q
+
     def _used(self) -> list[int]:
         return sorted({t for teachers in self.sets for t in teachers})
 
@@ -55,11 +89,19 @@ class Teachers:
         return kernels.evaluate(tile.values, tile.scale, tile.row, tile.col)
 
     def _nothing(self, rows: slice) -> Tensor:
-        held = self.targets[0]
-        like = held.values if held.values is not None else held.z
-        columns = like.shape[1] if held.prototypes is None else held.prototypes.shape[0]
+        like, columns = self._like()
         zeros = like.new_zeros((1, columns), dtype=product_dtype(like))
         return zeros.expand(rows.stop - rows.start, columns)
+
+    def _no_columns(self, rows: slice, dtype: torch.dtype) -> Tensor:
+        like, columns = self._like()
+        return like.new_zeros((columns, rows.stop - rows.start), dtype=dtype)
+
+    def _like(self) -> tuple[Tensor, int]:
+        held = self.targets[0]
+        if held.values is not None:
+            return held.values, held.values.shape[1]
+        return held.z, held.prototypes.shape[0]
 
 
 class Crops:

@@ -1,7 +1,7 @@
 """Mean entropy of the anchors' predictions (MSN's third term), by tiles, formed twice, kept never.
 
-    H_i = -sum_k P_ik log P_ik,   P = softmax(l),   l = cosines / temperature
-    dH_i / dl_ik = -P_ik (log P_ik + H_i)
+H_i = -sum_k P_ik log P_ik,   P = softmax(l),   l = cosines / temperature
+dH_i / dl_ik = -P_ik (log P_ik + H_i)
 """
 
 from collections.abc import Iterator

@@ -11,30 +11,14 @@ from torch import Tensor
 
 from . import _distributed
 from ._autograd import first_output_only, once_differentiable
+from ._column_crops import NARROW, ColumnCrops
 from ._crops import Crops, Teachers
 from ._operator import operator
 from ._prior import divergence
 from ._stats import Targets
-from ._tiles import kept_rows, nbytes, product_dtype
+from ._tiles import kept_rows, nbytes, product_dtype, row_slices
+from ._unit import UnitRows
 from .sinkhorn import sinkhorn_potentials, softmax_potential
-
-_TINY = 1e-12  # of torch.nn.functional.normalize
-
-
-class UnitRows:
-    """Rows divided by max(norm, 1e-12), in float32 or better."""
-
-    def __init__(self, x: Tensor):
-        wide = x.to(product_dtype(x))
-        self.norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
-        self.rows = wide / self.norm.clamp_min(_TINY)
-        self.dtype = x.dtype
-
-    def backward(self, d_rows: Tensor) -> Tensor:
-        """d_x = (d - (d . u) u) / norm; the gradient of a zero row is zero."""
-        along = (d_rows * self.rows).sum(1, keepdim=True) * (self.norm > _TINY)
-        inverse = self.norm.clamp_min(_TINY).reciprocal() * (self.norm > 0)
-        return torch.addcmul(d_rows, self.rows, along, value=-1).mul_(inverse).to(self.dtype)
 
 
 class MSN(torch.autograd.Function):
@@ -52,14 +36,14 @@ class MSN(torch.autograd.Function):
     @staticmethod
     def keep(ctx, inputs, outputs):
         anchors, targets, prototypes, inv_temperature, scale = inputs[:5]
-        ctx.numbers = inv_temperature, scale, *inputs[-2:]
+        ctx.numbers = inv_temperature, scale, *inputs[-3:-1]
         ctx.save_for_backward(anchors, targets, prototypes, *outputs[1:])
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_loss, *_):
         if d_loss is None:
-            return (None,) * 12
+            return (None,) * 13
         anchors, targets, prototypes, *statistics, count, cache = ctx.saved_tensors
         inv_temperature, scale, name, group = ctx.numbers
         factor = float(_distributed.world_size(group))
@@ -73,11 +57,11 @@ class MSN(torch.autograd.Function):
             factor, need_anchors, need_prototypes, name,
         )  # fmt: skip
         d_anchors = d_anchors if need_anchors else None
-        return d_anchors, None, d_prototypes if need_prototypes else None, *(None,) * 9
+        return d_anchors, None, d_prototypes if need_prototypes else None, *(None,) * 10
 
 
 def _fake_forward(anchors, targets, prototypes, inv_temperature, scale, log_prior, *rest):
-    *_, want_grad, _, group = rest
+    *_, want_grad, _, group, _ = rest
     double = torch.float64
     rows, samples, columns = anchors.shape[0], targets.shape[0], prototypes.shape[0]
     kept = _kept(anchors, prototypes, want_grad)
@@ -106,14 +90,19 @@ def msn_forward(
     want_grad: bool,
     name: str,
     group: str,
+    sinkhorn_group: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Loss, row_stats, the teacher's potentials, the prior's gradient, all ranks' rows, tiles."""
-    a, t, c = (UnitRows(x).rows for x in (anchors, targets, prototypes))
-    if iterations:
-        row, col = sinkhorn_potentials(t, c, scale, None, iterations, True, name, group)
+    a, t, c = (UnitRows(x, name).rows for x in (anchors, targets, prototypes))
+    scores = None
+    if _by_columns(a, inv_temperature, name) and len(row_slices(0, len(t), len(c))) == 1:
+        scores = torch.mm(c, t.t())  # one product for potentials and targets
+        teacher = scores.t().contiguous(), None
     else:
-        row, col = softmax_potential(t, c, scale, None, name), t.new_zeros(len(c)).double()
+        teacher = t, c
+    row, col = _potentials(*teacher, scale, iterations, name, sinkhorn_group)
     crops = _crops(a, t, c, scale, row, col, inv_temperature, name)
+    crops.teachers.scores = scores
     rows_, log_mass, cache = crops.forward(True, _kept(anchors, prototypes, want_grad))
     assert log_mass is not None
     total, count = rows_[3].sum(), None
@@ -154,7 +143,7 @@ def msn_backward(
     name: str,
 ) -> tuple[Tensor, Tensor]:
     """(d_anchors, d_prototypes); None for what is not needed."""
-    a, t, c = (UnitRows(x) for x in (anchors, targets, prototypes))
+    a, t, c = (UnitRows(x, name) for x in (anchors, targets, prototypes))
     crops = _crops(a.rows, t.rows, c.rows, scale, row, col, inv_temperature, name)
     d_a, d_c = crops.backward(
         cache, row_stats, prior, d_loss, factor, need_anchors, need_prototypes
@@ -166,10 +155,25 @@ def msn_backward(
     return gradients
 
 
+def _by_columns(a: Tensor, inv_temperature: float, name: str) -> bool:
+    return name == "native" and not a.is_cuda and inv_temperature <= NARROW  # >= |logits|
+
+
+def _potentials(
+    scores: Tensor, prototypes: Tensor | None, scale: float, iterations: int, name: str, group: str
+) -> tuple[Tensor, Tensor]:
+    if iterations:
+        return sinkhorn_potentials(scores, prototypes, scale, None, iterations, True, name, group)
+    columns = scores.shape[1] if prototypes is None else len(prototypes)
+    zeros = scores.new_zeros(columns, dtype=torch.float64)
+    return softmax_potential(scores, prototypes, scale, None, name), zeros
+
+
 def _crops(a, t, c, scale, row, col, inv_temperature, name) -> Crops:
     teacher = Targets(None, t, c, scale, row, col)
-    teachers = Teachers([teacher], len(a) // len(t), False, name)
-    return Crops(a, c, teachers, inv_temperature)
+    teachers = Teachers([teacher], len(a) // len(t), False, name, normalized=True)
+    kind = ColumnCrops if _by_columns(a, inv_temperature, name) else Crops
+    return kind(a, c, teachers, inv_temperature)
 
 
 def _kept(anchors: Tensor, prototypes: Tensor, want_grad: bool) -> int:

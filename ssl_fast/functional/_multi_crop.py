@@ -8,6 +8,7 @@ from torch import Tensor
 
 from . import _distributed
 from ._autograd import first_output_only, once_differentiable
+from ._column_crops import ColumnCrops
 from ._crops import Crops, Logits, Teachers
 from ._operator import operator
 from ._stats import Targets
@@ -40,6 +41,7 @@ def mean_factor(d_loss: Tensor, count: Tensor | None, rows: int, group: str) -> 
     """(d_loss, factor) such that a row's share is factor * d_loss, times the world's size."""
     if not group:
         return d_loss, 1.0 / rows
+    assert count is not None
     return (d_loss / count).to(d_loss.dtype), float(_distributed.world_size(group))
 
 
@@ -107,7 +109,7 @@ def multi_crop_forward(
     group: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     teachers = assemble(fields, scales, views, skip_same, name)
-    crops = Crops(x, prototypes, teachers, inv_temperature)
+    crops = _crops(x, prototypes, teachers, inv_temperature)
     row_stats, _, cache = crops.forward(False, _kept(x, prototypes, want_grad))
     loss, count = mean_of_pairs(row_stats[3], crops.samples, teachers.pairs, x, group)
     return loss, row_stats, count, cache
@@ -138,11 +140,16 @@ def multi_crop_backward(
 ) -> tuple[Tensor, Tensor]:
     """(d_x, d_prototypes); None for what is not needed."""
     teachers = assemble(fields, scales, views, skip_same, name)
-    crops = Crops(x, prototypes, teachers, inv_temperature)
+    crops = _crops(x, prototypes, teachers, inv_temperature)
     gradients: Any = crops.backward(
         cache, row_stats, None, d_loss, factor / teachers.pairs, need_x, need_prototypes
     )
     return gradients
+
+
+def _crops(x: Tensor, prototypes: Tensor, teachers: Teachers, inv_temperature: float) -> Crops:
+    on_cpu = teachers.name == "native" and not x.is_cuda and x.dtype == product_dtype(x)
+    return (ColumnCrops if on_cpu else Crops)(x, prototypes, teachers, inv_temperature)
 
 
 def _kept(x: Tensor, prototypes: Tensor, want_grad: bool) -> int:

@@ -65,6 +65,8 @@ def info_nce(
         return _rows(query, negatives, key, temperature, normalize=ALL if normalize else NOTHING,
                      reduction=reduction, group=group)  # fmt: skip
     keys = gather(key, group)
+    if torch.compiler.is_compiling():
+        key = key.view_as(key)  # Dynamo takes no tensor twice
     _at_least_two(len(keys), "negatives", "pass negatives=, a queue of keys, or a larger batch")
     lo = first_row(query, group) + torch.arange(len(query), device=query.device)
     return _rows(query, keys, key, temperature, without=(lo, lo + 1),
@@ -231,12 +233,34 @@ def proto_nce(
                  scales=(column_scale, scale[index]), reduction=reduction)  # fmt: skip
 
 
-def queue_info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
+def queue_info_nce(
+    query: Tensor, key: Tensor, queue: Tensor, temperature: float, group: Any = None
+) -> Tensor:
     """`info_nce` with negatives that have unit norm already: their norms are not formed again."""
     query, key = _check.autocast(query, key)
     _views("query", query, "key", key)
     _columns("queue", queue, "query", query)
-    return _rows(query, queue, key, temperature, normalize=ROWS)
+    group = _check.group_name(group)
+    return _rows(query, queue, key, temperature, normalize=ROWS, group=group)
+
+
+def local_nt_xent(
+    views: Sequence[Tensor],
+    *,
+    temperature: float,
+    decoupled: bool = False,
+    weights: Tensor | None = None,
+    group: Any = None,
+) -> Tensor:
+    """`multi_view_nt_xent` or `decoupled_nt_xent`, the mean over this rank's rows alone.
+
+    With `group` the negatives are those of all ranks, and the gradients the sum over the ranks'
+    losses, as a gather with gradients gives it: for equal N those of the global loss. The
+    temperature may be negative; weights are (N, V).
+    """
+    views = _same_views(views)
+    name = _check.group_name(group)
+    return _pairs(views, weights, 1.0 / temperature, True, decoupled, name, local=True)
 
 
 def _rows(
@@ -264,10 +288,10 @@ def _rows(
 
 def _pairs(
     views: Sequence[Tensor], weights: Tensor | None, inv_temperature: float, normalize: bool,
-    decoupled: bool, group: str,
+    decoupled: bool, group: str, local: bool = False,
 ) -> Tensor:  # fmt: skip
     if group:
-        return pairs_over_ranks(views, weights, inv_temperature, normalize, decoupled, group)
+        return pairs_over_ranks(views, weights, inv_temperature, normalize, decoupled, group, local)
     _at_least_two(len(views[0]), "samples", "use a larger batch")
     name = backend.select("contrastive", views[0].device, views[0].dtype)
     return apply(Pairs, weights, inv_temperature, normalize, decoupled, name, *views)

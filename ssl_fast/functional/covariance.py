@@ -152,10 +152,18 @@ def cross_correlation_penalty(
 
 
 def view_terms(z: Tensor, gamma: float, eps: float, group: Any) -> tuple[Tensor, Tensor]:
-    """variance_hinge(z) and covariance_penalty(z), in one call."""
-    z, numbers, group = _arguments(z, None, gamma, eps, group)
-    terms = _terms(z, None, numbers, 1, "variance covariance", group)
+    """variance_hinge(z) and covariance_penalty(z), in one call; z (N, ..., D) as in `vicreg`."""
+    columns = z.shape[-1]
+    z, numbers, group = _arguments(z.flatten(1), None, gamma, eps, group)
+    terms = _terms(z, None, numbers, z.shape[1] // columns, "variance covariance", group)
     return terms[1], terms[2]
+
+
+def covariance_term(z: Tensor, group: Any = None) -> Tensor:
+    """covariance_penalty(z); of z (N, ..., D) the mean over the positions in between."""
+    columns = z.shape[-1]
+    z, numbers, group = _arguments(z.flatten(1), None, 1.0, 1.0, group)
+    return _terms(z, None, numbers, z.shape[1] // columns, "covariance", group)[2]
 
 
 def _arguments(

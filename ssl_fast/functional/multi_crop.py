@@ -120,6 +120,8 @@ def _teachers(
         if values is not None and values.dtype not in (like.dtype, product_dtype(like)):
             values = values.to(product_dtype(like))
         fields += [values, held.z, held.prototypes, held.row, held.col]
+    if torch.compiler.is_compiling():  # dynamo takes no tensor twice: slices of one assignment
+        fields = [None if field is None else field.view_as(field) for field in fields]
     return fields, [held.scale or 0.0 for held in teachers]
 
 

@@ -89,6 +89,7 @@ def msn(
     reverse: bool = False,
     sinkhorn_iterations: int = 0,
     group: Any = None,
+    sinkhorn_group: Any = None,
 ) -> Tensor:
     """MSN and PMSN: masked anchors match their target's assignment, the mean follows a prior.
 
@@ -112,6 +113,8 @@ def msn(
         sinkhorn_iterations: >= 0; MSN's Sinkhorn starts from the sharpened probabilities.
         group: process group: Sinkhorn, mean and prior are taken over the rows of all ranks; every
             rank returns the global loss, and gradients such that the mean over ranks is exact.
+        sinkhorn_group: process group of Sinkhorn alone, the loss being this rank's: without
+            `group`, which has Sinkhorn's too.
 
     Returns:
         0-d; float32, float64 for float64 inputs. Gradients reach anchors and prototypes, in their
@@ -147,4 +150,5 @@ def msn(
     return apply(
         MSN, *tensors, 1.0 / temperature, scale, log_prior, weight, reverse, iterations,
         want_grad, name, _check.group_name(group),
+        _check.group_name(sinkhorn_group if group is None else group),
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """What DINO's and iBOT's teachers share: a centre, a temperature schedule, or Sinkhorn-Knopp."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -99,7 +100,7 @@ class CenteredLoss(torch.nn.Module):
         )
         if len(teachers) == 1:
             return [balanced]
-        ends = torch.tensor([len(t) for t in teachers]).cumsum(0).tolist()
+        ends = itertools.accumulate(len(t) for t in teachers)
         return [balanced[end - len(t) : end] for t, end in zip(teachers, ends, strict=True)]
 
     @torch.no_grad()

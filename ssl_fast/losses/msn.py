@@ -87,9 +87,7 @@ class MSNLoss(torch.nn.Module):
         )
         if not self.entropy_weight:
             return loss
-        entropy = mean_entropy(
-            anchors, prototypes, temperature=self.temperature, group=self.group
-        )
+        entropy = mean_entropy(anchors, prototypes, temperature=self.temperature, group=self.group)
         return loss + self.entropy_weight * entropy
 
     def extra_repr(self) -> str:

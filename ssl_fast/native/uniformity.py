@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from . import DTYPE_CODES, cpu, matrix
+from . import cpu, matrix, pointer
 
 # Rows up to -> side of a tile: half of the diagonal tiles' work is done twice.
 SIDES = ((4096, 256), (16384, 512), (1 << 62, 1024))
@@ -19,14 +19,10 @@ def potential(
     x: Tensor, first: int, last: int, t: float, want_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
     """As `reference.uniformity.potential`."""
+    # Distances know no origin: near the mean they cancel least.
     dtype = torch.promote_types(x.dtype, torch.float32)
-    n, d = x.shape
-    # Distances know no origin: near the mean they cancel least. The last column counts weights.
-    z = x.new_empty((n, d + 1), dtype=dtype)
-    torch.sub(x, x.mean(0, dtype=dtype), out=z[:, :d])
-    z[:, d] = 1
-    sums = _Sums(x, z, first, last, t, want_grad)
-    for rows, cols, mirrored in tiles(n, first, last):
+    sums = _Sums(x, x - x.mean(0, dtype=dtype), first, last, t, want_grad)
+    for rows, cols, mirrored in tiles(x.shape[0], first, last):
         sums.add(rows, cols, mirrored)
     return sums.result()
 
@@ -45,35 +41,38 @@ def tiles(n: int, first: int, last: int) -> Iterator[tuple[slice, slice, bool]]:
 
 
 class _Sums:
-    """sum w_ij and, for each own row, sum_j w_ij [x_j, 1], at one shift of the exponents."""
+    """sum w_ij and, for each own row, sum_j w_ij x_j and sum_j w_ij, at one shift of exponents."""
 
     def __init__(self, x: Tensor, z: Tensor, first: int, last: int, t: float, want_grad: bool):
         self.x, self.z, self.first, self.last, self.t = x, z, first, last, t
-        self.d = x.shape[1]
-        self.norms = torch.linalg.vector_norm(z[:, : self.d], dim=1).square_()
+        self.norms = torch.linalg.vector_norm(z, dim=1).square_()
         self.threads = torch.get_num_threads()
         self.total, self.shift = 0.0, math.inf
-        self.moments = z.new_zeros((last - first, self.d + 1)) if want_grad else None
+        self.moments = z.new_zeros((last - first, z.shape[1])) if want_grad else None
+        self.counts = z.new_zeros(last - first) if want_grad else None
 
     def add(self, rows: slice, cols: slice, mirrored: bool) -> None:
         z, kernels, threads = self.z, cpu(), self.threads
-        tile = torch.mm(z[rows, : self.d], z[cols, : self.d].t())
-        address = (tile.data_ptr(), *tile.shape, tile.shape[1], DTYPE_CODES[tile.dtype])
+        tile = torch.mm(z[rows], z[cols].t())
+        address = matrix(tile)
         smallest, marked = kernels.pair_distances(
-            *address, self.norms[rows].data_ptr(), self.norms[cols].data_ptr(), *matrix(self.x),
+            *address, pointer(self.norms[rows]), pointer(self.norms[cols]), *matrix(self.x),
             rows.start, cols.start, threads,
         )  # fmt: skip
         if self.t * (self.shift - smallest) > SLACK:
             self._move(smallest)
-        weight = kernels.pair_weights(*address, self.t, self.shift, marked, threads)
+        own, other = self._own(self.moments, rows), self._own(self.moments, cols, mirrored)
+        weight = kernels.pair_weights(
+            *address, self.t, self.shift, marked, pointer(self._own(self.counts, rows)),
+            pointer(self._own(self.counts, cols, mirrored)), threads,
+        )  # fmt: skip
         self.total += 2 * weight if mirrored else weight
-        if self.moments is None:
+        if own is None:
             return
-        own, other = self._sums_of(rows), self._sums_of(cols) if mirrored else None
         if marked:
             kernels.pair_close(
-                *address, *matrix(self.x), rows.start, cols.start, own.data_ptr(),
-                other.data_ptr() if other is not None else 0, self.d + 1, threads,
+                *address, *matrix(self.x), rows.start, cols.start, pointer(own), pointer(other),
+                z.shape[1], threads,
             )  # fmt: skip
         own.addmm_(tile, z[cols])
         if other is not None:
@@ -82,24 +81,25 @@ class _Sums:
     def result(self) -> tuple[Tensor, Tensor | None]:
         log_sum = math.log(self.total) - self.t * self.shift
         value = torch.tensor(log_sum, dtype=torch.float64)
-        if self.moments is None:
+        if self.moments is None or self.counts is None:
             return value, None
-        moved, count = self.moments[:, : self.d], self.moments[:, self.d :]
-        own = self.z[self.first : self.last, : self.d]
         # -4t / S * (count_i x_i - moment_i)
-        moved.addcmul_(count, own, value=-1)
-        return value, moved * (4 * self.t / self.total)
+        own = self.z[self.first : self.last]
+        moved = self.moments.addcmul_(self.counts[:, None], own, value=-1)
+        return value, moved.mul_(4 * self.t / self.total)
 
-    def _sums_of(self, rows: slice) -> Tensor:
-        assert self.moments is not None
-        return self.moments[rows.start - self.first : rows.stop - self.first]
+    def _own(self, sums: Tensor | None, rows: slice, wanted: bool = True) -> Tensor | None:
+        if sums is None or not wanted:
+            return None
+        return sums[rows.start - self.first : rows.stop - self.first]
 
     def _move(self, shift: float) -> None:
         if self.total:
             factor = math.exp(-self.t * (self.shift - shift))
             self.total *= factor
-            if self.moments is not None:
+            if self.moments is not None and self.counts is not None:
                 self.moments *= factor
+                self.counts *= factor
         self.shift = shift
 
 

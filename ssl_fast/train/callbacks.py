@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from torch.utils.data import DataLoader
@@ -21,14 +22,19 @@ class Monitor(Callback):
         self.train, self.test, self.every, self.lines = train, test, every, lines
         self.rows: list[dict[str, float]] = []
         self.seconds = self._mark = 0.0
+        self.losses: list[torch.Tensor] = []  # of this epoch
 
     def on_train_start(self, trainer, module) -> None:
         self._mark = time.perf_counter()
 
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        self.losses.append(outputs["loss"].detach())
+
     def on_train_epoch_end(self, trainer, module) -> None:
         done = trainer.current_epoch + 1
         row = {"epoch": done, "step": trainer.global_step}
-        row["loss"] = float(trainer.callback_metrics["loss_epoch"])
+        row["loss"] = float(torch.stack(self.losses).double().mean())
+        self.losses = []
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         due = done % self.every == 0 or done == trainer.max_epochs
         if due and trainer.is_global_zero:
@@ -50,10 +56,24 @@ class Monitor(Callback):
         return evaluate.knn_accuracy(features)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "seconds": self.seconds}
+        return {"rows": self.rows, "seconds": self.seconds, "losses": self.losses}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.rows, self.seconds = state["rows"], state["seconds"]
+        self.rows, self.seconds, self.losses = state["rows"], state["seconds"], state["losses"]
+
+
+class SaveOnTerm(Callback):
+    """SIGTERM: `last.ckpt` after the step at hand; Lightning then ends the run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        asked = trainer.received_sigterm
+        if trainer.world_size > 1:
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked and batch_idx + 1 < trainer.num_training_batches:  # else it is saved right after
+            trainer.save_checkpoint(self.path)
 
 
 class ProgressBar(RichProgressBar):

@@ -19,7 +19,8 @@ EXAMPLE = """\
 Underscores and dashes are the same in option names. Examples:
   ssl-fast train --method resa --data digits
   ssl-fast train --method resa --data digits --epochs 5 --resa.temperature 0.2 --run-dir runs/try
-  ssl-fast train --method resa --data cifar10 --data-dir data --accelerator gpu
+  ssl-fast train --method pmsn --prior power_law --prior-exponent 0.5 --encoder vit-64/4
+  ssl-fast train --method simclr --uniformity w2 --data cifar10 --data-dir data
   ssl-fast train --config runs/try/config.yaml --seed 1 --run-dir runs/try-seed1
   ssl-fast train --resume runs/try
 """
@@ -34,15 +35,28 @@ class TrainOptions:
         data: digits (comes with scikit-learn), cifar10, cifar100, stl10 or imagefolder.
         data_dir: folder of the data sets that are not digits.
         run_dir: folder for everything that the run writes; by default runs/METHOD-DATA-TIME.
-        encoder: small-W (four residual blocks of width W to 8W), resnet18, resnet34, resnet50.
+        encoder: small-W (four residual blocks of width W to 8W), resnet18, resnet34, resnet50, or
+            vit-W/P (timm's, patches of P pixels; width W with four blocks, or tiny, small, base).
         image_size: side of the views in pixels; 0 takes the data set's.
         epochs: passes over the training images.
         batch_size: images a step, all processes together.
-        lr: peak learning rate of SGD, at this batch size.
-        sgd_momentum: of SGD.
-        weight_decay: of SGD.
+        optimizer: sgd, lars (timm's), adam or adamw.
+        lr: peak learning rate, at this batch size.
+        sgd_momentum: of SGD and LARS.
+        lars_trust: LARS's trust coefficient.
+        weight_decay: at the start.
+        weight_decay_end: at the end, reached along a cosine; null keeps it constant.
+        decay_norms: weight decay, and LARS's trust ratio, for biases and norm layers too.
+        clip: largest norm of all gradients together; 0 is none.
         warmup_epochs: of linear warm-up; a cosine follows.
         lr_floor: where the cosine ends, as a share of lr.
+        prior: how often each prototype is wanted, in methods that have prototypes: uniform,
+            power_law, class (the classes' shares), or a file of K numbers.
+        prior_exponent: of power_law, 1 / k^exponent.
+        prior_order: fixed, or sorted onto the clusters as they are now.
+        uniformity: w2 adds the Wasserstein uniformity of both views' normalised projections.
+        uniformity_weight: of that term.
+        uniformity_decay: linear lowers the weight epoch by epoch, to 0 in the last.
         seed: of data, augmentation and weights.
         eval_every: epochs between two k-nn accuracies.
         eval_limit: images of each set used for them while training; the end uses all.
@@ -63,11 +77,22 @@ class TrainOptions:
     image_size: int = 0
     epochs: int = 200
     batch_size: int = 256
+    optimizer: Literal["sgd", "lars", "adam", "adamw"] = "sgd"
     lr: float = 0.3
     sgd_momentum: float = 0.9
+    lars_trust: float = 0.02
     weight_decay: float = 1e-4
+    weight_decay_end: float | None = None
+    decay_norms: bool = True
+    clip: float = 0.0
     warmup_epochs: float = 2
     lr_floor: float = 0.1
+    prior: str = "uniform"
+    prior_exponent: float = 0.25
+    prior_order: Literal["fixed", "sorted"] = "fixed"
+    uniformity: Literal["none", "w2"] = "none"
+    uniformity_weight: float = 0.2
+    uniformity_decay: Literal["linear", "constant"] = "linear"
     seed: int = 0
     eval_every: int = 1
     eval_limit: int = 5000
@@ -101,7 +126,7 @@ class Parser(ArgumentParser):
 
 
 def build_parser(method: str, data: str) -> Parser:
-    """Defaults are the preset's of this method on this data, so that --help shows them."""
+    """Defaults are those of this method on this data, so that --help shows them."""
     parser = Parser(
         prog="ssl-fast train",
         description="Train an encoder, measure it and draw it, all in one run folder.",
@@ -112,17 +137,17 @@ def build_parser(method: str, data: str) -> Parser:
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file of options")
     parser.add_argument("--resume", metavar="RUN_DIR", help="continue a run that was interrupted")
     parser.add_class_arguments(TrainOptions, None)
-    parser.add_class_arguments(find_method(method), method, skip={"encoder"})
+    parser.add_class_arguments(find_method(method), method, skip={"encoder", "prior"})
     parser.set_defaults({"method": method, "data": data, **preset(method, data)})
     return parser
 
 
 def preset(method: str, data: str) -> dict[str, Any]:
-    """presets/DATA.yaml: options, and below a method's name what it changes for that method."""
+    """The method's recipe, then presets/DATA.yaml: options, and below `methods` this method's."""
     path = PRESETS / f"{data}.yaml"
     values = yaml.safe_load(path.read_text()) if path.exists() else {}
     special = values.pop("methods", {}).get(method, {})
-    return values | special
+    return find_method(method).recipe | values | special
 
 
 def parse(argv: Sequence[str]) -> tuple[Parser, Namespace]:
@@ -152,6 +177,8 @@ def check(options: TrainOptions) -> None:
     for name in positive:
         if not getattr(options, name) > 0:
             raise UsageError(f"{name} must be positive, got {getattr(options, name)}")
+    if options.clip < 0 or options.uniformity_weight < 0:
+        raise UsageError("clip and uniformity_weight must be at least 0")
     processes = options.devices * options.num_nodes
     if options.batch_size % processes or options.batch_size // processes < 2:
         raise UsageError(

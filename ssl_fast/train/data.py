@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ Images = Any  # a map-style data set of (image, label)
 
 
 class Source(NamedTuple):
-    """What a data set offers; a view is a weak or strong augmentation."""
+    """What a data set offers; a view is a weak or strong augmentation, or a small local crop."""
 
     pretrain: Images  # the labels are never looked at
     train: Images  # for nearest neighbours and linear probe
@@ -59,6 +60,9 @@ def digits(seed: int) -> Source:
     augment = {
         "weak": views.DigitView(degrees=8, zoom=0.15, shift=0.1),
         "strong": views.DigitView(degrees=15, zoom=0.3, shift=0.2, contrast=0.4, noise=0.1),
+        "local": views.DigitView(
+            degrees=15, zoom=0.2, shift=0.5, contrast=0.4, noise=0.1, enlarge=1.7, size=CANVAS // 2
+        ),
     }
     return Source(train, train, test, None, augment, channels=1, image_size=CANVAS)
 
@@ -115,23 +119,29 @@ def open_data(name: str, *, seed: int, data_dir: str = "data", image_size: int =
 
 
 class EpochSampler(DistributedSampler):
-    """Yields (epoch, index): enough for a worker to seed an image's augmentation."""
+    """Yields (epoch, index): enough for a worker to seed an image's augmentation.
+
+    `skip` = (epoch, images): what a run that stopped inside that epoch has seen of it already.
+    """
+
+    skip = (0, 0)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return ((self.epoch, index) for index in super().__iter__())
+        start = self.skip[1] if self.epoch == self.skip[0] else 0
+        return ((self.epoch, index) for index in islice(super().__iter__(), start, None))
 
 
 class Views(Dataset):
-    """Photographs: (epoch, index) -> one tensor per view, seeded by (seed, epoch, index)."""
+    """Photographs: (epoch, index) -> views and index; seeded by (seed, epoch, index)."""
 
     def __init__(self, images: Images, transforms: Sequence[Callable], seed: int) -> None:
         self.images, self.transforms, self.seed = images, transforms, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> list[Tensor]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[list[Tensor], int]:
         image, _ = self.images[key[1]]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, *key))
-            return [transform(image) for transform in self.transforms]
+            return [transform(image) for transform in self.transforms], key[1]
 
 
 class Batches(Dataset):
@@ -140,12 +150,13 @@ class Batches(Dataset):
     def __init__(self, images: Images) -> None:
         self.images = images
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> Tensor:
-        return self.images[[index for _, index in keys]][0]
+    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        index = torch.tensor([index for _, index in keys])
+        return self.images[index][0], index
 
 
 class ViewData(LightningDataModule):
-    """Batches of `views`, e.g. ("weak", "strong"): a list of (N, C, H, W), one per view.
+    """Batches of `views`, e.g. ("weak", "strong"): a list of (N, C, H, W), and indices (N,).
 
     `batch_size` counts all processes together; a process gets every world-size-th image of the
     global batch, with the same augmentation as one process would give it.
@@ -157,6 +168,16 @@ class ViewData(LightningDataModule):
         super().__init__()
         self.source, self.view_names = source, views
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
+        self.skip = (0, 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where in which epoch the training stands."""
+        assert self.trainer is not None
+        epoch, batches = divmod(self.trainer.global_step, int(self.trainer.num_training_batches))
+        return {"epoch": epoch, "batches": batches}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.skip = state["epoch"], state["batches"]
 
     def train_dataloader(self) -> DataLoader:
         world, rank = self._place()
@@ -164,6 +185,7 @@ class ViewData(LightningDataModule):
         sampler = EpochSampler(
             images, world, rank, shuffle=True, seed=self.seed % 2**31, drop_last=True
         )
+        sampler.skip = self.skip[0], self.skip[1] * size
         if self.source.plain is None:
             batches = Batches(images)
             return DataLoader(batches, size, sampler=sampler, drop_last=True, collate_fn=_unchanged)
@@ -171,18 +193,19 @@ class ViewData(LightningDataModule):
         photos = Views(images, transforms, self.seed)
         return DataLoader(photos, size, sampler=sampler, drop_last=True, num_workers=self.workers)
 
-    def on_after_batch_transfer(self, batch, dataloader_idx: int) -> list[Tensor]:
+    def on_after_batch_transfer(self, batch, dataloader_idx: int) -> tuple[list[Tensor], Tensor]:
         if self.source.plain is not None:
             return batch
+        images, index = batch
         world, rank = self._place()
         random = generator(self.seed, 1, self.trainer.global_step)  # type: ignore[union-attr]
         out = []
         for name in self.view_names:
             view = self.source.views[name]
-            numbers = view.draw(self.batch_size, batch.shape[-1], random)
-            own = {k: v[rank::world].to(batch.device) for k, v in numbers.items()}
-            out.append(view(batch, **own))
-        return out
+            numbers = view.draw(self.batch_size, images.shape[-1], random)
+            own = {k: v[rank::world].to(images.device) for k, v in numbers.items()}
+            out.append(view(images, **own))
+        return out, index
 
     def _place(self) -> tuple[int, int]:
         """World size and rank."""
@@ -191,7 +214,7 @@ class ViewData(LightningDataModule):
 
 
 def plain_loader(source: Source, part: str, limit: int = 0, workers: int = 0) -> DataLoader:
-    """Un-augmented images and labels of `train` or `test`; at most `limit`, evenly spread."""
+    """Un-augmented images and labels of a part of the source; at most `limit`, evenly spread."""
     dataset = getattr(source, part)
     if source.plain is None:
         workers = 0
@@ -216,3 +239,10 @@ class Plain(Dataset):
 
 def _unchanged(batch: Any) -> Any:
     return batch
+
+
+def labels_of(images: Images) -> Any:  # (N,)
+    """Of a whole data set, without opening its images."""
+    if isinstance(images, TensorDataset):
+        return images.tensors[1]
+    return images.targets if hasattr(images, "targets") else images.labels

@@ -1,19 +1,19 @@
 """How good the features are: k-nn, linear probe, clustering. All by scikit-learn."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import adjusted_rand_score, silhouette_score
-from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler, normalize
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.utils.data import DataLoader
+
+from .. import metrics
 
 CLUSTERED = 5000  # rows: the silhouette costs their square
 
@@ -26,6 +26,13 @@ class Features(NamedTuple):
 
 
 @torch.no_grad()
+def encode(network: nn.Module, loader: DataLoader, device: torch.device) -> torch.Tensor:
+    """(N, D): the network's output, in evaluation mode, for all of the loader's images."""
+    with _evaluating([network]):
+        return torch.cat([network(images.to(device)).float() for images, _ in loader])
+
+
+@torch.no_grad()
 def extract(
     networks: Sequence[nn.Module], train: DataLoader, test: DataLoader, device: torch.device
 ) -> list[Features]:
@@ -33,14 +40,20 @@ def extract(
 
     The modes that they were in are restored: a momentum network trains its statistics.
     """
+    with _evaluating(networks):
+        rows, labels = _pass(networks, train, device)
+        test_rows, test_labels = _pass(networks, test, device)
+    return [Features(a, labels, b, test_labels) for a, b in zip(rows, test_rows, strict=True)]
+
+
+@contextmanager
+def _evaluating(networks: Sequence[nn.Module]) -> Iterator[None]:
     modes = [(module, module.training) for network in networks for module in network.modules()]
     for network in networks:
         network.eval()
-    rows, labels = _pass(networks, train, device)
-    test_rows, test_labels = _pass(networks, test, device)
+    yield
     for module, mode in modes:
         module.training = mode
-    return [Features(a, labels, b, test_labels) for a, b in zip(rows, test_rows, strict=True)]
 
 
 def _pass(
@@ -67,9 +80,9 @@ class Pixels(nn.Module):
 
 def knn_accuracy(f: Features, neighbours: int = 5) -> float:
     """Majority of the 5 nearest by Euclidean distance of L2-normalised features, as ReSA's code."""
-    classifier = KNeighborsClassifier(min(neighbours, len(f.train)))
-    classifier.fit(normalize(f.train), f.train_labels)
-    return float(classifier.score(normalize(f.test), f.test_labels))
+    return metrics.knn_accuracy(
+        f.train, f.train_labels, f.test, f.test_labels, neighbours=neighbours
+    )
 
 
 def probe_accuracy(f: Features) -> float:
@@ -80,11 +93,12 @@ def probe_accuracy(f: Features) -> float:
 
 def measure(f: Features) -> dict[str, float]:
     keep = np.linspace(0, len(f.train) - 1, min(CLUSTERED, len(f.train))).astype(int)
-    rows, labels = normalize(f.train[keep]), f.train_labels[keep]
-    clusters = KMeans(len(np.unique(labels)), n_init=3, random_state=0).fit_predict(rows)
+    rows, labels = f.train[keep], f.train_labels[keep]
+    shape = metrics.silhouette(rows, labels)
     return {
         "knn": knn_accuracy(f),
         "probe": probe_accuracy(f),
-        "ari": float(adjusted_rand_score(labels, clusters)),
-        "silhouette": float(silhouette_score(rows, labels)),
+        "ari": metrics.kmeans_ari(rows, labels),
+        "silhouette": shape.mean,
+        "silhouette_std": shape.std,
     }

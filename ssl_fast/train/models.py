@@ -1,49 +1,123 @@
-"""Encoders (image -> encoding h) and the heads on top of them (h -> embedding z)."""
+"""Encoders: image -> encoding h, and -> its patches' tokens where a method hides patches."""
 
+import re
+
+import torch
+import torch.nn.functional as F
 import torchvision
-from torch import nn
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
-from torchvision.ops import MLP
 
 from .errors import UsageError
+from .masks import Grid
+
+SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}  # width, depth, heads
 
 
 class Encoder(nn.Sequential):
-    """A network that knows the width of its encodings: (N, C, H, W) -> (N, dim)."""
+    """A convolutional network that ends in a pooled map: (N, C, H, W) -> (N, dim).
 
-    def __init__(self, *layers: nn.Module, dim: int) -> None:
-        super().__init__(*layers)
-        self.dim = dim
+    What a transformer does not see is black here. `keep` counts squares of an eighth of the side,
+    `mask` the cells of the last map, `stride` pixels each.
+    """
+
+    def __init__(self, *layers: nn.Module, dim: int, stride: int) -> None:
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.dim, self.stride = dim, stride
+
+    def squares(self, images: Tensor) -> Grid:
+        return 8, 8
+
+    def grid(self, images: Tensor) -> Grid:
+        return images.shape[-2] // self.stride, images.shape[-1] // self.stride
+
+    def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        if keep is not None:
+            images = _shown(images, keep, self.squares(images))
+        return super().forward(images)
+
+    def tokens(  # (N, 1 + T, dim): the pooled map, then its cells
+        self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None
+    ) -> Tensor:
+        if mask is not None:
+            hidden = mask.view(-1, 1, *self.grid(images)).float()
+            images = images * (1 - F.interpolate(hidden, images.shape[-2:]))
+        for layer in list(self)[:-2]:
+            images = layer(images)
+        cells = images.flatten(2).mT
+        return torch.cat([cells.mean(1, keepdim=True), cells], 1)
 
 
-def build_encoder(name: str, channels: int, image_size: int) -> Encoder:
-    """`small-W`: four residual blocks of width W, 2W, 4W, 8W; else a torchvision ResNet."""
-    if name.startswith("small-") and name[6:].isdigit() and int(name[6:]) > 0:
+class ViT(nn.Module):
+    """timm's vision transformer, class token out: (N, C, H, W) of any size -> (N, dim)."""
+
+    def __init__(
+        self, channels: int, image_size: int, patch: int, width: int, depth: int, heads: int
+    ) -> None:
+        super().__init__()
+        self.dim, self.patch = width, patch
+        self.network = VisionTransformer(
+            img_size=image_size,
+            patch_size=patch,
+            in_chans=channels,
+            num_classes=0,
+            embed_dim=width,
+            depth=depth,
+            num_heads=heads,
+            dynamic_img_size=True,
+        )
+
+    def grid(self, images: Tensor) -> Grid:
+        return images.shape[-2] // self.patch, images.shape[-1] // self.patch
+
+    squares = grid
+
+    def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """`keep` (N, k): the patches that are seen."""
+        return self._run(self.network.patch_embed(images), keep)[:, 0]
+
+    def tokens(  # (N, 1 + T, dim): class token, then the patches
+        self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None
+    ) -> Tensor:
+        """`mask` (N, T): the patches that `mask_token` (dim,) replaces."""
+        patches = self.network.patch_embed(images)
+        if mask is not None:
+            assert mask_token is not None
+            hidden = mask.view(*patches.shape[:3], 1)
+            patches = torch.where(hidden, mask_token.to(patches.dtype), patches)
+        return self._run(patches, None)
+
+    def _run(self, patches: Tensor, keep: Tensor | None) -> Tensor:
+        x = self.network._pos_embed(patches)
+        if keep is not None:
+            index = torch.cat([keep.new_zeros(len(keep), 1), keep + 1], 1)
+            x = x.take_along_dim(index[:, :, None], 1)
+        return self.network.norm(self.network.blocks(self.network.norm_pre(x)))
+
+
+AnyEncoder = Encoder | ViT
+
+
+def build_encoder(name: str, channels: int, image_size: int) -> AnyEncoder:
+    """`small-W`: four residual blocks of width W, 2W, 4W, 8W; a torchvision ResNet; `vit-W/P`."""
+    if re.fullmatch(r"small-[1-9]\d*", name):
         return _small(channels, width=int(name[6:]))
     if name in ("resnet18", "resnet34", "resnet50"):
         return _resnet(name, channels, small_images=image_size <= 64)
+    if match := re.fullmatch(r"vit-(tiny|small|base|[1-9]\d*)/([1-9]\d*)", name):
+        return _vit(match[1], int(match[2]), channels, image_size)
     raise UsageError(
-        f"unknown encoder {name!r}. Known: small-W with a width W (small-16), "
-        "resnet18, resnet34, resnet50."
+        f"unknown encoder {name!r}. Known: small-W with a width W (small-16), resnet18, resnet34, "
+        "resnet50, vit-W/P with a width W or tiny, small, base and patches of P pixels (vit-64/4)."
     )
-
-
-def projector(dim: int, hidden: int, out: int) -> nn.Module:
-    """Three layers with batch norm and ReLU; the last batch norm has no affine parameters."""
-    layers = MLP(dim, [hidden, hidden, out], norm_layer=nn.BatchNorm1d, bias=False)
-    return nn.Sequential(layers, nn.BatchNorm1d(out, affine=False))
-
-
-def predictor(dim: int, hidden: int) -> nn.Module:
-    return MLP(dim, [hidden, dim], norm_layer=nn.BatchNorm1d, bias=False)
 
 
 def _small(channels: int, width: int) -> Encoder:
     stem = nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False)
     widths = [width, width, 2 * width, 4 * width, 8 * width]
     blocks = [_block(widths[i], widths[i + 1], stride=1 if i == 0 else 2) for i in range(4)]
-    head = nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    return Encoder(stem, nn.BatchNorm2d(width), nn.ReLU(), *blocks, *head, dim=8 * width)
+    return Encoder(stem, nn.BatchNorm2d(width), nn.ReLU(), *blocks, dim=8 * width, stride=16)
 
 
 def _block(inputs: int, outputs: int, stride: int) -> BasicBlock:
@@ -62,5 +136,25 @@ def _resnet(name: str, channels: int, small_images: bool) -> Encoder:
         network.maxpool = nn.Identity()
     elif channels != 3:
         network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
-    network.fc = nn.Identity()
-    return Encoder(network, dim=dim)
+    layers = list(network.children())[:-2]  # without pooling and classifier
+    return Encoder(*layers, dim=dim, stride=8 if small_images else 32)
+
+
+def _vit(size: str, patch: int, channels: int, image_size: int) -> ViT:
+    if image_size % patch:
+        raise UsageError(
+            f"images of {image_size} pixels do not divide into patches of {patch}: "
+            f"try /{next(p for p in (4, 8, 7, 5, 3, 2, 1) if image_size % p == 0)}"
+        )
+    if size in SIZES:
+        width, depth, heads = SIZES[size]
+    else:
+        width, depth, heads = int(size), 4, max(1, int(size) // 32)
+        if width % heads:
+            raise UsageError(f"the width of vit-{size} must be a multiple of 32, or below it")
+    return ViT(channels, image_size, patch, width, depth, heads)
+
+
+def _shown(images: Tensor, keep: Tensor, grid: Grid) -> Tensor:
+    shown = images.new_zeros(len(images), grid[0] * grid[1]).scatter_(1, keep, 1.0)
+    return images * F.interpolate(shown.view(-1, 1, *grid), images.shape[-2:])

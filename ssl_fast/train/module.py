@@ -1,54 +1,90 @@
-"""The training loop's hooks: loss of the method, optimiser, schedules, seeds."""
+"""The training loop's hooks: loss of the method, auxiliary term, optimiser, schedules, seeds."""
 
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, seed_everything
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
+from torch import Tensor
 
 from .config import TrainOptions
 from .errors import UsageError
-from .methods import Method
+from .methods import Batch, Method
+from .methods.base import Encodings
+from .optimizers import build_optimizer, build_schedule
 from .random import derive_seed
+from .schedules import anneal, uniformity_weight
 
 
 class Pretraining(LightningModule):
-    def __init__(self, method: Method, options: TrainOptions) -> None:
+    """`encodings` runs a network over the training images, for methods that cluster them."""
+
+    def __init__(
+        self, method: Method, options: TrainOptions, encodings: Encodings | None = None
+    ) -> None:
         super().__init__()
-        self.method, self.options = method, options
+        self.method, self.options, self.encodings = method, options, encodings
+        self.uniformity = None
+        if options.uniformity == "w2":
+            from ..losses import WassersteinUniformityLoss
+
+            self.uniformity = WassersteinUniformityLoss()
 
     def setup(self, stage: str) -> None:
         if self.trainer.world_size > 1:
             self.method.use_group(torch.distributed.group.WORLD)
+            if self.uniformity is not None:
+                self.uniformity.group = torch.distributed.group.WORLD
 
     def on_train_epoch_start(self) -> None:
-        """Whatever draws from the global generators repeats after a resume at this epoch."""
         parts = (self.options.seed, 2, self.current_epoch, self.global_rank)
         seed_everything(derive_seed(*parts) % 2**32, verbose=False)
+        if self.encodings is not None:
+            self.method.start_epoch(self.current_epoch, self.encodings)
 
-    def training_step(self, views: list[torch.Tensor], _: int) -> torch.Tensor:
-        progress = self.global_step / self.trainer.estimated_stepping_batches
-        loss = self.method.loss(views, progress)
+    def on_train_batch_start(self, batch: Any, _: int) -> None:
+        """Whatever draws from the global generators repeats after a resume at this step."""
+        torch.manual_seed(derive_seed(self.options.seed, 4, self.global_step, self.global_rank))
+
+    def training_step(self, batch: tuple[list[Tensor], Tensor], _: int) -> Tensor:
+        views, index = batch
+        steps = int(self.trainer.estimated_stepping_batches)
+        now = Batch(views, index, self.global_step, steps, self.options.epochs)
+        out = self.method.loss(now)
+        loss = out.loss
+        if self.uniformity is not None:
+            w2 = self.uniformity(*out.projections[:2])
+            loss = loss + self.uniformity_weight() * w2
+            self.log("w2", w2.detach(), batch_size=len(index))
         if not torch.isfinite(loss):
             raise UsageError(
                 f"the loss is {loss.item()} at step {self.global_step}: lower --lr, or use "
                 "--precision 32-true; the last checkpoint is intact"
             )
-        self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(views[0]))
+        self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(index))
+        for name, value in out.logs.items():
+            self.log(name, value, batch_size=len(index))
         return loss
 
-    def configure_optimizers(self) -> Any:
-        o, total = self.options, int(self.trainer.estimated_stepping_batches)
-        trained = [p for p in self.method.parameters() if p.requires_grad]
-        optimizer = torch.optim.SGD(
-            trained, o.lr, momentum=o.sgd_momentum, weight_decay=o.weight_decay
+    def uniformity_weight(self) -> float:
+        o = self.options
+        return uniformity_weight(
+            o.uniformity_weight, self.current_epoch + 1, o.epochs, o.uniformity_decay
         )
-        warmup = max(1, round(total * o.warmup_epochs / o.epochs))
-        parts = [
-            LinearLR(optimizer, start_factor=1e-2, total_iters=warmup),
-            CosineAnnealingLR(optimizer, max(1, total - warmup), eta_min=o.lr_floor * o.lr),
-        ]
-        schedule = SequentialLR(optimizer, parts, milestones=[warmup])
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.method.before_update(self.global_step)
+        o = self.options
+        if o.weight_decay_end is not None:
+            progress = self.global_step / self.trainer.estimated_stepping_batches
+            decay = anneal(o.weight_decay, o.weight_decay_end, progress)
+            for group in optimizer.param_groups:
+                if group["weight_decay"]:
+                    group["weight_decay"] = decay
+
+    def configure_optimizers(self) -> Any:
+        optimizer = build_optimizer(self.method, self.options)
+        total = int(self.trainer.estimated_stepping_batches)
+        schedule = build_schedule(optimizer, self.options, total)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},

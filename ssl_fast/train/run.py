@@ -1,5 +1,6 @@
 """One run: folder, networks, training, measurement, pictures."""
 
+import inspect
 import logging
 import os
 import sys
@@ -15,13 +16,15 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from . import data, evaluate, report
-from .callbacks import Monitor, ProgressBar, checkpoint
+from .callbacks import Monitor, ProgressBar, SaveOnTerm, checkpoint
 from .config import TrainOptions, check, options_of, parse
 from .errors import UsageError
 from .files import AtomicCheckpointIO, write_text
-from .methods import Method, find_method
+from .methods import METHODS, Method, find_method
+from .methods.base import Encodings
 from .models import build_encoder
 from .module import Pretraining
+from .prior import Prior
 from .random import derive_seed
 
 FOLDER_VARIABLE = "SSL_FAST_RUN_DIR"  # tells the processes that Lightning starts which folder it is
@@ -50,7 +53,7 @@ def train(
 ) -> None:
     """Starts or continues the run in `folder`; `resolved` is its YAML configuration."""
     check(options)
-    _quiet()
+    quiet()
     if options.threads:
         torch.set_num_threads(options.threads)
         threadpool_limits(options.threads)
@@ -65,9 +68,10 @@ def train(
         write_text(folder / "config.yaml", resolved)
         print(f"run folder: {folder}", flush=True)
     last = folder / "last.ckpt"
+    module = Pretraining(method, options, _encodings(options, source, trainer))
     try:
-        trainer.fit(Pretraining(method, options), images, ckpt_path=last if last.exists() else None)
-    except SystemExit as stop:  # how Lightning answers Ctrl-C
+        trainer.fit(module, images, ckpt_path=last if last.exists() else None)
+    except SystemExit as stop:  # how Lightning answers Ctrl-C and SIGTERM
         message = f"interrupted; continue with: ssl-fast train --resume {folder}"
         raise UsageError(message) from stop
     if trainer.is_global_zero:
@@ -78,16 +82,32 @@ def build_method(options: TrainOptions, method_options: dict[str, Any], source) 
     """The same weights for the same seed."""
     seed_everything(derive_seed(options.seed, 3) % 2**32, verbose=False)
     encoder = build_encoder(options.encoder, source.channels, source.image_size)
+    kind = find_method(options.method)
+    given = dict(method_options)
+    if "prior" in inspect.signature(kind).parameters:
+        labels = data.labels_of(source.pretrain) if options.prior == "class" else None
+        given["prior"] = Prior(options.prior, options.prior_exponent, options.prior_order, labels)
+    elif options.prior != "uniform":
+        takers = [n for n, m in METHODS.items() if "prior" in inspect.signature(m).parameters]
+        raise UsageError(f"{options.method} has no --prior; these have one: {', '.join(takers)}")
     try:
-        return find_method(options.method)(encoder, **method_options)
+        method = kind(encoder, **given)
+        method.check_batch(options.batch_size)
+    except UsageError:
+        raise
     except (TypeError, ValueError) as error:  # what a network or loss says of its options
         raise UsageError(f"--{options.method}: {error}") from error
+    return method
 
 
 def build_trainer(options: TrainOptions, folder: Path, source: data.Source) -> Trainer:
     bar = options.progress == "on" or (options.progress == "auto" and sys.stdout.isatty())
     train, test = _loaders(options, source, options.eval_limit)
-    callbacks = [Monitor(train, test, options.eval_every, lines=not bar), checkpoint(folder)]
+    callbacks = [
+        Monitor(train, test, options.eval_every, lines=not bar),
+        SaveOnTerm(folder / "last.ckpt"),
+        checkpoint(folder),
+    ]
     several = options.devices * options.num_nodes > 1
     return Trainer(
         accelerator=options.accelerator,
@@ -96,6 +116,7 @@ def build_trainer(options: TrainOptions, folder: Path, source: data.Source) -> T
         strategy="ddp" if several else "auto",
         sync_batchnorm=several and options.accelerator != "cpu" and torch.cuda.is_available(),
         precision=options.precision,
+        gradient_clip_val=options.clip or None,
         max_epochs=options.epochs,
         default_root_dir=folder,
         callbacks=[*callbacks, ProgressBar()] if bar else callbacks,
@@ -170,6 +191,11 @@ def _loaders(options: TrainOptions, source: data.Source, limit: int = 0) -> tupl
     )
 
 
+def _encodings(options: TrainOptions, source: data.Source, trainer: Trainer) -> Encodings:
+    loader = data.plain_loader(source, "pretrain", workers=options.workers)
+    return lambda network: evaluate.encode(network, loader, trainer.strategy.root_device)
+
+
 def _check_batch(options: TrainOptions, images: int) -> None:
     if options.batch_size > images:
         fits = 2 ** (images.bit_length() - 1)
@@ -179,7 +205,7 @@ def _check_batch(options: TrainOptions, images: int) -> None:
         )
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Lightning's advice about this very code is no news to its user."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
@@ -188,6 +214,7 @@ def _quiet() -> None:
         ".*number of training batches.*",
         ".*Checkpoint directory .* exists.*",
         ".*isinstance.treespec, LeafSpec.*",
+        ".*checkpoint that ended before the epoch ended.*",  # EpochSampler.skip
         ".*sync_dist=True.*",  # the loss is the same on every rank, k-nn is rank 0's
         ".*lr_scheduler.step.*",
     ):

@@ -1,4 +1,5 @@
-"""Augmentations. `weak`: a crop and what keeps the content; `strong`: everything.
+"""Augmentations. `weak`: a crop and what keeps the content; `strong`: everything; `local`: the same
+on a small part, at half the size, for multi-crop.
 
 Digits are augmented as one batch on the device, each image with its own parameters (torchvision
 draws one set for a whole batch). Photographs go through torchvision's transforms, image by image,
@@ -43,22 +44,26 @@ class DigitView:
         contrast: float = 0.0,
         noise: float = 0.0,
         erase: float = 0.0,
+        enlarge: float = 1.0,  # before the random zoom
+        size: int | None = None,  # of the view in pixels; None keeps the image's
     ) -> None:
         self.radians, self.zoom, self.shift = math.radians(degrees), zoom, shift
         self.contrast, self.noise, self.erase = contrast, noise, erase
+        self.enlarge, self.size = enlarge, size
 
     def draw(self, count: int, size: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Random numbers for `count` images; drawn on the CPU, so the same on every device."""
         numbers = {"u": torch.rand(count, 12, generator=generator)}
+        size = self.size or size
         if self.noise:
             numbers["pixels"] = torch.randn(count, 1, size, size, generator=generator)
         return numbers
 
     def __call__(self, images: Tensor, u: Tensor, pixels: Tensor | None = None) -> Tensor:
-        n, _, size, _ = images.shape
+        n, size = len(images), self.size or images.shape[-1]
         signed = 2 * u - 1
         aspect = torch.stack([signed[:, 1], -signed[:, 1]], 1) / 10
-        scale = torch.exp(self.zoom * signed[:, :1] + aspect)
+        scale = self.enlarge * torch.exp(self.zoom * signed[:, :1] + aspect)
         angle = self.radians * signed[:, 2]
         images = affine_sample(images, angle, scale, self.shift * signed[:, 3:5], size)
         images = images * torch.exp(self.contrast * signed[:, 5]).view(n, 1, 1, 1)
@@ -80,6 +85,8 @@ class DigitView:
 def photo_views(size: int) -> dict[str, Callable]:
     """ReSA's, MoCo v3's and BYOL's common recipe; no blur on small images, as its CIFAR code."""
     crop = [v2.RandomResizedCrop(size, scale=(0.2, 1.0), antialias=True), v2.RandomHorizontalFlip()]
+    small = 96 if size == 224 else size // 2
+    part = [v2.RandomResizedCrop(small, scale=(0.05, 0.2), antialias=True), crop[1]]
     colour = [
         v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8),
         v2.RandomGrayscale(0.2),
@@ -90,6 +97,7 @@ def photo_views(size: int) -> dict[str, Callable]:
     return {
         "weak": v2.Compose([v2.RGB(), *crop, *_to_tensor()]),
         "strong": v2.Compose([v2.RGB(), *crop, *colour, *_to_tensor()]),
+        "local": v2.Compose([v2.RGB(), *part, *colour, *_to_tensor()]),
     }
 
 

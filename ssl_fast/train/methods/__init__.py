@@ -5,10 +5,38 @@ To add a method: subclass `Method`, give its keyword options defaults and a docs
 """
 
 from ..errors import unknown
-from .base import Method
+from .align_uniform import AlignUniform
+from .base import Batch, Method, Output
+from .byol import BYOL
+from .dino import DINO
+from .ibot import IBOT
+from .moco_v2 import MoCoV2
+from .moco_v3 import MoCoV3
+from .msn import MSN
+from .nnclr import NNCLR
+from .pmsn import PMSN
 from .resa import ReSA
+from .simclr import SimCLR
+from .simsiam import SimSiam
+from .swav import SwAV
 
-METHODS: dict[str, type[Method]] = {"resa": ReSA}
+__all__ = ["METHODS", "Batch", "Method", "Output", "find_method"]
+
+METHODS: dict[str, type[Method]] = {
+    "simclr": SimCLR,
+    "moco_v2": MoCoV2,
+    "moco_v3": MoCoV3,
+    "nnclr": NNCLR,
+    "byol": BYOL,
+    "simsiam": SimSiam,
+    "align_uniform": AlignUniform,
+    "swav": SwAV,
+    "dino": DINO,
+    "ibot": IBOT,
+    "msn": MSN,
+    "pmsn": PMSN,
+    "resa": ReSA,
+}
 
 
 def find_method(name: str) -> type[Method]:

@@ -1,14 +1,13 @@
 """ReSA: the batch clusters itself by its encodings; embeddings learn that assignment."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from ...losses import ReSALoss
-from ..models import Encoder, predictor, projector
-from .base import Method, MomentumNetwork
+from ..heads import predictor, projector
+from ..models import AnyEncoder
+from .base import Batch, Method, MomentumNetwork, Output
 
 
 class ReSA(Method):
@@ -21,7 +20,7 @@ class ReSA(Method):
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: AnyEncoder,
         *,
         temperature: float = 0.4,
         epsilon: float = 0.05,
@@ -52,22 +51,22 @@ class ReSA(Method):
         self.target = MomentumNetwork(self.online, momentum)
         self.criterion = ReSALoss(temperature, epsilon, iterations, symmetric)
 
-    def loss(self, views: list[Tensor], progress: float) -> Tensor:
-        self.target.update(self.online, progress)
+    def loss(self, batch: Batch) -> Output:
+        views = batch.views
+        self.target.update(self.online, batch.progress)
         encoder, project = self.evaluated()
         with torch.no_grad():
             momentum_encodings = [encoder(view) for view in views[:2]]
             momentum_embeddings = [F.normalize(project(h)) for h in momentum_encodings]
         encoder, project = self.online
         encodings = [encoder(view) for view in views]
-        embeddings = [F.normalize(self.predictor(project(h))) for h in encodings]
+        projections = [project(h) for h in encodings]
+        embeddings = [F.normalize(self.predictor(z)) for z in projections]
         weak, momentum_weak = encodings[0].detach(), momentum_encodings[0]
-        return self.criterion(
+        loss = self.criterion(
             embeddings, momentum_embeddings, F.normalize(weak), F.normalize(momentum_weak)
         )
+        return Output(loss, projections)
 
     def evaluated(self) -> tuple[nn.Module, nn.Module]:
         return self.target.module[0], self.target.module[1]
-
-    def use_group(self, group: Any) -> None:
-        self.criterion.group = group

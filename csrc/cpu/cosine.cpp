@@ -1,0 +1,119 @@
+// Cosines of paired rows, and the nearest other row.
+//
+//   c_i = <x_i, y_i> / (max(|x_i|, eps) max(|y_i|, eps))
+//   n_i = argmax_{j != own(i)} t_ij,  the first of equals
+//
+// Reads x and y once; keeps three numbers a row.
+#include "cpu/ops.h"
+#include "cpu/parallel.h"
+#include "cpu/rows.h"
+
+namespace ssl_fast::SSL_FAST_ISA {
+namespace {
+
+struct Products {
+  double xy, xx, yy;
+};
+
+template <typename C>
+Products products(const C* x, const C* y, int64_t columns) {
+  using V = Vec<C>;
+  V xy, xx, yy;
+  sweep<C>(columns, [&](int64_t k, auto lanes) {
+    V a = V::load(x + k, lanes), b = V::load(y + k, lanes);
+    xy = xy + (a * b).or_else(0, lanes);
+    xx = xx + (a * a).or_else(0, lanes);
+    yy = yy + (b * b).or_else(0, lanes);
+  });
+  return {(double)xy.sum(), (double)xx.sum(), (double)yy.sum()};
+}
+
+template <typename C>
+double forward(const Matrix& x, const Matrix& y, double eps, double* stats, int threads) {
+  Scratch<double> totals(threads);
+  totals.fill(threads, 0);
+  parallel(threads, x.rows * x.cols, [&](Team team) {
+    Scratch<C> a(converts<C>(x) ? x.cols : 0), b(converts<C>(y) ? x.cols : 0);
+    double total = 0;
+    for (int64_t i = team.begin(x.rows); i < team.end(x.rows); i++) {
+      const auto p = products(read_row<C>(x, i, a), read_row<C>(y, i, b), x.cols);
+      const double nx = sqrt(p.xx), ny = sqrt(p.yy);
+      stats[i] = p.xy;
+      stats[x.rows + i] = nx;
+      stats[2 * x.rows + i] = ny;
+      total += p.xy / ((nx > eps ? nx : eps) * (ny > eps ? ny : eps));
+    }
+    totals[team.thread] = total;
+  });
+  double total = 0;
+  for (int i = 0; i < threads; i++) total += totals[i];
+  return total;
+}
+
+// d_x = g (y - x xy / (nx |x|)) / (nx ny) with n = max(norm, eps), torch's derivative; 0 for x = 0.
+template <typename C>
+void backward(const Matrix& x, const Matrix& y, double eps, const double* stats, double g,
+              const Matrix& d_x, const Matrix& d_y, int threads) {
+  using V = Vec<C>;
+  const int64_t columns = x.cols;
+  parallel(threads, x.rows * columns, [&](Team team) {
+    const int64_t extra = converts<C>(x) ? columns : 0;
+    Scratch<C> a(extra), b(extra), p(extra), q(extra);
+    for (int64_t i = team.begin(x.rows); i < team.end(x.rows); i++) {
+      const C *xi = read_row<C>(x, i, a), *yi = read_row<C>(y, i, b);
+      const double xy = stats[i], rx = stats[x.rows + i], ry = stats[2 * x.rows + i];
+      const double nx = rx > eps ? rx : eps, ny = ry > eps ? ry : eps, across = g / (nx * ny);
+      const double along_x = rx > 0 ? across * xy / (nx * rx) : 0;
+      const double along_y = ry > 0 ? across * xy / (ny * ry) : 0;
+      const V cx((C)(rx > 0 ? across : 0)), cy((C)(ry > 0 ? across : 0));
+      const V ax((C)along_x), ay((C)along_y);
+      C* dx = d_x.data ? write_row<C>(d_x, i, p) : nullptr;
+      C* dy = d_y.data ? write_row<C>(d_y, i, q) : nullptr;
+      sweep<C>(columns, [&](int64_t k, auto lanes) {
+        V u = V::load(xi + k, lanes), v = V::load(yi + k, lanes);
+        if (dx) (v * cx - u * ax).store(dx + k, lanes);
+        if (dy) (u * cy - v * ay).store(dy + k, lanes);
+      });
+      if (dx) finish_row<C>(d_x, i, p);
+      if (dy) finish_row<C>(d_y, i, q);
+    }
+  });
+}
+
+template <typename C>
+void nearest(const Matrix& tile, const int64_t* own, int64_t* index, int threads) {
+  parallel(threads, tile.rows * tile.cols, [&](Team team) {
+    for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++) {
+      C* t = (C*)row_address(tile, i);
+      if (own[i] < tile.cols) t[own[i]] = (C)-INFINITY;
+      const C top = (C)largest(t, tile.cols);
+      int64_t j = 0;
+      while (j < tile.cols - 1 && !(t[j] == top)) j++;
+      index[i] = j;
+    }
+  });
+}
+
+}  // namespace
+
+double cosine_forward(const Matrix& x, const Matrix& y, double eps, double* stats, int threads) {
+  return x.dtype == kFloat64 ? forward<double>(x, y, eps, stats, threads)
+                             : forward<float>(x, y, eps, stats, threads);
+}
+
+void cosine_backward(const Matrix& x, const Matrix& y, double eps, const double* stats, double g,
+                     const Matrix& d_x, const Matrix& d_y, int threads) {
+  if (x.dtype == kFloat64)
+    backward<double>(x, y, eps, stats, g, d_x, d_y, threads);
+  else
+    backward<float>(x, y, eps, stats, g, d_x, d_y, threads);
+}
+
+void nearest(const Matrix& tile, const int64_t* own, int64_t* index, int threads) {
+  if (tile.dtype == kFloat64)
+    nearest<double>(tile, own, index, threads);
+  else
+    nearest<float>(tile, own, index, threads);
+}
+
+}  // namespace ssl_fast::SSL_FAST_ISA

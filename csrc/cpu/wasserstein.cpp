@@ -1,0 +1,108 @@
+// What surrounds the decomposition of a batch Z [N, D], each in one pass over memory:
+//
+//   sums_d = sum_i Z_id          column_sums: float64, so that equal rows cancel exactly
+//   X      = Z - mean            subtract_mean: subtracted in float64, rounded to X's type once
+//
+//   value, weight and row from the singular values s of X        spectral_weights
+//
+//     nuclear norm  sum_i s_i                                        weight_i = 1 / s_i
+//     distance      W2^2 = |mean|^2 + sum_i (s_i / sqrt(N) - 1 / sqrt(D))^2
+//                   weight_i = (1 - sqrt(N / D) / s_i) / (N W2),     row = mean / (N W2)
+//
+// so that d value / dZ = sum_i weight_i s_i u_i v_i^T + row. A null direction, s_i at most
+// max(eps s_1, 1e-13 |Z|_F), has 0 for 1 / s_i.
+//
+// Not stored: a float64 copy of Z. The products and the decomposition are the library's.
+#include "cpu/ops.h"
+#include "cpu/parallel.h"
+#include "cpu/rows.h"
+
+namespace ssl_fast::SSL_FAST_ISA {
+namespace {
+
+inline double widen(double x) { return x; }
+template <typename T>
+inline double widen(T x) {
+  return (double)to_float(x);
+}
+
+// A thread owns columns, so that the sums do not depend on the number of threads.
+template <typename T>
+void sum_columns(const Matrix& z, double* sums, int threads) {
+  parallel(threads, z.rows * z.cols, [&](Team team) {
+    const int64_t begin = team.begin(z.cols), end = team.end(z.cols);
+    for (int64_t j = begin; j < end; j++) sums[j] = 0;
+    for (int64_t i = 0; i < z.rows; i++) {
+      const T* row = reinterpret_cast<const T*>(row_address(z, i));
+      for (int64_t j = begin; j < end; j++) sums[j] += widen(row[j]);
+    }
+  });
+}
+
+template <typename T, typename C>
+void subtract(const Matrix& z, const double* mean, C* x, int threads) {
+  parallel(threads, z.rows * z.cols, [&](Team team) {
+    for (int64_t i = team.begin(z.rows); i < team.end(z.rows); i++) {
+      const T* row = reinterpret_cast<const T*>(row_address(z, i));
+      C* out = x + i * z.cols;
+      for (int64_t j = 0; j < z.cols; j++) out[j] = (C)(widen(row[j]) - mean[j]);
+    }
+  });
+}
+
+template <typename C>
+void center_as(const Matrix& z, const double* mean, C* x, int threads) {
+  if (z.dtype == kFloat64) subtract<double>(z, mean, x, threads);
+  if (z.dtype == kFloat32) subtract<float>(z, mean, x, threads);
+  if (z.dtype == kBfloat16) subtract<bf16>(z, mean, x, threads);
+  if (z.dtype == kFloat16) subtract<f16>(z, mean, x, threads);
+}
+
+}  // namespace
+
+void spectral_weights(const double* squares, int64_t count, double scale, double stranger,
+                      const double* mean, int64_t rows, int64_t width, double eps, bool distance,
+                      double* value, double* weight, double* row) {
+  constexpr double kRounding = 1e-13;  // of |Z|_F: what subtracting the mean leaves of equal rows
+  const double root_rows = sqrt((double)rows), target = 1 / sqrt((double)width);
+  const double odd = scale * sqrt(stranger);
+  double largest = 0, sum = -odd, energy = 0;
+  double excess = (odd ? target * target : 0) + (double)(width - count) / (double)width;
+  if (odd) excess -= (odd / root_rows - target) * (odd / root_rows - target);
+  for (int64_t i = 0; i < count; i++) {
+    const double s = scale * sqrt(squares[i]), off = s / root_rows - target;
+    weight[i] = s;
+    largest = s > largest ? s : largest;
+    sum += s;
+    energy += s * s;
+    excess += off * off;
+  }
+  double squared_mean = 0;
+  for (int64_t j = 0; j < width && mean; j++) squared_mean += mean[j] * mean[j];
+  const double norm = sqrt(energy + (double)rows * squared_mean);
+  const double least = eps * largest > kRounding * norm ? eps * largest : kRounding * norm;
+  const double squared = squared_mean + excess, w2 = squared > 0 ? sqrt(squared) : 0;
+  const double factor = w2 > 0 ? 1 / ((double)rows * w2) : 0;
+  *value = distance ? w2 : sum;
+  for (int64_t i = 0; i < count; i++) {
+    const double inverse = weight[i] > least ? 1 / weight[i] : 0;
+    weight[i] = distance ? factor * (1 - root_rows * target * inverse) : inverse;
+  }
+  for (int64_t j = 0; j < width && row; j++) row[j] = factor * mean[j];
+}
+
+void column_sums(const Matrix& z, double* sums, int threads) {
+  if (z.dtype == kFloat64) sum_columns<double>(z, sums, threads);
+  if (z.dtype == kFloat32) sum_columns<float>(z, sums, threads);
+  if (z.dtype == kBfloat16) sum_columns<bf16>(z, sums, threads);
+  if (z.dtype == kFloat16) sum_columns<f16>(z, sums, threads);
+}
+
+void subtract_mean(const Matrix& z, const double* mean, void* x, int dtype, int threads) {
+  if (dtype == kFloat64)
+    center_as<double>(z, mean, (double*)x, threads);
+  else
+    center_as<float>(z, mean, (float*)x, threads);
+}
+
+}  // namespace ssl_fast::SSL_FAST_ISA

@@ -1,0 +1,74 @@
+"""What losses ask of a queue of rows, and the prototypes and weights of a batch."""
+
+import torch
+from torch import Tensor
+
+from . import _check, _distributed
+from ._contrastive import inverse_norms
+from ._tiles import product, product_dtype
+
+# Queue rows compared at a time: a tile of 256 queries stays in cache.
+_TILE = 4096
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """Constant rows of unit norm in float32 (float64 for float64); a zero row stays zero."""
+    _check.matrix("keys", x)
+    x = x.detach()
+    inverse = inverse_norms(x)
+    return x.to(inverse.dtype) * inverse[:, None]
+
+
+@torch.no_grad()
+def nearest_rows(z: Tensor, queue: Tensor) -> Tensor:
+    """(N, D): for every row of z the row of `queue` with the largest product; the first of equals.
+
+    Tile by tile: the (N, K) products are never stored.
+    """
+    _check.factors("z", z.to(queue.dtype), "queue", queue)
+    best = index = None
+    for first in range(0, len(queue), _TILE):
+        top, at = product(z.to(queue.dtype), queue[first : first + _TILE]).max(1)
+        if best is None or index is None:
+            best, index = top, at
+        else:
+            index = torch.where(top > best, at + first, index)
+            best = torch.maximum(top, best)
+    assert index is not None
+    return queue[index]
+
+
+@torch.no_grad()
+def mises_fisher_weights(z0: Tensor, z1: Tensor, sigma: float, group: str) -> Tensor:
+    """(N,) 2 - N softmax_i(u0_i u1_i / sigma), N and the softmax over the rows of all ranks."""
+    logits = (unit_rows(z0) * unit_rows(z1)).sum(1).double() / sigma
+    total = _distributed.log_sum_exp(logits.logsumexp(0), group)
+    count = _distributed.all_reduce(logits.new_full((), len(logits)), "sum", group)
+    return (2 - count * (logits - total).exp()).float()
+
+
+def mean_cosine(x: Tensor, y: Tensor) -> Tensor:
+    """0-d, float32 or better: the mean over rows of the cosine; zero rows count 0, gradient 0."""
+    _check.factors("x", x, "y", y)
+    if x.shape != y.shape:
+        raise ValueError(
+            f"x and y must be row by row alike, got {tuple(x.shape)}, {tuple(y.shape)}"
+        )
+    return (directions(x) * directions(y)).sum(1).mean()
+
+
+def directions(x: Tensor) -> Tensor:
+    """x / norm in float32 or better, differentiable; a zero row stays zero, and so its gradient."""
+    x = x.to(product_dtype(x))
+    squares = x.square().sum(1, keepdim=True)
+    present = squares > 0
+    return x * torch.where(present, squares, 1.0).rsqrt() * present
+
+
+def cluster_means(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """(C, D) normalised means of the unit rows of each cluster in the batch, and the rows' C."""
+    clusters, own = index.unique(return_inverse=True)
+    unit = directions(x)
+    members = own == torch.arange(len(clusters), device=own.device)[:, None]
+    # The direction of a mean is that of its sum; a product adds in a fixed order.
+    return directions(members.to(unit.dtype) @ unit), own

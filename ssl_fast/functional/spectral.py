@@ -1,0 +1,143 @@
+"""Losses on the spectrum of the embeddings: MMCR, FroSSL, MEC.
+
+Their Grams are taken on the smaller side: N x N or D x D, whichever is less.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from . import _check, _distributed
+from ._operator import full_precision
+from .wasserstein import nuclear_norm, nuclear_norms
+from .whitening import _views
+
+
+def mmcr(online: Tensor, momentum: Tensor, *, weight: float = 5e-3, group: Any = None) -> Tensor:
+    """Maximum manifold capacity: -|C|_* + weight * mean_b |Z_b|_*.
+
+    Z_b (2K, D) holds all views of sample b, online and momentum; C (B, D) holds their means.
+
+    Args:
+        online, momentum: (B, K, D), used as given. Gradients reach those that require them.
+        weight: of the manifolds' own norms, >= 0.
+        group: process group: one loss for the samples of all ranks, and gradients such that DDP's
+            mean is exact.
+
+    Returns:
+        0-d float32 (float64 for float64).
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what was expected.
+
+    Source: Yerxa et al. 2023; the value of Lightly's MMCRLoss, without differentiating an SVD.
+    Cost: one eigendecomposition min(B, D) wide and B of min(2K, D); products of B D min(B, D).
+    """
+    if not weight >= 0:
+        raise ValueError(f"weight must be at least 0, got {weight}")
+    for name, value in (("online", online), ("momentum", momentum)):
+        if isinstance(value, Tensor) and value.dim() != 3:
+            raise ValueError(f"{name} must be (B, K, D), got shape {tuple(value.shape)}")
+        _check.matrix(name, value.flatten(0, 1) if isinstance(value, Tensor) else value)
+    _check.same("online", online, "momentum", momentum)
+    if online.shape != momentum.shape:
+        raise ValueError(
+            f"online and momentum must have one shape, got {tuple(online.shape)} and "
+            f"{tuple(momentum.shape)}"
+        )
+    name = _check.group_name(group)
+    z = torch.cat([online, momentum], 1)
+    centres = z.mean(1, dtype=torch.promote_types(z.dtype, torch.float32))
+    loss = -nuclear_norm(centres, group=group)
+    if weight:
+        norms = nuclear_norms(z)
+        loss = loss + weight * _distributed.gather(norms, name).mean()
+    return loss
+
+
+def frossl(views: Sequence[Tensor], *, invariance_weight: float = 1.0, group: Any = None) -> Tensor:
+    """Frobenius-norm entropy of each view plus the distance of the views to their mean.
+
+        L = sum_v log |Z_v^T Z_v / tr|_F^2 + invariance_weight * V * sum_v |Z_v - mean|_F^2 / N
+
+    with columns of unit norm over the batch.
+
+    Args:
+        views: V >= 2 tensors (N, D).
+        invariance_weight: >= 0.
+        group: process group: one loss for the rows of all ranks.
+
+    Returns:
+        0-d float32 (float64 for float64).
+
+    Source: Skean et al. 2024; the value of Lightly's FroSSLLoss.
+    Cost: a Gram of min(N, D) for each view, forward, and one product backward.
+    """
+    if not invariance_weight >= 0:
+        raise ValueError(f"invariance_weight must be at least 0, got {invariance_weight}")
+    name = _check.group_name(group)
+    z = torch.stack([_distributed.gather(v, name) for v in _views(views)])
+    z = normalize(z, dim=1)
+    tall = z.shape[1] > z.shape[2]
+    gram = full_precision(torch.matmul, (z.mT, z) if tall else (z, z.mT))
+    trace = gram.diagonal(dim1=1, dim2=2).sum(1)
+    # Columns of zeros alone leave nothing to spread: their entropy term is 0.
+    trace = torch.where(trace > 0, trace, 1.0)
+    norms = gram.square().sum((1, 2))
+    entropy = torch.where(norms > 0, norms, trace.square()).log() - 2 * trace.log()
+    invariance = (z - z.mean(0)).square().sum() * len(z) / z.shape[1]
+    return entropy.sum() + invariance_weight * invariance
+
+
+def mec(
+    predictions: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    *,
+    eps: float = 64.0,
+    slack: float = 1.0,
+    group: Any = None,
+) -> Tensor:
+    """Maximum entropy coding: -(l / N) * mean of tr log(I + P_0 Z_1^T / l) and of (P_1, Z_0).
+
+    The logarithm is its Taylor polynomial of degree 4, whose traces need one product beside C:
+
+        tr log(I + C) = tr C - <C, C^T> / 2 + <C^2, C^T> / 3 - <C^2, (C^2)^T> / 4
+
+    Args:
+        predictions: two views (N, D) of the student; normalised inside, gathered over the group.
+        targets: the same two views of the teacher. Gradients reach those that require them.
+        eps: distortion, > 0: l = N * eps / D * slack.
+        slack: the code warms l up, from 8 times to 1, over the first epochs, > 0.
+        group: process group: one loss for the rows of all ranks.
+
+    Returns:
+        0-d float32 (float64 for float64).
+
+    Source: Liu et al. 2022; xinliu20/MEC 35045dc, whose eps is 64 at D = 2048. The paper's factor
+        (N + D) / 2 is only in that code's log.
+    Cost: two products of min(N, D)^2 max(N, D) and of min(N, D)^3 forward.
+    """
+    p, z = _views(predictions, "predictions"), _views(targets, "targets")
+    if len(p) != 2 or len(z) != 2 or p[0].shape != z[0].shape:
+        raise ValueError(
+            "MEC compares two views: pass predictions [p0, p1] and targets [z0, z1] of one shape, "
+            f"got {len(p)} of {tuple(p[0].shape)} and {len(z)} of {tuple(z[0].shape)}"
+        )
+    eps, slack = _check.positive("eps", eps), _check.positive("slack", slack)
+    name = _check.group_name(group)
+    p, z = ([normalize(_distributed.gather(v, name)) for v in side] for side in (p, z))
+    rows, width = p[0].shape
+    scale = rows * eps / width * slack
+    total = sum(full_precision(_log_trace, (p[i], z[1 - i], scale)) for i in range(2))
+    return -scale / rows * total / 2
+
+
+def _log_trace(p: Tensor, z: Tensor, scale: float) -> Tensor:
+    """tr log(I + p z^T / scale) to degree 4; powers of the smaller of p z^T and z^T p."""
+    c = (p @ z.T if p.shape[0] <= p.shape[1] else z.T @ p) / scale
+    square = c @ c
+    second, third = (c * c.T).sum(), (square * c.T).sum()
+    return c.trace() - second / 2 + third / 3 - (square * square.T).sum() / 4

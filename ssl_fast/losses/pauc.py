@@ -1,0 +1,98 @@
+"""PAUC: prototypes by alignment, uniformity and correlation (Mo, Sun and Li 2022)."""
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..functional import prototype_alignment, prototype_correlation, prototype_uniformity
+from ..functional._check import positive
+from ..functional._rows import cluster_means
+from .proto_nce import Clustering, ProtoNCELoss
+
+
+class PAUCLoss(torch.nn.Module):
+    """ProtoNCE with three terms on the batch's own prototypes.
+
+        loss = proto_nce(query, key, clusterings)
+               + 1/M sum_m ( alpha align_m + beta uniform_m + gamma correlation_m )
+
+    The prototypes of clustering m are the normalised means of the batch's queries in each of its
+    clusters, and gradients reach the queries through them. align: mean ||p - q||^s over the rows'
+    positive pairs, p from the queries and q from the keys of the row's cluster, and between the
+    clusterings m and m'. uniform: mean exp(-t ||p - q||^2) over pairs of clusters. correlation:
+    minus the mean Kullback-Leibler divergence between pairs of clusters.
+
+    The paper leaves open, and this is the project's reading: its Eq. 7 prints the terms inside a
+    negated sum, its text minimises them, so they are added; the logarithms of Eq. 6 need
+    distributions, so rows go through a softmax over D; what carries the gradient are in-batch means
+    while the stored centroids stay constants as in PCL. Default weights are 1: none are printed.
+
+    Args:
+        queue_size, dim, temperature, negatives, duplicates, group: of `ProtoNCELoss`.
+        alpha, beta, gamma: weights of the three terms, >= 0; a term of weight 0 is not formed.
+        s: exponent of the alignment, > 0.
+        t: of the uniformity's kernel, > 0.
+        softmax_temperature: of the correlation's distributions, > 0.
+
+    Source: the paper's Eqs. 2, 4 to 7. Finding the batch's clusters waits for the host.
+    """
+
+    def __init__(
+        self,
+        queue_size: int = 16384,
+        dim: int = 128,
+        temperature: float = 0.2,
+        negatives: int = 16000,
+        alpha: float = 1.0,
+        beta: float = 1.0,
+        gamma: float = 1.0,
+        s: float = 2.0,
+        t: float = 2.0,
+        softmax_temperature: float = 1.0,
+        duplicates: str = "count",
+        group: Any = None,
+    ):
+        super().__init__()
+        self.base = ProtoNCELoss(queue_size, dim, temperature, negatives, duplicates, group)
+        weights = {"alpha": alpha, "beta": beta, "gamma": gamma}
+        for name, value in weights.items():
+            if not value >= 0:
+                raise ValueError(f"{name} must be >= 0, got {value}")
+        self.alpha, self.beta, self.gamma = (float(value) for value in weights.values())
+        self.s, self.t = positive("s", s), positive("t", t)
+        self.softmax_temperature = positive("softmax_temperature", softmax_temperature)
+
+    def forward(
+        self, query: Tensor, key: Tensor, clusterings: Sequence[Clustering] | None = None
+    ) -> Tensor:
+        """The loss, 0-d; without clusterings, in the warm-up epochs, InfoNCE alone."""
+        loss = self.base(query, key, clusterings)
+        if not clusterings:
+            return loss
+        own = [cluster_means(query, index) for _, _, index in clusterings]
+        others = [cluster_means(key.detach(), index) for _, _, index in clusterings]
+        terms = [self._spread(means) for means, _ in own]
+        if self.alpha:
+            pairs = [(p[i], q[i]) for (p, i), (q, _) in zip(own, others, strict=True)]
+            pairs += [(p[i], q[j]) for (p, i), (q, j) in combinations(own, 2)]
+            aligned = [prototype_alignment(p, q, s=self.s) for p, q in pairs]
+            terms.append(self.alpha * len(own) * torch.stack(aligned).mean())
+        return loss + torch.stack(terms).sum() / len(own)
+
+    def _spread(self, prototypes: Tensor) -> Tensor:
+        """The terms over pairs of clusters; one cluster alone has none."""
+        total = prototypes.new_zeros(())
+        if len(prototypes) < 2:
+            return total
+        if self.beta:
+            total = total + self.beta * prototype_uniformity(prototypes, t=self.t)
+        if self.gamma:
+            correlation = prototype_correlation(prototypes, temperature=self.softmax_temperature)
+            total = total + self.gamma * correlation
+        return total
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha}, beta={self.beta}, gamma={self.gamma}, s={self.s}, t={self.t}"

@@ -1,0 +1,21 @@
+"""SimSiam (Chen and He 2021)."""
+
+import torch
+from torch import Tensor
+
+from ..functional._rows import mean_cosine
+
+
+class SimSiamLoss(torch.nn.Module):
+    """Negative cosine, the mean of both directions.
+
+        loss = -1/2 (cos(p0, z1) + cos(p1, z0)),    cos: the mean over rows
+
+    Projections are constants here (the stop-gradient); rows are normalised inside.
+
+    Source: Chen and He 2021, Eq. 2; facebookresearch/simsiam a7bc177.
+    """
+
+    def forward(self, p0: Tensor, p1: Tensor, z0: Tensor, z1: Tensor) -> Tensor:
+        """The loss, 0-d, of predictions p and projections z, each (N, D)."""
+        return -0.5 * (mean_cosine(p0, z1.detach()) + mean_cosine(p1, z0.detach()))

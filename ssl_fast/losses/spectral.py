@@ -1,0 +1,124 @@
+"""Losses on the spectrum of the embeddings: Wasserstein uniformity, MMCR, FroSSL, MEC."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ..functional import spectral
+from ..functional._check import positive
+from ..functional.wasserstein import NULL, wasserstein_uniformity
+
+
+class WassersteinUniformityLoss(torch.nn.Module):
+    """Wasserstein uniformity (Fang et al. 2024) of the online projections of all views together.
+
+    Meant as an auxiliary: the method's loss + weight * this one. The official code concatenates
+    both online views, of unit norm, before mean and covariance; so does this one, normalising them.
+
+    Args:
+        eps: relative threshold of null directions, as in `functional.wasserstein_uniformity`.
+        normalize: rows to unit norm first; False where the method has done it.
+        group: process group: one distance for the rows of all ranks.
+
+    Source: statsle/WassersteinSSL a16a931, module.py, without its jitter.
+    """
+
+    def __init__(self, eps: float = NULL, normalize: bool = True, group: Any = None):
+        super().__init__()
+        self.eps = positive("eps", eps)
+        self.normalize, self.group = normalize, group
+
+    def forward(self, *views: Tensor) -> Tensor:
+        """W2, 0-d, of one or more views (N, D) of one width."""
+        if not views:
+            raise ValueError("pass the views' projections: loss(z0, z1)")
+        z = views[0] if len(views) == 1 else torch.cat(views)
+        z = normalize(z) if self.normalize else z
+        return wasserstein_uniformity(z, eps=self.eps, group=self.group)
+
+    def extra_repr(self) -> str:
+        return f"eps={self.eps}, normalize={self.normalize}"
+
+
+class MMCRLoss(torch.nn.Module):
+    """MMCR (Yerxa et al. 2023): -|centroids|_* + weight * mean |manifold|_*, nothing normalised.
+
+    Args:
+        weight: of the manifolds' own nuclear norms, >= 0; lmda of Lightly.
+        group: process group: one loss for the samples of all ranks.
+
+    Source: the value of MMCRLoss in lightly 1.5; its gradient, except that it stays finite on
+        repeated singular values.
+    """
+
+    def __init__(self, weight: float = 5e-3, group: Any = None):
+        super().__init__()
+        if not weight >= 0:
+            raise ValueError(f"weight must be at least 0, got {weight}")
+        self.weight, self.group = weight, group
+
+    def forward(self, online: Tensor, momentum: Tensor) -> Tensor:
+        """The loss, 0-d, of K views a sample from both networks, each (B, K, D)."""
+        return spectral.mmcr(online, momentum, weight=self.weight, group=self.group)
+
+    def extra_repr(self) -> str:
+        return f"weight={self.weight}"
+
+
+class FroSSLLoss(torch.nn.Module):
+    """FroSSL (Skean et al. 2024): Frobenius-norm entropy of each view and distance to their mean.
+
+    Columns are normalised over the batch inside.
+
+    Args:
+        invariance_weight: >= 0.
+        group: process group: views of all ranks are gathered, with gradients.
+
+    Source: the value of FroSSLLoss in lightly 1.5.
+    """
+
+    def __init__(self, invariance_weight: float = 1.0, group: Any = None):
+        super().__init__()
+        if not invariance_weight >= 0:
+            raise ValueError(f"invariance_weight must be at least 0, got {invariance_weight}")
+        self.invariance_weight, self.group = invariance_weight, group
+
+    def forward(self, views: Sequence[Tensor]) -> Tensor:
+        """The loss, 0-d, of two or more views (N, D)."""
+        return spectral.frossl(views, invariance_weight=self.invariance_weight, group=self.group)
+
+    def extra_repr(self) -> str:
+        return f"invariance_weight={self.invariance_weight}"
+
+
+class MECLoss(torch.nn.Module):
+    """MEC (Liu et al. 2022): maximum entropy coding by a Taylor polynomial of degree 4.
+
+    Rows are normalised inside, after gathering. Teacher views carry no gradient when the momentum
+    network runs without one, as it does in the code.
+
+    Args:
+        eps: distortion, > 0; the code's 64 belongs to D = 2048.
+        group: process group: views of all ranks are gathered, with gradients.
+
+    Source: xinliu20/MEC 35045dc.
+    """
+
+    def __init__(self, eps: float = 64.0, group: Any = None):
+        super().__init__()
+        self.eps, self.group = positive("eps", eps), group
+
+    def forward(
+        self, predictions: Sequence[Tensor], targets: Sequence[Tensor], slack: float = 1.0
+    ) -> Tensor:
+        """The loss, 0-d, of two predicted and two target views (N, D).
+
+        `slack` multiplies the distortion: the code lets it fall from 8 to 1 over ten epochs.
+        """
+        return spectral.mec(predictions, targets, eps=self.eps, slack=slack, group=self.group)
+
+    def extra_repr(self) -> str:
+        return f"eps={self.eps}"

@@ -1,0 +1,67 @@
+"""Nuclear norm and Wasserstein uniformity: C++ around torch's products and decomposition (CPU)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .._eigen import Reduce, Spectrum
+from . import DTYPE_CODES, cpu, cuda_kernels, matrix, pointer
+
+# A Gram at most this wide is decomposed in float64: that costs no more than overheads do.
+_DOUBLE = 64
+
+
+def forward(
+    z: Tensor, center: bool, eps: float, distance: bool, want_grad: bool, rows: int, reduce: Reduce
+) -> tuple[Tensor, Tensor | None]:
+    """As `reference.wasserstein.forward`; z may be this rank's rows where rows >= D.
+
+    The norm is float64 throughout, since its rival, an SVD, does not square the condition number;
+    the distance costs no more than its rival, the eigenvalues of a float32 covariance.
+    """
+    if z.is_cuda:
+        return cuda_kernels().wasserstein(z, center, eps, distance, want_grad, rows, reduce)
+    wide = torch.promote_types(z.dtype, torch.float32)
+    mean = reduce(column_sums(z), "sum").div_(rows) if center else None
+    dtype = wide if distance and min(rows, z.shape[1]) > _DOUBLE else torch.float64
+    x = z.to(dtype) if mean is None else centered(z, mean, dtype)
+    spectrum = Spectrum(x, center, rows, reduce)
+    if not spectrum.finite:
+        nan = torch.full((), math.nan, dtype=wide)
+        return nan, nan.expand(z.shape).clone() if want_grad else None
+    value, weight, row = spectral_weights(spectrum, mean, rows, z.shape[1], eps, distance)
+    if not want_grad:
+        return value.to(wide), None
+    d_z = spectrum.combine(weight, None if row is None else row.to(dtype)).to(wide)
+    if not center and not spectrum.tall:
+        d_z *= (z != 0).any(1, keepdim=True)  # exactly 0 for rows of zeros
+    return value.to(wide), d_z
+
+
+def column_sums(z: Tensor) -> Tensor:
+    """(D,) float64."""
+    sums = torch.empty(z.shape[1], dtype=torch.float64)
+    cpu().column_sums(*matrix(z), sums.data_ptr(), torch.get_num_threads())
+    return sums
+
+
+def centered(z: Tensor, mean: Tensor, dtype: torch.dtype) -> Tensor:
+    """z - mean, (N, D) float32 or float64."""
+    x, threads = torch.empty(z.shape, dtype=dtype), torch.get_num_threads()
+    cpu().subtract_mean(*matrix(z), mean.data_ptr(), x.data_ptr(), DTYPE_CODES[dtype], threads)
+    return x
+
+
+def spectral_weights(
+    spectrum: Spectrum, mean: Tensor | None, rows: int, width: int, eps: float, distance: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Value (0-d), weights, and the row that is added everywhere; float64."""
+    squares = spectrum.squares
+    value, weight = squares.new_empty(()), torch.empty_like(squares)
+    row = squares.new_empty(width) if distance else None
+    cpu().spectral_weights(
+        squares.data_ptr(), squares.shape[0], spectrum.scale, spectrum.stranger, pointer(mean),
+        rows, width, eps, distance, value.data_ptr(), weight.data_ptr(), pointer(row),
+    )  # fmt: skip
+    return value, weight, row

@@ -1,0 +1,47 @@
+"""BYOL: the online network predicts the momentum network's view."""
+
+from torch import nn
+
+from ...losses import BYOLLoss
+from ..heads import mlp
+from ..models import AnyEncoder
+from .base import Batch, Output
+from .recipes import lars
+from .siamese import MomentumSiamese
+
+
+class BYOL(MomentumSiamese):
+    """Defaults are solo-learn's for small images."""
+
+    paper = "Grill et al., Bootstrap Your Own Latent, NeurIPS 2020"
+    equation = "Eq. 2, both directions"
+    loss_class = "BYOLLoss"
+    recipe = lars(1.0, 1e-5)
+
+    def __init__(
+        self,
+        encoder: AnyEncoder,
+        *,
+        momentum: float = 0.99,
+        hidden_dim: int = 4096,
+        embedding_dim: int = 256,
+        predictor_dim: int = 4096,
+    ) -> None:
+        """Options of BYOL.
+
+        Args:
+            encoder: images to encodings.
+            momentum: decay of the momentum network at the start; it rises to 1 along a cosine.
+            hidden_dim: width of the projector's hidden layer.
+            embedding_dim: width of the embeddings.
+            predictor_dim: width of the predictor's hidden layer.
+        """
+        super().__init__(encoder, mlp([encoder.dim, hidden_dim, embedding_dim]), momentum)
+        self.predictor: nn.Module = mlp([embedding_dim, predictor_dim, embedding_dim])
+        self.criterion = BYOLLoss()
+
+    def loss(self, batch: Batch) -> Output:
+        keys = self.keys(batch.views, batch.progress)
+        z = self.project(batch.views)
+        p = [self.predictor(view) for view in z]
+        return Output(self.criterion(*p, *keys), z)

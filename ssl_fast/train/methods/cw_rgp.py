@@ -1,0 +1,49 @@
+"""CW-RGP: channel whitening in random groups of channels."""
+
+from ...losses import CWRGPLoss
+from ..heads import mlp
+from ..models import AnyEncoder
+from .base import Batch, Output
+from .recipes import sgd
+from .siamese import Siamese
+
+
+class CWRGP(Siamese):
+    """Optimiser and projector are those of the same authors' INTL."""
+
+    paper = "Weng et al., An Investigation into Whitening Loss for SSL, NeurIPS 2022"
+    equation = "section 4: channel whitening with random group partition"
+    loss_class = "CWRGPLoss"
+    recipe = sgd(0.3, 1e-4) | {"warmup_epochs": 2}
+
+    def __init__(
+        self,
+        encoder: AnyEncoder,
+        *,
+        groups: int = 2,
+        hidden_dim: int = 2048,
+        embedding_dim: int = 2048,
+    ) -> None:
+        """Options of CW-RGP.
+
+        Args:
+            encoder: images to encodings.
+            groups: of channels; each has more channels than the batch has images.
+            hidden_dim: width of the projector's two hidden layers.
+            embedding_dim: width of the embeddings.
+        """
+        super().__init__(encoder, mlp([encoder.dim, hidden_dim, hidden_dim, embedding_dim]))
+        self.channels, self.groups = embedding_dim, groups
+        self.criterion = CWRGPLoss(groups)
+
+    def loss(self, batch: Batch) -> Output:
+        z = self.project(batch.views)
+        return Output(self.criterion(z), z)
+
+    def check_batch(self, size: int) -> None:
+        super().check_batch(size)
+        if size >= self.channels // self.groups:
+            raise ValueError(
+                f"batch_size {size} must be below the channels of a group, "
+                f"{self.channels} / {self.groups}: fewer groups, or a larger embedding_dim"
+            )

@@ -1,0 +1,24 @@
+"""solo-learn's common training options for small images (9187ea3, scripts/pretrain/cifar)."""
+
+from typing import Any
+
+COMMON = {
+    "epochs": 1000,
+    "batch_size": 256,
+    "warmup_epochs": 10,
+    "lr_floor": 0.0,
+    "decay_norms": False,
+}
+
+
+def lars(lr: float, weight_decay: float) -> dict[str, Any]:
+    return COMMON | {"optimizer": "lars", "lr": lr, "weight_decay": weight_decay}
+
+
+def sgd(lr: float, weight_decay: float) -> dict[str, Any]:
+    return COMMON | {
+        "optimizer": "sgd",
+        "lr": lr,
+        "weight_decay": weight_decay,
+        "decay_norms": True,
+    }

@@ -1,0 +1,47 @@
+"""Optimiser and schedules from the options."""
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+
+from .config import TrainOptions
+from .methods import Method
+
+
+def build_optimizer(method: Method, o: TrainOptions) -> torch.optim.Optimizer:
+    groups = _groups(method, o)
+    if o.optimizer == "sgd":
+        return torch.optim.SGD(groups, o.lr, momentum=o.sgd_momentum)
+    if o.optimizer == "lars":
+        from timm.optim import Lars
+
+        # groups without decay are not scaled by the trust ratio, as published recipes have it
+        return Lars(groups, o.lr, momentum=o.sgd_momentum, trust_coeff=o.lars_trust)
+    kind = torch.optim.AdamW if o.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, o.lr)
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, o: TrainOptions, total: int) -> LRScheduler:
+    """Linear warm-up, then a cosine down to the floor."""
+    warmup = max(1, round(total * o.warmup_epochs / o.epochs))
+    parts = [
+        LinearLR(optimizer, start_factor=1e-2, total_iters=warmup),
+        CosineAnnealingLR(optimizer, max(1, total - warmup), eta_min=o.lr_floor * o.lr),
+    ]
+    return SequentialLR(optimizer, parts, milestones=[warmup])
+
+
+def _groups(method: Method, o: TrainOptions) -> list[dict]:
+    """Parameters with decay, and those without: vectors, such as biases and norms, if asked for."""
+    spared = {id(p) for p in method.undecayed()}
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for p in method.parameters():
+        if p.requires_grad:
+            with_decay = id(p) not in spared and (o.decay_norms or p.ndim > 1)
+            (decayed if with_decay else free).append(p)
+    groups = [
+        {"params": decayed, "weight_decay": o.weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

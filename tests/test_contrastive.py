@@ -1,0 +1,365 @@
+"""InfoNCE, NT-Xent, DCL and ProtoNCE against the printed formulas and autograd."""
+
+import oracles
+import pytest
+import torch
+from checks import (
+    DTYPES,
+    LAYOUTS,
+    REDUCTIONS,
+    Allocations,
+    Saved,
+    assert_relative,
+    assert_right,
+    gradcheck,
+    normal,
+    same_bits,
+    spread,
+    value_and_grads,
+)
+
+from ssl_fast.functional import (
+    decoupled_nt_xent,
+    info_nce,
+    multi_view_nt_xent,
+    nt_xent,
+    proto_nce,
+)
+
+pytestmark = [pytest.mark.cpu_kernels, pytest.mark.usefixtures("poisoned")]
+
+# Two samples, odd, prime; more rows than a tile's height, than its width; wider than long.
+SHAPES = [(2, 3), (7, 3), (67, 16), (31, 257), (521, 4), (1031, 3)]
+# N, negatives, D: one, prime, more than a tile.
+QUEUES = [(1, 1, 3), (7, 13, 5), (67, 131, 16), (521, 67, 4), (5, 4099, 3)]
+# The last span more than 64 nats: a maximum per row, and two exponentials in backward.
+TEMPERATURES = [0.5, 0.07, 0.01]
+
+
+def index_of(rows: int, clusters: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(clusters, (rows,), generator=generator)
+
+
+def upstream(reduction: str, n: int) -> torch.Tensor:
+    return normal(n, seed=7) if reduction == "none" else torch.tensor(-2.5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "temperature", "normalize"),
+    spread(SHAPES, list(DTYPES), TEMPERATURES, [True, True, False]),
+    ids=str,
+)
+def test_nt_xent(backend, shape, dtype, temperature, normalize) -> None:
+    views = [normal(*shape, dtype=DTYPES[dtype], seed=seed) for seed in (0, 1)]
+    temperature *= 1 if normalize else shape[1]
+    assert_right(
+        lambda *z: nt_xent(*z, temperature=temperature, normalize=normalize),
+        lambda *z: oracles.nt_xent(list(z), temperature, normalize),
+        views,
+        wrt=2,
+        upstream=torch.tensor(-1.5),
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "shape", "temperature"),
+    [(3, (5, 4), 0.5), (4, (67, 8), 0.1), (5, (131, 3), 0.01), (7, (300, 2), 0.5)],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_more_views(backend, count, shape, temperature, dtype) -> None:
+    """Blocks of an odd number of views meet the tiles' edges."""
+    assert_right(
+        lambda *z: multi_view_nt_xent(z, temperature=temperature),
+        lambda *z: oracles.nt_xent(list(z), temperature),
+        [normal(*shape, dtype=DTYPES[dtype], seed=seed) for seed in range(count)],
+        wrt=count,
+        upstream=torch.tensor(0.3),
+    )
+
+
+@pytest.mark.parametrize(("dtype", "weights"), spread(list(DTYPES), [None, 1, 2]))
+@pytest.mark.parametrize("shape", [(2, 3), (67, 16), (521, 4)], ids=str)
+def test_decoupled(backend, shape, dtype, weights) -> None:
+    w = None if weights is None else normal(*((shape[0], 2) if weights == 2 else shape[:1]))
+    both = w if w is None or weights == 2 else w[:, None].expand(-1, 2)
+    assert_right(
+        lambda *z: decoupled_nt_xent(*z, temperature=0.1, weights=w),
+        lambda *z: oracles.decoupled(*z, 0.1, both),
+        [normal(*shape, dtype=DTYPES[dtype], seed=seed) for seed in (0, 1)],
+        wrt=2,
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "temperature", "reduction", "normalize"),
+    spread(SHAPES, list(DTYPES), TEMPERATURES, REDUCTIONS, [True, False]),
+    ids=str,
+)
+def test_in_batch(backend, shape, dtype, temperature, reduction, normalize) -> None:
+    temperature *= 1 if normalize else shape[1]
+    options = {"temperature": temperature, "normalize": normalize, "reduction": reduction}
+    assert_right(
+        lambda q, k: info_nce(q, k, **options),
+        lambda q, k: oracles.one_of_many(q, k, None, **options),
+        [normal(*shape, dtype=DTYPES[dtype], seed=seed) for seed in (0, 1)],
+        wrt=2,
+        upstream=upstream(reduction, shape[0]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "dtype", "temperature", "reduction", "normalize"),
+    spread(QUEUES, list(DTYPES), TEMPERATURES, REDUCTIONS, [True, False]),
+    ids=str,
+)
+def test_queue(backend, sizes, dtype, temperature, reduction, normalize) -> None:
+    (n, k, d), dtype = sizes, DTYPES[dtype]
+    temperature *= 1 if normalize else d
+    options = {"temperature": temperature, "normalize": normalize, "reduction": reduction}
+    assert_right(
+        lambda *x: info_nce(*x, **options),
+        lambda *x: oracles.one_of_many(*x, **options),
+        [normal(n, d, dtype=dtype), normal(n, d, dtype=dtype, seed=1),
+         normal(k, d, dtype=dtype, seed=2)],
+        wrt=3,
+        upstream=upstream(reduction, n),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sizes", "dtype", "reduction", "negatives"),
+    spread(QUEUES, list(DTYPES), REDUCTIONS, [None, "count", "ignore"]),
+    ids=str,
+)
+def test_proto_nce(backend, sizes, dtype, reduction, negatives) -> None:
+    (n, k, d), dtype = sizes, DTYPES[dtype]
+    concentration = normal(k, seed=5).abs() + 0.1
+    index, chosen = index_of(n, k), None if negatives is None else index_of(k + 3, k, seed=1)
+    assert_right(
+        lambda z, c: proto_nce(
+            z, c, concentration, index, negatives=chosen, reduction=reduction,
+            duplicates=negatives or "count",
+        ),
+        lambda z, c: oracles.proto_nce(
+            z, c, concentration, index, chosen, reduction, negatives == "ignore"
+        ),
+        [normal(n, d, dtype=dtype), normal(k, d, dtype=dtype, seed=1)],
+        wrt=2,
+        upstream=upstream(reduction, n),
+    )  # fmt: skip
+
+
+def test_published_negatives_of_pcl(backend) -> None:
+    """[the batch's centroids, sampled ones] with class i is `proto_nce` on those columns."""
+    z, c, phi = normal(9, 4), normal(30, 4, seed=1), normal(30, seed=2).abs() + 0.2
+    index, sampled = index_of(9, 20), torch.arange(20, 30)
+    chosen = torch.cat([index, sampled])
+    logits = z @ c[chosen].T / phi[chosen]
+    expected = torch.nn.functional.cross_entropy(logits, torch.arange(9))
+    ours = proto_nce(z, c[chosen], phi[chosen], torch.arange(9))
+    assert_relative(ours, expected.double(), 1e-6)
+
+
+def test_two_views_of_more_views(backend) -> None:
+    a, b = normal(17, 5), normal(17, 5, seed=1)
+    assert same_bits(multi_view_nt_xent([a, b], temperature=0.5), nt_xent(a, b))
+
+
+def test_gradcheck(backend) -> None:
+    a, b, c, queue = (normal(4, 3, seed=seed) for seed in range(4))
+    for normalize in (True, False):
+        gradcheck(lambda *z: nt_xent(*z, normalize=normalize), a, b)  # noqa: B023
+        gradcheck(lambda *z: info_nce(*z, reduction="none", normalize=normalize), a, b)  # noqa: B023
+        gradcheck(lambda *z: info_nce(*z, normalize=normalize), a, b, queue)  # noqa: B023
+    gradcheck(lambda *z: multi_view_nt_xent(z, temperature=0.02), a, b, c)
+    gradcheck(lambda *z: decoupled_nt_xent(*z, weights=torch.arange(4.0)), a, b)
+    index, phi = torch.tensor([0, 3, 3]), torch.rand(4) + 0.5
+    for chosen in (None, torch.tensor([3, 1, 1])):
+        gradcheck(
+            lambda z, p: proto_nce(z, p, phi, index, negatives=chosen, duplicates="ignore"),  # noqa: B023
+            normal(3, 2), queue[:, :2],
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(backend, layout) -> None:
+    view = LAYOUTS[layout]
+    a, b, queue = normal(31, 6), normal(31, 6, seed=1), normal(53, 6, seed=2)
+    index, phi = index_of(31, 53), torch.rand(53) + 0.5
+    for function, inputs in (
+        (nt_xent, [a, b]),
+        (info_nce, [a, b]),
+        (info_nce, [a, b, queue]),
+        (lambda z, c: proto_nce(z, c, phi, index), [a, queue]),
+    ):
+        expected = value_and_grads(function, inputs, len(inputs))
+        actual = value_and_grads(function, [view(x) for x in inputs], len(inputs))
+        for i, (x, y) in enumerate(zip(actual, expected, strict=True)):
+            assert_relative(x, y.double(), 1e-5, tiny=1e-7 * (1 + i))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 0.01])
+@pytest.mark.parametrize("size", [1e4, 1.0, 0.0])
+def test_degenerate_batches(backend, size, temperature) -> None:
+    """Identical rows, zero rows, rows of 1e4 unnormalised: finite; a zero row's gradient is zero."""
+    a, b = normal(40, 6) * size, normal(40, 6, seed=1) * size
+    a[3] = b[7] = 0
+    a[10:20] = a[10]
+    collapsed = torch.ones(40, 6) * size
+    index, phi = index_of(40, 40), torch.full((40,), temperature)
+    for normalize in (True, False):
+        options = {"temperature": temperature, "normalize": normalize}
+        for x, y in ((a, b), (collapsed, collapsed), (a, a)):
+            for function, inputs in (
+                (lambda *z: nt_xent(*z, **options), [x, y]),  # noqa: B023
+                (lambda *z: info_nce(*z, **options), [x, y]),  # noqa: B023
+                (lambda *z: info_nce(*z, **options), [x, y, x]),  # noqa: B023
+                (lambda z, c: proto_nce(z, c, phi, index), [x, y]),
+            ):
+                results = value_and_grads(function, inputs, len(inputs))
+                assert all(bool(r.isfinite().all()) for r in results)
+
+
+def test_zero_rows_get_zero_gradients(backend) -> None:
+    a, b, queue = normal(9, 4), normal(9, 4, seed=1), normal(7, 4, seed=2)
+    a[3], b[5], queue[2] = 0, 0, 0
+    for function, inputs in (
+        (nt_xent, [a, b]), (info_nce, [a, b]), (info_nce, [a, b, queue]),
+        (decoupled_nt_xent, [a, b]), (lambda *z: multi_view_nt_xent(z), [a, b, a]),
+    ):  # fmt: skip
+        _, *grads = value_and_grads(function, inputs, len(inputs))
+        for x, grad in zip(inputs, grads, strict=True):
+            zero = (x == 0).all(1)
+            assert not bool(grad[zero].any()) and bool(grad.any(1).sum() > 5)
+
+
+@pytest.mark.parametrize("scale", [1e4, 1e2])
+def test_large_unnormalised_rows(backend, scale) -> None:
+    a, b = (normal(33, 4, seed=seed) * scale**0.5 for seed in (0, 1))
+    options = {"temperature": 1.0, "normalize": False}
+    assert_right(
+        lambda *z: nt_xent(*z, **options),
+        lambda *z: oracles.nt_xent(list(z), **options), [a, b], wrt=2,
+    )  # fmt: skip
+    assert_right(
+        lambda *z: info_nce(*z, **options),
+        lambda *z: oracles.one_of_many(*z, **options), [a, b, a.flip(0)], wrt=3,
+    )  # fmt: skip
+
+
+def test_repeatable(backend) -> None:
+    a, b, queue = normal(600, 8), normal(600, 8, seed=1), normal(2100, 8, seed=2)
+    for function, inputs in ((nt_xent, [a, b]), (info_nce, [a, b]), (info_nce, [a, b, queue])):
+        first, second = (value_and_grads(function, inputs, len(inputs)) for _ in range(2))
+        assert all(same_bits(x, y) for x, y in zip(first, second, strict=True))
+
+
+def test_retain_graph(backend) -> None:
+    a, b = (normal(20, 4, seed=seed).requires_grad_() for seed in (0, 1))
+    for loss in (nt_xent(a, b), info_nce(a, b), info_nce(a, b.detach(), normal(9, 4))):
+        (first,) = torch.autograd.grad(loss, a, retain_graph=True)
+        kept = first.clone()
+        first.fill_(9)
+        assert same_bits(torch.autograd.grad(loss, a)[0], kept)
+
+
+def test_gradients_reach_what_requires_them(backend) -> None:
+    """Each operand alone gets the gradient that it gets among all."""
+    inputs = [normal(9, 4), normal(9, 4, seed=1), normal(30, 4, seed=2)]
+    _, *expected = value_and_grads(info_nce, inputs, 3)
+    for i in range(3):
+        leaves = [x.clone().requires_grad_(i == j) for j, x in enumerate(inputs)]
+        (grad,) = torch.autograd.grad(info_nce(*leaves), leaves[i])
+        assert_relative(grad, expected[i].double(), 1e-5, tiny=1e-8)
+
+
+def test_nothing_quadratic_is_kept() -> None:
+    """NT-Xent: some numbers a row. A queue: the query's gradient, and nothing of the queue."""
+    a, b = (normal(1024, 16, seed=seed).requires_grad_() for seed in (0, 1))
+    with Saved(a, b) as saved:
+        loss = nt_xent(a, b)
+    assert 0 < saved.nbytes() <= 4 * 8 * 2048
+    torch.autograd.grad(loss, [a, b])
+    queue = normal(65536, 8)
+    for function in (info_nce, lambda *z: info_nce(*z, normalize=False)):
+        with Saved(a, b) as saved:
+            function(a[:, :8], b[:, :8].detach(), queue)
+        assert 0 < saved.nbytes() < 3 * a.nbytes
+    with Saved(a, b) as saved:
+        info_nce(a, b)
+    assert 0 < saved.nbytes() <= a.nbytes + 4 * 8 * 1024
+
+
+def test_nothing_quadratic_is_formed() -> None:
+    a, b = (normal(2000, 4, seed=seed).requires_grad_() for seed in (0, 1))
+    with Allocations() as watch:
+        torch.autograd.grad(nt_xent(a, b), [a, b])
+        torch.autograd.grad(info_nce(a, b, normal(20000, 4)), [a, b])
+    assert watch.largest() <= 512 * 2048
+
+
+def test_a_queue_may_change_before_backward(backend) -> None:
+    """What MoCo does: logits, enqueue, backward. The gradient is that of the old queue."""
+    q, k, queue = normal(9, 4).requires_grad_(), normal(9, 4, seed=1), normal(30, 4, seed=2)
+    (expected,) = torch.autograd.grad(info_nce(q, k, queue), q)
+    loss = info_nce(q, k, queue)
+    queue.copy_(normal(30, 4, seed=3))
+    assert same_bits(torch.autograd.grad(loss, q)[0], expected)
+
+
+def test_mixed_types_of_a_queue(backend) -> None:
+    """A float32 queue serves half queries, a half queue float32 ones."""
+    for dtype, queue_dtype in ((torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)):
+        q, k = normal(9, 4, dtype=dtype), normal(9, 4, dtype=dtype, seed=1)
+        queue = normal(30, 4, dtype=queue_dtype, seed=2)
+        expected = oracles.one_of_many(q.double(), k.double(), queue.double(), 0.2)
+        assert_relative(info_nce(q, k, queue), expected, 1e-6)
+
+
+def test_autocast_rounds_embeddings(backend) -> None:
+    a, b = normal(9, 4), normal(9, 4, seed=1)
+    for function in (nt_xent, info_nce):
+        with torch.autocast("cpu", torch.bfloat16):
+            actual = value_and_grads(function, [a, b], 2)
+        rounded = value_and_grads(lambda *z: function(*[x.bfloat16() for x in z]), [a, b], 2)  # noqa: B023
+        assert [x.dtype for x in actual] == [torch.float32] * 3
+        assert all(same_bits(x, y) for x, y in zip(actual, rounded, strict=True))
+
+
+def test_refusals() -> None:
+    """Each message names the argument, what came, and what to do."""
+    z, one, long = torch.randn(4, 3), torch.randn(1, 3), torch.tensor([0, 1, 2, 3])
+    phi = torch.ones(4)
+    cases = [
+        (lambda: nt_xent(z, z, temperature=0), "temperature must be finite and > 0, got 0"),
+        (lambda: nt_xent(z, z, temperature=-0.1), "temperature must be .* > 0, got -0.1"),
+        (lambda: nt_xent(one, one), "one sample alone has no samples"),
+        (lambda: info_nce(one, one), "pass negatives="),
+        (lambda: nt_xent(z, z[:3]), r"views of the same samples, got \(4, 3\) and \(3, 3\)"),
+        (lambda: info_nce(z, z[:3]), r"views of the same samples, got \(4, 3\) and \(3, 3\)"),
+        (lambda: info_nce(z, z, z[:, :2]), r"negatives must have query's width 3, got \(4, 2\)"),
+        (lambda: info_nce(z, z, reduction="sums"), "reduction must be one of"),
+        (lambda: nt_xent(z[:0], z[:0]), "z0 must be a non-empty matrix"),
+        (lambda: multi_view_nt_xent([z]), r"at least two .* write \[z0, z1\]"),
+        (lambda: multi_view_nt_xent(z), "views must be a list"),
+        (lambda: decoupled_nt_xent(z, z, weights=torch.ones(3)), r"weights must have shape \(4,\)"),
+        (lambda: decoupled_nt_xent(z, z, weights=torch.ones(4).requires_grad_()), "weights.detach"),
+        (lambda: proto_nce(z, z, phi, long + 1), r"index must lie in \[0, 4\), .* from 1 to 4"),
+        (lambda: proto_nce(z, z, phi, long[:2]), r"index must have shape \(4,\), got \(2,\)"),
+        (lambda: proto_nce(z, z, phi * 0, long), "concentration must be finite and > 0, .* clamp"),
+        (lambda: proto_nce(z, z, phi[:3], long), r"concentration must have shape \(4,\)"),
+        (lambda: proto_nce(z, z, phi, long, negatives=long - 1), "negatives must lie in"),
+        (lambda: proto_nce(z, z, phi, long, duplicates="drop"), "duplicates must be one of"),
+    ]
+    for call, message in cases:
+        with pytest.raises(ValueError, match=message):
+            call()
+    for call, message in (
+        (lambda: nt_xent(z, z.double()), "convert one of them"),
+        (lambda: proto_nce(z, z, phi, long.float()), r"call index.long\(\)"),
+        (lambda: info_nce(z.int(), z.int()), r"call query.float\(\)"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()

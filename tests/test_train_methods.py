@@ -1,0 +1,163 @@
+"""Every method of the driver: twenty steps on digits, refusals, and a resume in mid-epoch."""
+
+import inspect
+import os
+import signal
+
+import pytest
+import torch
+
+for package in ("lightning", "torchvision", "sklearn", "timm", "jsonargparse", "rich"):
+    pytest.importorskip(package, reason="the driver needs pip install ssl_fast[train]")
+
+from threadpoolctl import threadpool_limits  # noqa: E402
+
+from ssl_fast.cli import main  # noqa: E402
+from ssl_fast.train import callbacks, run  # noqa: E402
+from ssl_fast.train.methods import METHODS  # noqa: E402
+
+SMALL = {  # where a method has the option
+    "hidden_dim": 32,
+    "embedding_dim": 16,
+    "prototypes": 20,
+    "local_crops": 1,
+    "focal_views": 1,
+    "queue_length": 128,
+    "queue_epoch": 0,
+    "freeze_epochs": 0,
+}
+COMMAND = (
+    "train --data digits --encoder small-4 --batch-size 64 --threads 1 --accelerator cpu "
+    "--progress off --warmup-epochs 0.2"
+).split()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    count = torch.get_num_threads()
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(count)
+
+
+@pytest.fixture(autouse=True)
+def unmeasured(monkeypatch):
+    """Without accuracies, tables and pictures, which take longer than these trainings."""
+    monkeypatch.setattr(run, "finish", lambda *arguments: None)
+    monkeypatch.setattr(callbacks.Monitor, "_accuracy", lambda *arguments: 0.0)
+
+
+def train(folder, method, *more):
+    options = inspect.signature(METHODS[method]).parameters
+    if method == "pmsn":
+        options = options | inspect.signature(METHODS["msn"]).parameters
+    own = [f"--{method}.{name}={value}" for name, value in SMALL.items() if name in options]
+    return main([*COMMAND, "--method", method, *own, "--run-dir", str(folder), *more])
+
+
+def state(folder):
+    return torch.load(folder / "last.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_twenty_steps(method, tmp_path):
+    assert train(tmp_path, method, "--epochs", "1") == 0
+    saved = state(tmp_path)
+    assert saved["global_step"] == 22
+    values = saved["state_dict"].values()
+    assert all(torch.isfinite(v).all() for v in values)
+    rows = saved["callbacks"]["Monitor"]["rows"]
+    assert torch.isfinite(torch.tensor(rows[-1]["loss"]))
+
+
+@pytest.mark.parametrize("method", ["ibot", "msn", "pmsn"])
+def test_masked_methods_on_a_transformer(method, tmp_path):
+    more = ("--epochs", "1", "--encoder", "vit-32/8", "--batch-size", "256")
+    assert train(tmp_path, method, *more) == 0
+
+
+@pytest.mark.parametrize("method", ["swav", "dino"])
+def test_ended_in_mid_epoch_and_resumed_is_bitwise_the_same(method, tmp_path, monkeypatch, capsys):
+    """SIGTERM at step 33 of 44, and a crash at step 40 of what is left."""
+
+    old = METHODS[method].before_update
+
+    def stop(at, action):
+        def before_update(self, step):
+            old(self, step)
+            if step == at:
+                action()
+
+        monkeypatch.setattr(METHODS[method], "before_update", before_update)
+
+    def crash():
+        raise RuntimeError("power failure")
+
+    expected = tmp_path / "whole"
+    folder = tmp_path / "stopped"
+    assert train(expected, method, "--epochs", "2") == 0
+
+    stop(33, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert train(folder, method, "--epochs", "2") == 2
+    assert f"continue with: ssl-fast train --resume {folder}" in capsys.readouterr().err
+    assert state(folder)["global_step"] == 34
+    stop(40, crash)
+    with pytest.raises(RuntimeError, match="power failure"):
+        main(["train", "--resume", str(folder)])
+    monkeypatch.setattr(METHODS[method], "before_update", old)
+    assert main(["train", "--resume", str(folder)]) == 0
+
+    one, other = state(expected), state(folder)
+    assert other["global_step"] == 44
+    for name, value in one["state_dict"].items():
+        assert torch.equal(value, other["state_dict"][name]), name
+    rows = [
+        [
+            {k: v for k, v in row.items() if k != "seconds"}
+            for row in s["callbacks"]["Monitor"]["rows"]
+        ]
+        for s in (one, other)
+    ]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--method resa --prior power_law", "resa has no --prior; these have one"),
+        ("--method dino --prior power_law", 'centering="sinkhorn"'),
+        ("--method swav --prior nowhere.txt", "is no file"),
+        ("--method swav --prior class --swav.prototypes 15", "try 10"),
+        ("--method pmsn --prior-order sorted", "sorted is for swav, dino and ibot"),
+        ("--method msn --msn.patch-drop 1", "patch_drop must be at least 0 and below 1"),
+        ("--method msn --msn.prototypes 1", "prototypes must be at least 2"),
+        ("--method ibot --ibot.mask-low 0.9", "mask_low <= mask_high"),
+        ("--method dino --dino.momentum 2", "between 0 and 1"),
+        ("--method swa", "Did you mean 'swav'?"),
+        ("--method swav --swav.prototype 5", "Did you mean --swav.prototypes?"),
+        ("--clip -1", "at least 0"),
+        ("--optimizer adamm", "adamw"),
+        ("--uniformity w3", "w2"),
+    ],
+)
+def test_mistakes_are_explained(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *arguments.split()]) == 2
+    assert message in capsys.readouterr().err.replace("\n", " ")
+    assert not list(tmp_path.iterdir()), "a refused run leaves no folder behind"
+
+
+@pytest.mark.parametrize("order", ["fixed", "sorted"])
+def test_a_prior_reaches_the_loss(order, tmp_path):
+    more = ("--prior", "power_law", "--prior-exponent", "1", "--prior-order", order)
+    assert train(tmp_path, "swav", "--epochs", "1", *more) == 0
+
+
+def test_help_of_a_method(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--method", "pmsn", "--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    for option in ("--pmsn.prototypes", "--pmsn.focal-views", "--prior-exponent", "--uniformity"):
+        assert option in text
+    assert "default: power_law" in text, "the method's recipe"
