@@ -34,7 +34,7 @@ PREFERENCE = {
     ("cuda", "sinkhorn"): ("native", "triton", "reference"),
     ("cuda", "cross_entropy"): ("native", "triton", "reference"),
     ("cuda", "linear_cross_entropy"): ("triton", "native", "reference"),
-    ("cuda", "covariance"): ("triton", "reference"),
+    ("cuda", "covariance"): ("native", "triton", "reference"),
     ("cuda", "contrastive"): ("triton", "native", "reference"),
     ("cuda", "uniformity"): ("triton", "reference"),
     ("cuda", "transport"): ("triton", "reference"),
