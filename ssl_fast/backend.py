@@ -35,7 +35,7 @@ PREFERENCE = {
     ("cuda", "cross_entropy"): ("native", "triton", "reference"),
     ("cuda", "linear_cross_entropy"): ("triton", "native", "reference"),
     ("cuda", "prior"): ("triton", "native", "reference"),
-    ("cuda", "covariance"): ("triton", "reference"),
+    ("cuda", "covariance"): ("native", "triton", "reference"),
     ("cuda", "contrastive"): ("triton", "native", "reference"),
     ("cuda", "uniformity"): ("triton", "reference"),
     ("cuda", "transport"): ("triton", "reference"),

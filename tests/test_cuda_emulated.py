@@ -14,13 +14,22 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import oracles
 import pytest
 import torch
+from checks import assert_right
 from torch import Tensor
 
+from ssl_fast import backend, native_cuda_covariance
 from ssl_fast._polar import TorchKernels
 from ssl_fast.reference import contrastive as contrastive_reference
 from ssl_fast.functional._prior import divergence
+from ssl_fast.functional import (
+    covariance_penalty,
+    cross_correlation_penalty,
+    variance_hinge,
+    vicreg,
+)
 from ssl_fast.reference import cross_entropy as cross_entropy_reference
 from ssl_fast.reference import prior as prior_reference
 from ssl_fast.reference import sinkhorn as sinkhorn_reference
@@ -369,6 +378,46 @@ def test_polar_iteration(kernels, shape, center, distance):
     exact, expected = wasserstein_reference.forward(z.double(), *arguments)
     assert_near(value[None], exact[None], 1e-6)
     assert_near(gradient, expected, 1e-6)
+
+
+@pytest.fixture
+def covariance_kernels(kernels, monkeypatch):
+    """The public functions run the covariance kernels of the emulated module."""
+    monkeypatch.setattr(backend, "implementation", lambda name, stem: native_cuda_covariance)
+
+
+def vicreg_terms(z0: Tensor, z1: Tensor) -> Tensor:
+    return torch.stack(vicreg(z0, z1))
+
+
+def correlated(*shape: int, dtype=torch.float32) -> list[Tensor]:
+    return [strided((random(*shape) + 0.7 * random(*shape, seed=s) + 3).to(dtype)) for s in (1, 2)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(37, 13), (9, 70)] + ([] if SANITIZED else [(3, 2), (300, 33)]))
+def test_covariance(covariance_kernels, shape, dtype):
+    """Values and gradients in both forms; values alone by triangular tiles."""
+    z = correlated(*shape, dtype=dtype)
+    assert_right(variance_hinge, oracles.variance_hinge, z[:1], wrt=1)
+    for count in (0, 1):
+        assert_right(covariance_penalty, oracles.covariance_penalty, z[:1], wrt=count)
+    upstream = torch.tensor([0.7, -1.3, 0.4])
+    assert_right(vicreg_terms, oracles.vicreg, z, wrt=2, upstream=upstream)
+    assert_right(cross_correlation_penalty, oracles.barlow_twins, z, wrt=2)
+
+
+@pytest.mark.parametrize("shape", [(16, 96), (40, 24)])
+@pytest.mark.parametrize("kind", ["one huge column", "repeated rows", "constant"])
+def test_hostile_covariances(covariance_kernels, kind, shape):
+    z = random(*shape)
+    if kind == "one huge column":
+        z[:, 7] *= 1000
+    else:
+        z = z[torch.arange(len(z)) // (2 if kind == "repeated rows" else len(z))]
+    assert_right(covariance_penalty, oracles.covariance_penalty, [z], wrt=1)
+    half = z.bfloat16()
+    assert_right(covariance_penalty, oracles.covariance_penalty, [half], wrt=1)
 
 
 @pytest.mark.parametrize("on_chip", [True, False])

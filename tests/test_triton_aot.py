@@ -160,6 +160,25 @@ def contrastive(dtype: torch.dtype, widths: tuple[int, ...]) -> None:
         module.rows_backward(x, w, meta(n), meta(k), 5.0, *ranges, lse, potential(n))
         lse = module.pairs_forward(x, meta(n), 5.0, 2)
         module.pairs_backward(x, meta(n), 5.0, 2, lse, meta(n, 2))
+def covariances(dtype: torch.dtype, n: int = 1024, d: int = 4096) -> None:
+    """Every kernel of the stem, on views (n, d) with the products in float32."""
+    stem = kernels("covariance")
+    z, wide, gram = meta(n, d, dtype=dtype), meta(n, d), meta(n, n)
+    stats, factors, flag = meta(2, d, dtype=torch.float64), potential(2), meta(dtype=torch.bool)
+    mean, beta = stats
+    stem.moments(z, stats, wide, 1e-5)
+    stem.center(z, mean, None, wide)
+    stem.inner(gram, gram)
+    stem.squared_distance(z, z)
+    stem.triangle(meta(128, d), 0.1)
+    stem.off_diagonal_squares(z, mean, 0.1, flag)
+    stem.rescue_gradient(z, z, None, mean, beta, factors, flag, wide)
+    for push, other in ((wide, z), (None, z), (wide, None)):
+        stem.gradient(push, z, other, mean, beta, factors, z)
+    stem.correlation_tile(meta(256, d), 256, n, 5e-3)
+    for other, column in ((wide, beta), (None, None)):
+        stem.correlation_dots(wide, wide, other, 0.5, column)
+        stem.correlation_gradient(wide, wide, other, 0.5, column, mean, beta, wide)
 
 
 def launches(capability: int) -> list[Launch]:
@@ -168,12 +187,15 @@ def launches(capability: int) -> list[Launch]:
         for dtype in (*HALF, SINGLE) if capability == 90 else (torch.bfloat16, SINGLE):
             usual(dtype)
         column_gradient(torch.bfloat16)
+        covariances(torch.bfloat16)
         linear(torch.bfloat16, (64, 128, 256, 512))
         linear(torch.float16, (256,))
         linear(SINGLE, (64, 128))
         contrastive(torch.bfloat16, (128,))
         contrastive(SINGLE, (128,))
         if capability == 90:
+            covariances(torch.float16, 64, 128)
+            covariances(SINGLE)
             unusual(torch.bfloat16)
             smallest()
             column_gradient(SINGLE)
@@ -187,6 +209,7 @@ def test_kernels_compile(capability):
     global _todo
     _todo = [(launch, capability) for launch in launches(capability)]
     assert len({launch.kernel.fn for launch, _ in _todo}) == 12
+    assert len({launch.kernel.fn for launch, _ in _todo}) == 19
     assert len({launch.kernel.fn for launch, _ in _todo}) == 13
     assert len({launch.kernel.fn for launch, _ in _todo}) == 16
     with multiprocessing.get_context("fork").Pool(2) as pool:

@@ -109,4 +109,42 @@ void polynomial(const double* r, const double* square, int64_t n, double a, doub
 void finish(const double* product, int64_t n, int64_t d, const double* row /*(d) or null*/,
             const double* factor /*() or null*/, float* out, cudaStream_t stream);
 
+// A matrix that is written; its shape is that of what is read.
+struct Output {
+  void* data;
+  int dtype;
+  int64_t stride;
+};
+
+// Around the products of the covariance losses. `partial` holds covariance_parts(n, d) sums,
+// covariance_tiles(D) for the triangle, (parts, 3, D) for moments. Absent matrices have no data.
+// A Scores that is no view z is float32.
+int64_t covariance_parts(int64_t n, int64_t d);
+int64_t covariance_tiles(int64_t d);
+void covariance_moments(const Scores& z, int64_t parts, double* partial, cudaStream_t stream);
+void covariance_center(const Scores& z, const double* mean /*(D)*/,
+                       const double* scale /*(D) or null*/, const Output& out /*(N, D)*/,
+                       cudaStream_t stream);
+void covariance_inner(const Scores& a, const Scores& b, double* partial, cudaStream_t stream);
+void covariance_distance(const Scores& a, const Scores& b, double* partial, cudaStream_t stream);
+void covariance_strip(const Output& tile /*(n, d)*/, int64_t n, int64_t d, double scale,
+                      double* partial, cudaStream_t stream);
+void covariance_squares(const Scores& z, const double* mean /*(D)*/, double scale,
+                        const bool* flag /*() or null*/, double* partial, cudaStream_t stream);
+void covariance_rescue(const Scores& z, const Scores& own /*(M, D)*/, const Scores& other,
+                       const double* mean /*(D)*/, const double* beta /*(D)*/,
+                       const double* factors /*(2)*/, const bool* flag, const Output& out,
+                       cudaStream_t stream);
+void covariance_gradient(const Scores& push, const Scores& z, const Scores& other,
+                         const double* mean /*(D)*/, const double* beta /*(D)*/,
+                         const double* factors /*(2)*/, const Output& out, cudaStream_t stream);
+void correlation_strip(const Output& tile /*(n, d)*/, int64_t n, int64_t d, int64_t first,
+                       double inverse, double weight, double* partial, cudaStream_t stream);
+void correlation_dots(const Scores& push, const Scores& own, const Scores& other, double alpha,
+                      const double* beta /*(D) or null*/, double* dots /*(D)*/,
+                      cudaStream_t stream);
+void correlation_gradient(const Scores& push, const Scores& own, const Scores& other, double alpha,
+                          const double* beta /*(D) or null*/, const double* dots /*(D)*/,
+                          const double* scale /*(D)*/, const Output& out, cudaStream_t stream);
+
 }  // namespace ssl_fast
