@@ -86,7 +86,7 @@ def _dual_correlation(
         mirror(g)
     diagonal = torch.cat(c) if len(c) > 1 else c[0]
     squares, total = diagonal.square().sum(), kernels.inner(*grams) / n**2
-    if not on_device(kernels) and cancels(total, squares, grams[0]):
+    if not on_device(kernels, views[0]) and cancels(total, squares, grams[0]):
         return None
     if kept is not None:
         beta = diagonal * ((2 - 2 * weight) / n) - 2 / n  # (2 (c - 1) - 2 weight c) / n

@@ -69,8 +69,16 @@ def info_nce(
         key = key.view_as(key)  # Dynamo takes no tensor twice
     _at_least_two(len(keys), "negatives", "pass negatives=, a queue of keys, or a larger batch")
     lo = first_row(query, group) + torch.arange(len(query), device=query.device)
-    return _rows(query, keys, key, temperature, without=(lo, lo + 1),
-                 normalize=ALL if normalize else NOTHING, reduction=reduction, group=group)  # fmt: skip
+    return _rows(
+        query,
+        keys,
+        key,
+        temperature,
+        without=(lo, lo + 1),
+        normalize=ALL if normalize else NOTHING,
+        reduction=reduction,
+        group=group,
+    )
 
 
 def nt_xent(
