@@ -93,7 +93,8 @@ class PMSNCustomLoss(MSNLoss):
         self.target_distribution = target_distribution
 
     def _fused_prior(self, anchors: Tensor, prototypes: Tensor) -> tuple[bool, Tensor | None]:
-        if type(self).regularization_loss is not PMSNCustomLoss.regularization_loss:
+        own = type(self).regularization_loss is not PMSNCustomLoss.regularization_loss
+        if own or torch.compiler.is_compiling():  # which traces no leaf that requires a gradient
             return False, None
         mean = self._mean(anchors.detach(), prototypes.detach()).to(anchors.dtype)
         prior = self.target_distribution(mean.requires_grad_())
