@@ -405,6 +405,9 @@ CASES = {
         lambda z, group: nuclear_norm(z, center=True, group=group), D
     ),
     "wasserstein": spectrum_case(lambda z, group: wasserstein_uniformity(z, group=group), D),
+    "wasserstein, collapsed": spectrum_case(
+        lambda z, g: wasserstein_uniformity(z, group=g), D, collapsed=True
+    ),
     "wasserstein, wide": spectrum_case(lambda z, g: wasserstein_uniformity(z, group=g), 40),
     "wasserstein, loss": views_case(lambda g: WassersteinUniformityLoss(group=g), D, lists=0),
     "mmcr": mmcr_case,
