@@ -18,6 +18,7 @@ from triton_harness import (
     check_cross_entropy,
     check_linear,
     check_pairs,
+    check_prior,
     check_sinkhorn,
     factored,
     kernels,
@@ -252,10 +253,51 @@ def test_only_the_gradient_asked_for():
     assert d_x is None and d_weight.shape == weight.shape
 
 
+@dtypes
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_prior(shape, dtype):
+    """Alone, and with the cross-entropy of dense targets and of an assignment."""
+    (n, k), reverse = shape, dtype != torch.float32
+    logits, log_prior = scores(n, k, dtype, 1.0), normal(k, seed=3).double().log_softmax(0)
+    check_prior(logits, 7.0, None, log_prior, reverse)
+    check_prior(logits, 7.0, balanced(scores(n, k, dtype)), None, reverse, torch.tensor(-1.5))
+    targets = assignment(values=probabilities(n, k, dtype=dtype))
+    check_prior(logits, 7.0, targets, log_prior, reverse)
+
+
+@pytest.mark.parametrize("case", ["1e4", "unused", "collapsed", "strided"])
+def test_prior_of_unusual_logits(case):
+    """Beyond 64 nats exponents are formed in float64; p may be exp(-500)."""
+    logits = scores(37, 70, size=1.0)
+    if case == "1e4":
+        logits *= 1e4
+    elif case == "unused":
+        logits[:, 3] -= 500.0
+    elif case == "collapsed":
+        logits = logits[:1].expand(37, 70).contiguous()
+    else:
+        logits = torch.nn.functional.pad(logits, (3, 5), value=float("nan"))[:, 3:-5]
+    log_prior = normal(70, seed=3).double().log_softmax(0)
+    for reverse in (False, True):
+        check_prior(logits, 1.0, balanced(scores(37, 70)), log_prior, reverse)
+
+
+def test_prior_runs_in_msn():
+    """The losses take it: value and gradients of PMSN under the Triton backend."""
+    inputs = [normal(14, 5), normal(7, 5, seed=1), normal(31, 5, seed=2)]
+    with ssl_fast.set_backend("triton"), backend.trace() as ran:
+        assert_right(
+            lambda a, c: functional.msn(a, inputs[1], c, sinkhorn_iterations=2),
+            lambda a, c: oracles.msn_loss(a, inputs[1].to(a), c, sinkhorn_iterations=2),
+            [inputs[0], inputs[2]], 2,
+        )  # fmt: skip
+    assert {name for _, name in ran} == {"triton"} and "prior" in {stem for stem, _ in ran}
+
+
 def test_every_table_entry(monkeypatch):
     """Each entry alone, on a problem of more than one of its tiles."""
     entries = list(single_entry_tables())
-    assert len(entries) == 24
+    assert len(entries) == 28
     for module, name, table in entries:
         with monkeypatch.context() as patch:
             patch.setattr(module, name, table)
@@ -266,6 +308,9 @@ def _check_entry(module, name, table) -> None:
     if module is kernels("sinkhorn"):
         values = scores(35, table[0][2] + 5 if name == "ROWS" else 131)
         assert_close(module.dense(values, SCALE, None, 2, False), exact_dense(values))
+    elif module is kernels("prior"):
+        n, k = (table[0][2] + 5, 67) if name == "SUMS" else (17, table[0][2] + 5)
+        check_prior(normal(n, k), 2.0, balanced(scores(n, k)))
     elif module is kernels("cross_entropy"):
         n, k = (67, 67) if name == "COLUMNS" else (17, table[0][2] + 5)
         check_cross_entropy(normal(n, k), 2.0, balanced(scores(n, k)), name == "COLUMNS")

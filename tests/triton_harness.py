@@ -18,6 +18,7 @@ from torch import Tensor
 
 import ssl_fast.reference.contrastive
 import ssl_fast.reference.cross_entropy
+import ssl_fast.reference.prior
 import ssl_fast.reference.sinkhorn  # noqa: F401
 from ssl_fast import reference
 
@@ -153,6 +154,35 @@ def check_pairs(z: Tensor, a: Tensor | None, scale: float, views: int) -> None:
     _check_gradient(ours.pairs_backward(z, a, scale, views, lse, blocks), expected, rounding)
 
 
+def check_prior(
+    logits: Tensor,
+    inv_temperature: float,
+    targets: SimpleNamespace | None,
+    log_prior: Tensor | None = None,
+    reverse: bool = False,
+    d_loss: Tensor | None = None,
+) -> None:
+    """Forward and backward, in place too; the gradient is that of the divergence."""
+    from ssl_fast.functional._prior import divergence
+
+    ours, exact = kernels("prior"), reference.prior
+    wide = logits.double()
+    row_stats, log_mass = ours.forward(logits, inv_temperature, targets)
+    exact_stats, exact_mass = exact.forward(wide, inv_temperature, targets)
+    lse = [stats[0] * inv_temperature + stats[1] for stats in (row_stats, exact_stats)]
+    _close(lse[0], lse[1], 1e-6, 1e-7)
+    _close(row_stats[2], exact_stats[2], 1e-7, NATS)
+    _close(log_mass, exact_mass, NATS, 1e-7)
+    prior = divergence(exact_mass, len(logits), log_prior, reverse, 2.0)[1]
+    gradient = (inv_temperature, targets, row_stats, prior, d_loss, 0.5)
+    d_logits = ours.backward(logits, *gradient)
+    expected = exact.backward(wide, inv_temperature, targets, exact_stats, prior, d_loss, 0.5)
+    _check_gradient(d_logits, expected)
+    buffer = logits.clone()
+    assert ours.backward(buffer, *gradient, out=buffer) is buffer
+    assert same_bits(buffer, d_logits)
+
+
 def _check_statistics(
     actual: tuple, expected: tuple, inv_temperature: float, logit: float = 0.0
 ) -> None:
@@ -263,6 +293,7 @@ def _type(parameter: Any, value: Any) -> str:
         return "constexpr"
     if isinstance(value, Tensor):
         names = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16"}
+        names[torch.int64] = "i64"
         return "*" + names.get(value.dtype, "fp16")
     if isinstance(value, int):
         return "i32" if -(2**31) <= value < 2**31 else "i64"
