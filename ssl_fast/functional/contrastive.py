@@ -61,18 +61,17 @@ def info_nce(
     query, key = _check.autocast(query, key)
     same_shape("query", query, "key", key)
     group = _check.group_name(group)
+    options: Any = {"reduction": reduction, "group": group}
+    options["normalize"] = ALL if normalize else NOTHING
     if negatives is not None:
         columns("negatives", negatives, "query", query)
-        return _rows(query, negatives, key, temperature, normalize=ALL if normalize else NOTHING,
-                     reduction=reduction, group=group)  # fmt: skip
+        return rows_loss(query, negatives, key, temperature, **options)
     keys = gather(key, group)
     if torch.compiler.is_compiling():
         key = key.view_as(key)  # Dynamo takes no tensor twice
     at_least_two(len(keys), "negatives", "pass negatives=, a queue of keys, or a larger batch")
     lo = first_row(query, group) + torch.arange(len(query), device=query.device)
-    options: Any = {"reduction": reduction, "group": group}
-    options["normalize"] = ALL if normalize else NOTHING
-    return _rows(query, keys, key, temperature, without=(lo, lo + 1), **options)
+    return rows_loss(query, keys, key, temperature, without=(lo, lo + 1), **options)
 
 
 def nt_xent(
@@ -232,7 +231,7 @@ def proto_nce(
             without = tuple(torch.searchsorted(negatives, index, right=r) for r in (False, True))
         others = torch.nn.functional.embedding(negatives, centroids)
         column_scale = scale[negatives]
-    return _rows(z, others, positives, 1.0, without=without, normalize=NOTHING,
+    return rows_loss(z, others, positives, 1.0, without=without, normalize=NOTHING,
                  scales=(column_scale, scale[index]), reduction=reduction)  # fmt: skip
 
 
@@ -244,7 +243,7 @@ def queue_info_nce(
     same_shape("query", query, "key", key)
     columns("queue", queue, "query", query)
     group = _check.group_name(group)
-    return _rows(query, queue, key, temperature, normalize=ROWS, group=group)
+    return rows_loss(query, queue, key, temperature, normalize=ROWS, group=group)
 
 
 def local_nt_xent(
@@ -266,47 +265,7 @@ def local_nt_xent(
     return _pairs(views, weights, 1.0 / temperature, True, decoupled, name, local=True)
 
 
-def in_batch_info_nce(
-    query: Tensor, key: Tensor, *, temperature: float, group: Any, constant: bool = False
-) -> Tensor:
-    """`info_nce` within the batch, the mean over this rank's rows alone, the keys of all ranks.
-
-    `constant` keys get no gradient; others the sum over the ranks' losses.
-    """
-    query, key = _check.autocast(query, key.detach() if constant else key)
-    _views("query", query, "key", key)
-    name = _check.group_name(group)
-    lo = first_row(query, name) + torch.arange(len(query), device=query.device)
-    return _rows(query, gather(key, name), key, temperature, without=(lo, lo + 1), normalize=ALL)
-
-
-def class_nt_xent(z: Tensor, index: Tensor, *, temperature: float, group: Any) -> Tensor:
-    """`multi_view_nt_xent` whose positives are the rows of one `index`, the mean over this rank's.
-
-    Negatives by tiles; the similarities of positives are a dense (N, M) matrix over all M rows.
-    """
-    _check.matrix("z", z)
-    name = _check.group_name(group)
-    everyone, classes = gather(z, name), gather(index, name)
-    order = classes.argsort(stable=True)
-    classes = classes[order]
-    lo, hi = (torch.searchsorted(classes, index.contiguous(), right=r) for r in (False, True))
-    everyone = everyone[order]
-    negatives = _rows(z, everyone, None, temperature, without=(lo, hi), normalize=ALL,
-                      reduction="none").double()  # fmt: skip
-    own = first_row(z, name) + torch.arange(len(z), device=z.device)
-    positive = (classes == index[:, None]) & (order != own[:, None])
-    logits = (_unit(z) @ _unit(everyone).t()) / temperature
-    positives = logits.masked_fill(~positive, -torch.inf).logsumexp(1)
-    loss = torch.nn.functional.softplus(negatives - positives.double()).mean()
-    return loss.to(product_dtype(z))
-
-
-def _unit(x: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(x.to(product_dtype(x)), dim=1)
-
-
-def _rows(
+def rows_loss(
     x: Tensor,
     w: Tensor,
     pair: Tensor | None,
