@@ -22,12 +22,8 @@ from ..functional import (
     linear_soft_cross_entropy,
     multi_crop_cross_entropy,
 )
-from ..functional.contrastive import (
-    class_nt_xent,
-    in_batch_info_nce,
-    info_nce,
-    local_nt_xent,
-)
+from ..functional._contrastive_as_published import class_nt_xent, in_batch_info_nce
+from ..functional.contrastive import info_nce, local_nt_xent
 from ..functional.cosine import mean_cosine
 from ..functional.covariance import view_terms
 from .lightly._common import as_lightly, world

@@ -142,7 +142,7 @@ def prior(value: Any, num_prototypes: int, scores_device: torch.device) -> Tenso
 
 
 def index(name: str, value: Any, size: int, rows: int | None = None) -> None:
-    """(rows,) long, of any length for None, each in [0, size); read on CPU tensors only: no sync."""
+    """(rows,) long, of any length for None, in [0, size); read on CPU tensors only: no sync."""
     if not isinstance(value, Tensor) or value.dtype != torch.int64:
         came = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"{name} must be a tensor of torch.int64, got {came}: call {name}.long()")

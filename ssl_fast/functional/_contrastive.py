@@ -18,31 +18,13 @@ from torch import Tensor
 from .. import backend
 from . import _distributed
 from ._autograd import first_output_only, once_differentiable
+from ._norms import inverse_norms, positives, stacked, through_norms, unit
 from ._operator import operator
 from ._stats import upstream
 from ._tiles import product_dtype
 
 # What is brought to unit norm.
 NOTHING, ROWS, ALL = 0, 1, 2
-_EPS = 1e-12  # as torch.nn.functional.normalize
-
-
-def inverse_norms(x: Tensor) -> Tensor:
-    """1 / max(norm, 1e-12) of the rows, 0 for a zero row, in `product_dtype`."""
-    norms = torch.linalg.vector_norm(x, dim=-1, dtype=product_dtype(x))
-    return (norms > 0) / norms.clamp_min(_EPS)
-
-
-def _unit(x: Tensor, inverse: Tensor | None) -> Tensor:
-    x = x.to(product_dtype(x))
-    return x if inverse is None else x * inverse.to(x.dtype)[..., None]
-
-
-def _through_norms(d_unit: Tensor, x: Tensor, inverse: Tensor, out: Tensor | None = None) -> Tensor:
-    """d_x from the gradient of x / max(norm, 1e-12), in the type of x; zero for a zero row."""
-    unit = _unit(x, inverse)
-    along = (unit * d_unit).sum(-1, keepdim=True) * (inverse < 1 / _EPS)[..., None]
-    return torch.mul(d_unit - unit * along, inverse[..., None], out=out).to(x.dtype)
 
 
 def _fake_rows_forward(x, w, pair, inv_temperature, column_scale, pair_scale, lo, hi, normalize,
@@ -81,7 +63,7 @@ def contrastive_rows_forward(
     losses, share = lse, torch.ones_like(lse)
     if pair is not None:
         c = inverse_norms(pair) if normalize else pair_scale
-        products = (_unit(x, a) * _unit(pair, c)).sum(1).double()
+        products = (unit(x, a) * unit(pair, c)).sum(1).double()
         gap = lse - products * inv_temperature
         losses, share = torch.logaddexp(gap, gap.new_zeros(())), gap.sigmoid()
     count = _distributed.all_reduce(lse.new_full((), len(lse)), "sum", group) if group else None
@@ -130,14 +112,14 @@ def contrastive_rows_backward(
     if need_x or need_pair:
         c = pair_scale if pair is None or not normalize else inverse_norms(pair)
     if need_x:
-        d_x = pull if pair is None else pull - _unit(pair, c)
+        d_x = pull if pair is None else pull - unit(pair, c)
         d_x = d_x * narrow
-        d_x = d_x.to(x.dtype) if a is None else _through_norms(d_x, x, a)
+        d_x = d_x.to(x.dtype) if a is None else through_norms(d_x, x, a)
     if need_pair:
         assert pair is not None
-        d_pair = _unit(x, a) * -narrow
+        d_pair = unit(x, a) * -narrow
         if normalize and c is not None:
-            d_pair = _through_norms(d_pair, pair, c)
+            d_pair = through_norms(d_pair, pair, c)
         else:
             d_pair = (d_pair if c is None else d_pair * c[:, None]).to(pair.dtype)
     if need_w:
@@ -146,7 +128,7 @@ def contrastive_rows_backward(
         b = inverse_norms(w) if normalize == ALL else column_scale
         d_w = kernels.rows_backward(x, w, a, b, inv_temperature, lo, hi, lse, weight)
         if normalize == ALL and b is not None:
-            d_w = _through_norms(d_w, w, b)
+            d_w = through_norms(d_w, w, b)
         else:
             d_w = (d_w if b is None else d_w * b[:, None]).to(w.dtype)
     outputs: Any = d_x, d_w, d_pair
@@ -212,11 +194,11 @@ def contrastive_pairs_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, and (N V,) in float64: the denominators' logs, the gradients of -positives."""
     kernels = backend.implementation(name, "contrastive")
-    stacked, inverse = _stacked(z, others, normalize)
-    flat, views = stacked.flatten(0, 1), stacked.shape[1]
+    rows, inverse = stacked(z, others, normalize)
+    flat, views = rows.flatten(0, 1), rows.shape[1]
     a = None if inverse is None else inverse.flatten()
     lse = kernels.pairs_forward(flat, a, inv_temperature, views)
-    positive = _positives(_unit(stacked, inverse), inv_temperature)[0].flatten()
+    positive = positives(unit(rows, inverse), inv_temperature)[0].flatten()
     if decoupled:
         coefficient = torch.ones_like(lse) if weights is None else weights.double().flatten()
         denominator, losses = lse, lse - coefficient * positive
@@ -244,19 +226,19 @@ def contrastive_pairs_backward(
 ) -> Tensor:
     """(V, N, D): the views' gradients."""
     kernels = backend.implementation(name, "contrastive")
-    stacked, inverse = _stacked(z, others, normalize)
-    flat, views = stacked.flatten(0, 1), stacked.shape[1]
+    rows, inverse = stacked(z, others, normalize)
+    flat, views = rows.flatten(0, 1), rows.shape[1]
     a = None if inverse is None else inverse.flatten()
-    softmax = _positives(_unit(stacked, inverse), inv_temperature)[1]
+    softmax = positives(unit(rows, inverse), inv_temperature)[1]
     within = softmax * coefficient.view(-1, views, 1)
     blocks = (within + within.mT).neg_().flatten(0, 1)
     d_unit = kernels.pairs_backward(flat, a, inv_temperature, views, denominator, blocks)
-    d_unit = d_unit.view(stacked.shape) * (d_loss * (inv_temperature / len(flat))).to(d_unit.dtype)
+    d_unit = d_unit.view(rows.shape) * (d_loss * (inv_temperature / len(flat))).to(d_unit.dtype)
     gradients = z.new_empty((views, *z.shape))
     if inverse is None:
         return gradients.copy_(d_unit.transpose(0, 1))
     out = gradients.transpose(0, 1)
-    _through_norms(d_unit, stacked, inverse, out=out)
+    through_norms(d_unit, rows, inverse, out=out)
     return gradients
 
 
@@ -292,20 +274,3 @@ class Pairs(torch.autograd.Function):
         )
         needs = ctx.needs_input_grad[5:]
         return *(None,) * 5, *(d if n else None for d, n in zip(gradients, needs, strict=True))
-
-
-def _stacked(z: Tensor, others: Sequence[Tensor], normalize: bool) -> tuple[Tensor, Tensor | None]:
-    """(N, V, D), the views of a sample next to one another, and the inverse norms (N, V)."""
-    stacked = torch.stack([z, *others], 1)
-    return stacked, inverse_norms(stacked) if normalize else None
-
-
-def _positives(unit: Tensor, inv_temperature: float) -> tuple[Tensor, Tensor]:
-    """(N, V) log-sum-exp over the other views, (N, V, V) their softmax, 0 for oneself; float64."""
-    views = unit.shape[1]
-    if views == 2:
-        logit = (unit[:, 0] * unit[:, 1]).sum(1).double() * inv_temperature
-        return logit[:, None].expand(-1, 2), 1 - torch.eye(2, dtype=logit.dtype, device=unit.device)
-    logits = (unit @ unit.mT).double() * inv_temperature
-    logits.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
-    return logits.logsumexp(2), logits.softmax(2)

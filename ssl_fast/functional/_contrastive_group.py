@@ -8,7 +8,8 @@ from torch import Tensor
 from .. import backend
 from . import _distributed
 from ._autograd import apply
-from ._contrastive import ALL, NOTHING, Rows, _positives, inverse_norms
+from ._contrastive import ALL, NOTHING, Rows
+from ._norms import inverse_norms, positives
 
 
 def first_row(rows: Tensor, group: str) -> Tensor | int:
@@ -43,12 +44,12 @@ def pairs_over_ranks(
         backend.select("contrastive", x.device, x.dtype), "", everyone.requires_grad,
     ).double()  # fmt: skip
     unit = _Unit.apply(own) if normalize else own.double()
-    positives = _positives(unit, inv_temperature)[0].flatten()
+    own_logits = positives(unit, inv_temperature)[0].flatten()
     if decoupled:
-        weights = positives.new_ones(()) if weights is None else weights.to(positives).flatten()
-        losses = negatives - weights * positives
+        weights = own_logits.new_ones(()) if weights is None else weights.to(own_logits).flatten()
+        losses = negatives - weights * own_logits
     else:
-        losses = torch.logaddexp(negatives - positives, positives.new_zeros(()))
+        losses = torch.logaddexp(negatives - own_logits, own_logits.new_zeros(()))
     loss = losses.mean() if local else _MeanOverRanks.apply(losses.sum(), len(x), group)
     return loss.to(torch.promote_types(x.dtype, torch.float32))
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from . import _check, _distributed
-from ._contrastive import inverse_norms
+from ._norms import inverse_norms
 from ._tiles import product, product_dtype
 
 # Queue rows compared at a time: a tile of 256 queries stays in cache.

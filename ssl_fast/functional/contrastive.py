@@ -10,6 +10,7 @@ from .. import backend
 from . import _check
 from ._autograd import apply
 from ._contrastive import ALL, NOTHING, ROWS, Pairs, Rows
+from ._contrastive_check import at_least_two, columns, same_shape, same_views
 from ._contrastive_group import first_row, pairs_over_ranks
 from ._distributed import gather
 from ._tiles import product_dtype
@@ -58,27 +59,19 @@ def info_nce(
         queue may be written to before backward.
     """
     query, key = _check.autocast(query, key)
-    _views("query", query, "key", key)
+    same_shape("query", query, "key", key)
     group = _check.group_name(group)
+    options: Any = {"reduction": reduction, "group": group}
+    options["normalize"] = ALL if normalize else NOTHING
     if negatives is not None:
-        _columns("negatives", negatives, "query", query)
-        return _rows(query, negatives, key, temperature, normalize=ALL if normalize else NOTHING,
-                     reduction=reduction, group=group)  # fmt: skip
+        columns("negatives", negatives, "query", query)
+        return rows_loss(query, negatives, key, temperature, **options)
     keys = gather(key, group)
     if torch.compiler.is_compiling():
         key = key.view_as(key)  # Dynamo takes no tensor twice
-    _at_least_two(len(keys), "negatives", "pass negatives=, a queue of keys, or a larger batch")
+    at_least_two(len(keys), "negatives", "pass negatives=, a queue of keys, or a larger batch")
     lo = first_row(query, group) + torch.arange(len(query), device=query.device)
-    return _rows(
-        query,
-        keys,
-        key,
-        temperature,
-        without=(lo, lo + 1),
-        normalize=ALL if normalize else NOTHING,
-        reduction=reduction,
-        group=group,
-    )
+    return rows_loss(query, keys, key, temperature, without=(lo, lo + 1), **options)
 
 
 def nt_xent(
@@ -139,7 +132,7 @@ def multi_view_nt_xent(
     Source: solo-learn 9187ea3 simclr_loss_func, of any number of views.
     Cost: as `nt_xent` with V N rows; N V^2 numbers more while a pass runs.
     """
-    views = _same_views(views)
+    views = same_views(views)
     inv_temperature = 1.0 / _check.positive("temperature", temperature)
     return _pairs(views, None, inv_temperature, normalize, False, _check.group_name(group))
 
@@ -173,7 +166,7 @@ def decoupled_nt_xent(
     Source: Yeh et al. 2021, Eq. 6; lightly DCLLoss.
     Cost: as `nt_xent`.
     """
-    views = _same_views([z0, z1])
+    views = same_views([z0, z1])
     inv_temperature = 1.0 / _check.positive("temperature", temperature)
     if weights is not None:
         shape = (len(z0), 2) if weights.dim() == 2 else (len(z0),)
@@ -228,16 +221,17 @@ def proto_nce(
     _check.choice("duplicates", duplicates, ("count", "ignore"))
     scale = concentration.to(product_dtype(z)).reciprocal()
     positives = torch.nn.functional.embedding(index, centroids)
-    without, columns, column_scale = (index, index + 1), centroids, scale
+    without: Any = (index, index + 1)
+    others, column_scale = centroids, scale
     if negatives is not None:
         _check.index("negatives", negatives, len(centroids))
         negatives = negatives.sort().values if duplicates == "ignore" else negatives
         without = None
         if duplicates == "ignore":
             without = tuple(torch.searchsorted(negatives, index, right=r) for r in (False, True))
-        columns = torch.nn.functional.embedding(negatives, centroids)
+        others = torch.nn.functional.embedding(negatives, centroids)
         column_scale = scale[negatives]
-    return _rows(z, columns, positives, 1.0, without=without, normalize=NOTHING,
+    return rows_loss(z, others, positives, 1.0, without=without, normalize=NOTHING,
                  scales=(column_scale, scale[index]), reduction=reduction)  # fmt: skip
 
 
@@ -246,10 +240,10 @@ def queue_info_nce(
 ) -> Tensor:
     """`info_nce` with negatives that have unit norm already: their norms are not formed again."""
     query, key = _check.autocast(query, key)
-    _views("query", query, "key", key)
-    _columns("queue", queue, "query", query)
+    same_shape("query", query, "key", key)
+    columns("queue", queue, "query", query)
     group = _check.group_name(group)
-    return _rows(query, queue, key, temperature, normalize=ROWS, group=group)
+    return rows_loss(query, queue, key, temperature, normalize=ROWS, group=group)
 
 
 def local_nt_xent(
@@ -266,52 +260,12 @@ def local_nt_xent(
     losses, as a gather with gradients gives it: for equal N those of the global loss. The
     temperature may be negative; weights are (N, V).
     """
-    views = _same_views(views)
+    views = same_views(views)
     name = _check.group_name(group)
     return _pairs(views, weights, 1.0 / temperature, True, decoupled, name, local=True)
 
 
-def in_batch_info_nce(
-    query: Tensor, key: Tensor, *, temperature: float, group: Any, constant: bool = False
-) -> Tensor:
-    """`info_nce` within the batch, the mean over this rank's rows alone, the keys of all ranks.
-
-    `constant` keys get no gradient; others the sum over the ranks' losses.
-    """
-    query, key = _check.autocast(query, key.detach() if constant else key)
-    _views("query", query, "key", key)
-    name = _check.group_name(group)
-    lo = first_row(query, name) + torch.arange(len(query), device=query.device)
-    return _rows(query, gather(key, name), key, temperature, without=(lo, lo + 1), normalize=ALL)
-
-
-def class_nt_xent(z: Tensor, index: Tensor, *, temperature: float, group: Any) -> Tensor:
-    """`multi_view_nt_xent` whose positives are the rows of one `index`, the mean over this rank's.
-
-    Negatives by tiles; the similarities of positives are a dense (N, M) matrix over all M rows.
-    """
-    _check.matrix("z", z)
-    name = _check.group_name(group)
-    everyone, classes = gather(z, name), gather(index, name)
-    order = classes.argsort(stable=True)
-    classes = classes[order]
-    lo, hi = (torch.searchsorted(classes, index.contiguous(), right=r) for r in (False, True))
-    everyone = everyone[order]
-    negatives = _rows(z, everyone, None, temperature, without=(lo, hi), normalize=ALL,
-                      reduction="none").double()  # fmt: skip
-    own = first_row(z, name) + torch.arange(len(z), device=z.device)
-    positive = (classes == index[:, None]) & (order != own[:, None])
-    logits = (_unit(z) @ _unit(everyone).t()) / temperature
-    positives = logits.masked_fill(~positive, -torch.inf).logsumexp(1)
-    loss = torch.nn.functional.softplus(negatives - positives.double()).mean()
-    return loss.to(product_dtype(z))
-
-
-def _unit(x: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(x.to(product_dtype(x)), dim=1)
-
-
-def _rows(
+def rows_loss(
     x: Tensor,
     w: Tensor,
     pair: Tensor | None,
@@ -340,39 +294,6 @@ def _pairs(
 ) -> Tensor:  # fmt: skip
     if group:
         return pairs_over_ranks(views, weights, inv_temperature, normalize, decoupled, group, local)
-    _at_least_two(len(views[0]), "samples", "use a larger batch")
+    at_least_two(len(views[0]), "samples", "use a larger batch")
     name = backend.select("contrastive", views[0].device, views[0].dtype)
     return apply(Pairs, weights, inv_temperature, normalize, decoupled, name, *views)
-
-
-def _same_views(views: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    if isinstance(views, Tensor) or len(views) < 2:
-        raise ValueError("views must be a list of at least two (N, D) tensors: write [z0, z1]")
-    views = _check.autocast(*views)
-    for i in range(1, len(views)):
-        _views("z0", views[0], f"z{i}", views[i])
-    return views
-
-
-def _views(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
-    """Two views of one batch: equal shapes, types, devices."""
-    _check.factors(name, value, other_name, other)
-    if value.shape != other.shape:
-        raise ValueError(
-            f"{name} and {other_name} must be views of the same samples, got "
-            f"{tuple(value.shape)} and {tuple(other.shape)}"
-        )
-
-
-def _columns(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
-    _check.matrix(name, value)
-    _check.device(name, value, other_name, other.device)
-    if value.shape[1] != other.shape[1]:
-        raise ValueError(
-            f"{name} must have {other_name}'s width {other.shape[1]}, got {tuple(value.shape)}"
-        )
-
-
-def _at_least_two(count: int, what: str, remedy: str) -> None:
-    if count < 2:
-        raise ValueError(f"one sample alone has no {what} to be told from: {remedy}")
