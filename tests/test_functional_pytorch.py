@@ -49,8 +49,7 @@ from ssl_fast.functional import (
     vicreg,
     wasserstein_uniformity,
 )
-from ssl_fast.losses import MMCRLoss, ReSALoss
-from ssl_fast.losses import AlignUniformLoss, ReSALoss
+from ssl_fast.losses import AlignUniformLoss, MMCRLoss, ReSALoss
 
 PRIOR = torch.tensor([0.5, 0.2, 0.1, 0.1, 0.1])
 INDEX = torch.tensor([4, 0, 0, 2, 1])

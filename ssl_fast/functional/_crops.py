@@ -70,9 +70,10 @@ class Teachers:
         held = self.targets[t]
         if held.z is None or held.z.dtype not in (torch.float32, torch.float64):
             return self._dense(t, rows).t().contiguous()
-        scores = self.scores
-        if scores is None:
+        if self.scores is None:
             scores = torch.mm(held.prototypes, held.z[rows].t())
+        else:
+            scores = self.scores[:, rows].contiguous()
         row = held.row.new_zeros(len(scores)) if held.col is None else held.col
         kernels = backend.implementation(self.name, "sinkhorn")
         q = kernels.evaluate(scores, held.scale, row, held.row[rows])
