@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .. import backend
 from ._crops import Crops, Teachers
+from ._tiles import TILE_BYTES
 
-_TILE_BYTES = 8 << 20  # of float32: measured, K 1024 to 8142
 _COLUMNS = 64, 352  # fewest and most rows of x in a tile
 _KEPT_COLUMNS = 768  # most in a tile that is kept: wider products are faster
 
@@ -84,7 +84,7 @@ class ColumnCrops(Crops):
     def _tiles(self, kept: int) -> list[tuple[slice, slice, int | None]]:
         """Samples and views of every tile, and the first row of the cache that it takes, if any."""
         count, views = self.samples, len(self.teachers.sets)
-        size = _TILE_BYTES // (4 * self.weight.shape[0]) // 16 * 16
+        size = TILE_BYTES // (4 * self.weight.shape[0]) // 16 * 16
         size = min(max(size, _COLUMNS[0]), _COLUMNS[1])
         stay = min(views, kept // count) if count <= size else 0
         groups = [
