@@ -5,7 +5,8 @@
 
 Products that are kept (Grams, strips, gradients) are the library's. Where values alone are wanted,
 tiles of the upper triangle are squared and summed as they come, nothing is stored. Moments are one
-read: mean and centred squares of a tile on chip, tiles merged by Chan et al.; never E[z^2] - E[z]^2.
+read: mean and centred squares of a tile on chip, tiles merged by Chan et al.; never
+E[z^2] - E[z]^2.
 
 Where the dual would cancel digits (`flag`, on the device), the same triangle replaces its value and
 `rescue_gradient` its gradient; else both return at once, and the host never waits.
