@@ -76,7 +76,7 @@ def test_equals_one_process(found, name, case) -> None:
 
 def test_raw_all_reduce_loses_a_factor(found, name) -> None:
     """Published Barlow Twins code: the right value, 1/W of its gradient after DDP's mean."""
-    alone = ranks.views_case(ranks.raw_barlow, 5)(ALL, None)
+    alone = ranks.columns_case(ranks.raw_barlow, 5)(ALL, None)
     world = len(found)
     for rank in found:
         assert_relative(rank["raw"]["value"], alone["value"].double(), 1e-5)
