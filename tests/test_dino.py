@@ -221,7 +221,7 @@ def test_finite(backend, case, centering, dtype) -> None:
 
 @pytest.mark.parametrize("centering", ["mean", "sinkhorn"])
 def test_no_dense_matrix(backend, centering) -> None:
-    """Neither scores, targets nor logits, the centre's update included: tiles, in all below half."""
+    """Neither scores, targets nor logits, nor for the centre: tiles of at most half of N x K."""
     n, d, k = 1024, 32, 4096
     z = [x.requires_grad_() for x in crops(3, n, d)]
     t, c, own = crops(2, n, d, seed=30), unit(k, d, seed=50).requires_grad_(), unit(k, d, seed=51)
