@@ -259,7 +259,7 @@ def moco_case(rows: slice, group: Any) -> dict:
     loss = MoCoLoss(queue_size=20, dim=D, group=group)
     loss(normal(N, D, seed=2)[rows], normal(N, D, seed=3)[rows])
     q, k = normal(N, D)[rows].requires_grad_(), normal(N, D, seed=1)[rows]
-    return results(loss(q, k), {"query": q}) | {"same": loss.queue.rows}
+    return results(loss(q, k), {"query": q}) | {"same": {"queue": loss.queue.rows}}
 
 
 def dino_case(**options: Any) -> Any:

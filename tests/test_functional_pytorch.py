@@ -270,6 +270,8 @@ def calls_of_prior(name: str) -> dict[str, list[tuple]]:
     found["entropy_backward"] = [(x, y, 2.0, entropy, d_loss, True, True)]
     for iterations in (0, 2):
         forward = (x, x[:5], y, 10.0, 40.0, log_prior, 0.5, False, iterations, True, name, "", "")
+        numbers = (10.0, 40.0, log_prior, 0.5, False, iterations, True)
+        forward = (x, x[:5], y, *numbers, name, "", "")
         found["msn_forward"].append(forward)
         _, *kept, _, cache = ops.msn_forward(*forward)
         found["msn_backward"].append(
