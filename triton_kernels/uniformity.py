@@ -44,7 +44,8 @@ def potential(
     launch(
         _potential_kernel, (blocks, count, cdiv(d, slice_width) if want_grad else 1), z,
         z, z.square().sum(1), first, last, n, d, t, stats, moments,
-        ROWS=rows, COLUMNS=columns, WIDTH=width, PRECISION=_input_precision(), SLICE=slice_width, num_warps=8, num_stages=2,
+        ROWS=rows, COLUMNS=columns, WIDTH=width, PRECISION=_input_precision(), SLICE=slice_width,
+        num_warps=8, num_stages=2,
     )  # fmt: skip
     # Parts and rows stand at shifts of their own; a row without a finite weight has a weight of 0.
     shift, weight = stats[:, 0].double(), stats[:, 1].double()
