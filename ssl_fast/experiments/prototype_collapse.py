@@ -253,11 +253,11 @@ def _table(results: dict[tuple, Found]) -> list[tuple]:
     for (name, classes, _), found in results.items():
         groups.setdefault((classes, name), []).append(found)
     rows = []
-    for (classes, name), found in sorted(groups.items(), key=lambda item: item[0][0]):
-        scores = torch.tensor([f.nemd for f in found])
-        columns = zip(*[(f.by_class, f.knn, f.uniformity) for f in found], strict=True)
-        means = [sum(column) / len(found) for column in columns]
-        spread = float(scores.std()) if len(found) > 1 else 0.0
+    for (classes, name), group in sorted(groups.items(), key=lambda item: item[0][0]):
+        scores = torch.tensor([f.nemd for f in group])
+        columns = zip(*[(f.by_class, f.knn, f.uniformity) for f in group], strict=True)
+        means = [sum(column) / len(group) for column in columns]
+        spread = float(scores.std()) if len(group) > 1 else 0.0
         rows.append((classes, name, float(scores.mean()), spread, *means))
     return rows
 
