@@ -13,7 +13,9 @@ import ssl_fast
 from ssl_fast import backend
 from ssl_fast.functional import (
     Assignment,
+    info_nce,
     linear_soft_cross_entropy,
+    nt_xent,
     sinkhorn,
     soft_cross_entropy,
 )
@@ -68,6 +70,12 @@ def step(shape: tuple[int, int], dtype: torch.dtype) -> Iterator[Tensor]:
             x, weight = z.clone().requires_grad_(), prototypes.clone().requires_grad_()
             loss = linear_soft_cross_entropy(x, weight, target, **options)
             yield from with_gradients(loss, x, weight)
+    if rows > 1:
+        x, other, weight = (t.clone().requires_grad_() for t in (z, 1 - z, prototypes))
+        for temperature in (0.5, 0.01):
+            yield from with_gradients(nt_xent(x, other, temperature=temperature), x, other)
+        yield from with_gradients(info_nce(x, other), x, other)
+        yield from with_gradients(info_nce(x, other, weight), x, other, weight)
     x = z.clone().requires_grad_()
     yield from with_gradients(ReSALoss()([x], [z, z], z, z), x)
 

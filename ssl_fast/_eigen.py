@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 # lambda / lambda_max under which directions are taken again; error left: rounding / this.
-_SMALL = {torch.float32: 2e-3, torch.float64: 1e-6}
+_SMALL = {torch.float32: 1e-3, torch.float64: 1e-6}
 _BLOCK_ROWS = 1024
 # Traces of Grams whose float32 squares lose nothing; other batches are scaled first.
 _TRACES = (1e-20, 1e30)
@@ -31,7 +31,7 @@ class Spectrum:
 
     def __init__(self, x: Tensor, centred: bool, rows: int, reduce: Reduce):
         """x (N, D) float32 or float64; `rows` of all ranks, whose Grams of columns are added."""
-        self.tall = rows >= x.shape[1]
+        self.tall = rows > x.shape[1]
         self.a = x if self.tall else x.t()
         self.finite, self.scale = True, 1.0
         self.stranger = 0.0  # a value of A's squares that stands for a 0
@@ -103,7 +103,7 @@ class Spectrum:
 
 def _product(a: Tensor, v: Tensor) -> Tensor:
     """a @ v in float64; a is upcast by blocks."""
-    v = v.double()
+    v = v.double().contiguous()  # else the library's product of two transposed operands: 10 x
     if a.dtype == v.dtype:
         return a @ v
     return torch.cat([block.double() @ v for block in a.split(_BLOCK_ROWS)])

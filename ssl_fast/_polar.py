@@ -46,7 +46,7 @@ def forward(
     width, wide = z.shape[1], torch.promote_types(z.dtype, torch.float32)
     mean = reduce(kernels.column_sums(z), "sum") / rows if center else None
     x = kernels.center(z, mean)
-    tall = rows >= width
+    tall = rows > width
     a = x if tall else x.t()
     gram = reduce(a.t() @ a, "sum")
     trace = gram.trace()

@@ -4,6 +4,7 @@ float32, bfloat16 and float16. Scratch comes from torch's allocator: a CUDA grap
 """
 
 import functools
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -102,6 +103,54 @@ def backward(
         *matrix(logits), inv_temperature, *_target(targets, values), row_stats.data_ptr(),
         row_stats.stride(0), pointer(col_stats), pointer(d_loss), d_loss_stride, factor,
         d_logits.data_ptr(), d_logits.stride(0),
+    )  # fmt: skip
+    return d_logits if out is None or fits else out.copy_(d_logits)
+
+
+def contrastive(name: str, tile: Tensor, *arguments) -> None:
+    """One epilogue on a float32 tile, in place."""
+    getattr(native.cuda(), name)(*matrix(tile), *arguments, *_place(tile))
+
+
+def prior_forward(logits: Tensor, inv_temperature: float, targets) -> tuple[Tensor, Tensor]:
+    """As `reference.prior.forward`."""
+    logits = _rows(logits)
+    given = SimpleNamespace(values=logits, scale=None, row=None, col=None)
+    given = given if targets is None else targets
+    row_stats = forward(logits, inv_temperature, given, False, 1.0)[1]
+    if targets is None:
+        row_stats[2:].zero_()
+    log_mass = _double(logits, logits.shape[1])
+    _launch(
+        "prior_columns", logits, _prior_scratch(logits),
+        *matrix(logits), inv_temperature, row_stats.data_ptr(), row_stats.stride(0),
+        log_mass.data_ptr(),
+    )  # fmt: skip
+    return row_stats, log_mass
+
+
+def prior_backward(
+    logits: Tensor,
+    inv_temperature: float,
+    targets,
+    row_stats: Tensor,
+    prior: Tensor,
+    d_loss: Tensor | None,
+    factor: float,
+    out: Tensor | None = None,
+) -> Tensor:
+    """As `reference.prior.backward`."""
+    fits = out is not None and out.dtype == logits.dtype and _has_rows(out)
+    d_logits = out if fits else torch.empty_like(logits, memory_format=torch.contiguous_format)
+    assert d_logits is not None
+    logits = _rows(logits)
+    none = 0, logits.stride(0), DTYPE_CODES[torch.float32], 0.0, 0, 0
+    target = none if targets is None else _target(targets, _target_values(targets, logits))
+    d_loss = None if d_loss is None else d_loss.float()
+    _launch(
+        "prior_backward", logits, _prior_scratch(logits),
+        *matrix(logits), inv_temperature, *target, row_stats.data_ptr(), row_stats.stride(0),
+        prior.data_ptr(), pointer(d_loss), factor, d_logits.data_ptr(), d_logits.stride(0),
     )  # fmt: skip
     return d_logits if out is None or fits else out.copy_(d_logits)
 
@@ -215,6 +264,11 @@ def _cross_entropy_scratch(logits: Tensor, symmetric: bool) -> Tensor:
     return logits.new_empty(size, dtype=torch.uint8)
 
 
+def _prior_scratch(logits: Tensor) -> Tensor:
+    size = _prior_scratch_bytes(*logits.shape, _place(logits)[0])
+    return logits.new_empty(size, dtype=torch.uint8)
+
+
 def _place(tensor: Tensor) -> tuple[int, int]:
     return tensor.device.index, torch.cuda.current_stream(tensor.device).cuda_stream
 
@@ -227,3 +281,8 @@ def _sinkhorn_scratch_bytes(n: int, k: int, dtype: int, device: int) -> int:
 @functools.lru_cache(maxsize=1024)
 def _cross_entropy_scratch_bytes(n: int, k: int, symmetric: bool, device: int) -> int:
     return native.cuda().cross_entropy_scratch_bytes(n, k, symmetric, device)
+
+
+@functools.lru_cache(maxsize=1024)
+def _prior_scratch_bytes(n: int, k: int, device: int) -> int:
+    return native.cuda().prior_scratch_bytes(n, k, device)

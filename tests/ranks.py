@@ -35,27 +35,24 @@ from ssl_fast.functional import (
     wasserstein_uniformity,
 )
 from ssl_fast.losses import (
+    AlignUniformLoss,
     DCLWLoss,
+    DINOLoss,
     FroSSLLoss,
+    IBOTLoss,
     INTLLoss,
+    KoLeoLoss,
     MECLoss,
     MMCRLoss,
     MoCoLoss,
-    NNCLRLoss,
-    ReSALoss,
-    WassersteinUniformityLoss,
-    ZeroCLLoss,
-)
-from ssl_fast.losses import (
-    DINOLoss,
-    IBOTLoss,
-    KoLeoLoss,
     MSNLoss,
+    NNCLRLoss,
     PMSNLoss,
     ReSALoss,
     SwAVLoss,
+    WassersteinUniformityLoss,
+    ZeroCLLoss,
 )
-from ssl_fast.losses import AlignUniformLoss, ReSALoss
 
 N, D = 16, 6
 PRIOR = torch.arange(1, N + 1).pow(-0.5) / torch.arange(1, N + 1).pow(-0.5).sum()
@@ -103,12 +100,14 @@ def resa_case(**options: Any) -> Any:
     return run
 
 
-def views_case(function: Any, size: float = 1.0) -> Any:
+def pair_case(function: Any, size: float = 1.0) -> Any:
     """A function of two views of unit rows, times `size`."""
 
     def run(rows: slice, group: Any) -> dict:
         x, y = ((size * unit(N, D, seed=i))[rows].requires_grad_() for i in (3, 4))
         return results(function(x, y, group), {"x": x, "y": y})
+
+    return run
 
 
 def prior_case(**options: Any) -> Any:
@@ -116,14 +115,18 @@ def prior_case(**options: Any) -> Any:
         logits = (4 * normal(N, N, seed=1))[rows].requires_grad_()
         return results(prior_kl(logits, PRIOR, group=group, **options), {"logits": logits})
 
+    return run
 
-def views_case(function: Any, columns: int, dtype: torch.dtype = torch.float32) -> Any:
+
+def columns_case(function: Any, columns: int, dtype: torch.dtype = torch.float32) -> Any:
     """Two views of `columns` columns: more or fewer than rows decides the form and what travels."""
 
     def run(rows: slice, group: Any) -> dict:
         z = {f"z{i}": normal(N, columns, seed=i).to(dtype)[rows] + 1 for i in (0, 1)}
         leaves = {name: x.clone().requires_grad_() for name, x in z.items()}
         return results(function(*leaves.values(), group), leaves)
+
+    return run
 
 
 def spectrum_case(function: Any, width: int, collapsed: bool = False) -> Any:
@@ -147,6 +150,8 @@ def msn_case(**options: Any) -> Any:
         targets = normal(N, D, seed=2)[rows]
         loss = msn(torch.cat([a, b]), targets, w, group=group, **options)
         return results(loss, {"a": a, "b": b}, {"prototypes": w})
+
+    return run
 
 
 def views_case(loss: Any, width: int, count: int = 2, lists: int = 1) -> Any:
@@ -210,10 +215,10 @@ def contrast_case(function: Any, seeds: tuple = (0, 1), **options: Any) -> Any:
         views["z1"][7] = 0
         views = {name: z[rows].clone().requires_grad_() for name, z in views.items()}
         return results(function(*views.values(), group=group, **options), views)
-    z = {
-        n: normal(N, 2 * D, seed=i).view(N, 2, D)[rows].requires_grad_() for i, n in enumerate("om")
-    }
-    return results(MMCRLoss(0.1, group=group)(z["o"], z["m"]), z)
+
+    return run
+
+
 SHARES = PRIOR.flip(0)  # a prior whose order is not that of the masses
 
 
@@ -255,6 +260,8 @@ def moco_case(rows: slice, group: Any) -> dict:
     loss(normal(N, D, seed=2)[rows], normal(N, D, seed=3)[rows])
     q, k = normal(N, D)[rows].requires_grad_(), normal(N, D, seed=1)[rows]
     return results(loss(q, k), {"query": q}) | {"same": loss.queue.rows}
+
+
 def dino_case(**options: Any) -> Any:
     """The second step: the centre has moved."""
 
@@ -349,21 +356,21 @@ CASES = {
     "msn, sinkhorn": msn_case(sinkhorn_iterations=3, reverse=True, prior_weight=2.0),
     "crops": crops_case(WIDE[:N]),
     "crops of logits": crops_case(None),
-    "variance": views_case(lambda a, b, g: variance_hinge(0.3 * a, group=g) + 0 * b.sum(), 5),
-    "covariance, reduced": views_case(
+    "variance": columns_case(lambda a, b, g: variance_hinge(0.3 * a, group=g) + 0 * b.sum(), 5),
+    "covariance, reduced": columns_case(
         lambda a, b, g: covariance_penalty(a, group=g) + 0 * b.sum(), 5
     ),
-    "vicreg, reduced": views_case(vicreg_loss, 5),
-    "vicreg, gathered": views_case(vicreg_loss, 23),
-    "vicreg, dual": views_case(vicreg_loss, 50),
-    "vicreg, half": views_case(vicreg_loss, 50, torch.bfloat16),
-    "barlow, reduced": views_case(
+    "vicreg, reduced": columns_case(vicreg_loss, 5),
+    "vicreg, gathered": columns_case(vicreg_loss, 23),
+    "vicreg, dual": columns_case(vicreg_loss, 50),
+    "vicreg, half": columns_case(vicreg_loss, 50, torch.bfloat16),
+    "barlow, reduced": columns_case(
         lambda a, b, g: cross_correlation_penalty(a, b, group=g), 5
     ),
-    "barlow, gathered": views_case(
+    "barlow, gathered": columns_case(
         lambda a, b, g: cross_correlation_penalty(a, b, group=g), 23
     ),
-    "barlow, dual": views_case(lambda a, b, g: cross_correlation_penalty(a, b, group=g), 50),
+    "barlow, dual": columns_case(lambda a, b, g: cross_correlation_penalty(a, b, group=g), 50),
     "nt_xent": contrast_case(nt_xent),
     "nt_xent, as given": contrast_case(nt_xent, normalize=False, temperature=0.05),
     "nt_xent, views": contrast_case(
@@ -407,19 +414,19 @@ CASES = {
     "intl, channels": views_case(lambda g: INTLLoss(axis=1, group=g), D),
     "zero_cl": views_case(lambda g: ZeroCLLoss(group=g), D, lists=0),
     "zero_cl, both": views_case(lambda g: ZeroCLLoss("both", group=g), 40, lists=0),
-    "uniformity": views_case(
+    "uniformity": pair_case(
         lambda x, y, group: gaussian_uniformity(x, group=group)
         + gaussian_uniformity(y, t=5.0, group=group)
     ),
-    "uniformity, far": views_case(
+    "uniformity, far": pair_case(
         lambda x, y, group: gaussian_uniformity(x, group=group)
         + gaussian_uniformity(y, group=group),
         size=40.0,
     ),
-    "alignment": views_case(
+    "alignment": pair_case(
         lambda x, y, group: alignment(x, y, alpha=1.5, group=group)
     ),
-    "align_uniform": views_case(lambda x, y, group: AlignUniformLoss(group=group)(x, y)),
+    "align_uniform": pair_case(lambda x, y, group: AlignUniformLoss(group=group)(x, y)),
 }  # fmt: skip
 
 
@@ -461,7 +468,7 @@ def main(rank: int, counts: list[int], folder: str) -> None:
                 found[name] = {case: run(rows, group) for case, run in CASES.items()}
             found[name]["ran"] = {used for _, used in ran}
     found["refusals"] = refusals(rows, group)
-    found["raw"] = views_case(raw_barlow, 5)(rows, group)
+    found["raw"] = columns_case(raw_barlow, 5)(rows, group)
     found["by name"] = by_name(rows, group)
     torch.save(found, f"{folder}/{rank}.pt")
     dist.barrier()

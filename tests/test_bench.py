@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import subprocess
+from importlib import import_module
 from pathlib import Path
 
 import numpy
@@ -12,7 +13,6 @@ import torch
 from ssl_fast.bench import __main__ as command
 from ssl_fast.bench import (
     bench_cross_entropy,
-    bench_resa,
     bench_sinkhorn,
     every_kernel,
     harness,
@@ -25,7 +25,7 @@ from ssl_fast.bench.cases import Bar, Case, Floor, Limit, Problem
 
 from ssl_fast import cli
 
-MODULES = (bench_sinkhorn, bench_cross_entropy, bench_resa)
+MODULES = [import_module(f"ssl_fast.bench.bench_{stem}") for stem in command.STEMS]
 QUICK = harness.Options(rounds=3, compile=False, backend="reference", quick=True)
 EVERY = [case for module in MODULES for case in module.CASES]
 

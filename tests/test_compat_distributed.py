@@ -9,7 +9,7 @@ import compat_ranks
 import pytest
 import torch
 from compat_cases import CASES, run
-from test_compat_lightly import EPS, NAMES, assert_equal, ours
+from test_compat_lightly import EPS, assert_equal, ours
 
 pytestmark = pytest.mark.distributed
 WORLD = 2
@@ -39,7 +39,7 @@ def found(tmp_path_factory) -> list[dict]:
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(WORLD)]
 
 
-@pytest.mark.parametrize("name", [*NAMES, "NTXentLoss, bank"])
+@pytest.mark.parametrize("name", [*compat_ranks.NAMES, "NTXentLoss, bank"])
 def test_equals_lightly(found, name) -> None:
     """The loss and the gradients of every rank, with the gathering option where there is one."""
     for rank in found:
@@ -60,7 +60,7 @@ def test_not_strict(found, name) -> None:
         torch.testing.assert_close(actual.values, half.values, rtol=2e-6, atol=0)
         rows = slice(i * 8, (i + 1) * 8)
         expected = half.gradients[0][rows]
-        torch.testing.assert_close(actual.gradients[0] / WORLD, expected, rtol=1e-5, atol=1e-8)
+        torch.testing.assert_close(actual.gradients[0] / WORLD, expected, rtol=1e-5, atol=1e-7)
 
 
 def first_view(case):

@@ -203,7 +203,7 @@ def test_layouts(backend, layout) -> None:
 @pytest.mark.parametrize("temperature", [0.5, 0.01])
 @pytest.mark.parametrize("size", [1e4, 1.0, 0.0])
 def test_degenerate_batches(backend, size, temperature) -> None:
-    """Identical rows, zero rows, rows of 1e4 unnormalised: finite; a zero row's gradient is zero."""
+    """Identical rows, zero rows, rows of 1e4 unnormalised: finite values and gradients."""
     a, b = normal(40, 6) * size, normal(40, 6, seed=1) * size
     a[3] = b[7] = 0
     a[10:20] = a[10]

@@ -75,7 +75,7 @@ def test_moco_is_its_listing(backend) -> None:
         expected = value_and_grads(lambda q: oracles.one_of_many(q, k, queue, 0.2), [q], 1)  # noqa: B023
         for actual, exact in zip(
             value_and_grads(lambda q: loss(q, k), [q], 1), expected, strict=True
-        ):  # noqa: B023
+        ):
             assert_relative(actual, exact.double(), 1e-5, tiny=1e-7)
         for key in F.normalize(k, dim=1):
             queue[pointer % 40] = key

@@ -5,6 +5,7 @@ wider than a warp's columns in registers; more rows than blocks. The emulated GP
 multiprocessors with 64 KiB each, so that small matrices take the on-chip form.
 """
 
+import contextlib
 import importlib.util
 import math
 import os
@@ -13,12 +14,24 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import oracles
 import pytest
 import torch
+from checks import assert_right
 from torch import Tensor
 
+from ssl_fast import backend, native_cuda_covariance
 from ssl_fast._polar import TorchKernels
+from ssl_fast.functional import (
+    covariance_penalty,
+    cross_correlation_penalty,
+    variance_hinge,
+    vicreg,
+)
+from ssl_fast.functional._prior import divergence
+from ssl_fast.reference import contrastive as contrastive_reference
 from ssl_fast.reference import cross_entropy as cross_entropy_reference
+from ssl_fast.reference import prior as prior_reference
 from ssl_fast.reference import sinkhorn as sinkhorn_reference
 from ssl_fast.reference import wasserstein as wasserstein_reference
 
@@ -231,6 +244,58 @@ def test_gradient_in_place_and_in_another_type(kernels):
     assert torch.equal(logits, expected)
 
 
+@contextlib.contextmanager
+def tiles_on_the_machine(kernels, rows: int, columns: int):
+    """`ssl_fast.native.contrastive`, its tiles this small, with the CUDA epilogues."""
+    from ssl_fast.native import contrastive
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("ROW_TILE", "PAIR_TILE"):
+            patch.setattr(contrastive, name, {"cpu": (rows, columns)})
+        patch.setattr(contrastive, "_run", kernels.contrastive)
+        yield contrastive
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "k"), [(19, 70)] if SANITIZED else [(1, 1), (19, 70), (70, 300)])
+def test_contrastive_rows(kernels, n, k, dtype):
+    """Factors, left-out ranges, a row without negatives; tiles of 32 x 40."""
+    x, w = random(n, 12, dtype=dtype), random(k, 12, dtype=dtype, seed=1)
+    a, b = random(1, n, seed=2)[0].abs() + 0.5, random(1, k, seed=3)[0].abs() + 0.5
+    lo = torch.arange(n) % k
+    hi = lo + min(3, k - 1)
+    if n > 1:
+        lo[n // 2], hi[n // 2] = 0, k
+    weight = torch.arange(n).double() - 2
+    with tiles_on_the_machine(kernels, 32, 40) as ours:
+        for factors, ranges, scale in (((a, b), (lo, hi), 3.0), ((None, None), (None, None), 1.0)):
+            arguments = (x, w, *factors, scale, *ranges)
+            lse, pull = ours.rows_forward(*arguments, True)
+            exact, exact_pull = contrastive_reference.rows_forward(*arguments, True)
+            assert_near(lse, exact, TOLERANCE)
+            assert_near(pull, exact_pull, 5 * TOLERANCE)
+            assert torch.equal(ours.rows_forward(*arguments, False)[0], lse)
+            push = ours.rows_backward(*arguments, exact, weight)
+            expected = contrastive_reference.rows_backward(*arguments, exact, weight)
+            assert_near(push, expected, 5 * TOLERANCE)
+
+
+@pytest.mark.parametrize("scale", [5.0, 100.0])
+@pytest.mark.parametrize(
+    ("samples", "views"), [(21, 2)] if SANITIZED else [(2, 2), (50, 2), (31, 3)]
+)
+def test_contrastive_pairs(kernels, samples, views, scale):
+    """One shift, and beyond 64 nats a maximum a row; the triangle in tiles of 32 x 40."""
+    z = random(samples * views, 12)
+    arguments = (z, 1 / z.norm(dim=1), scale, views)
+    blocks = random(samples * views, views, seed=4)
+    with tiles_on_the_machine(kernels, 32, 40) as ours:
+        lse = contrastive_reference.pairs_forward(*arguments)
+        assert_near(ours.pairs_forward(*arguments), lse, TOLERANCE)
+        expected = contrastive_reference.pairs_backward(*arguments, lse, blocks)
+        assert_near(ours.pairs_backward(*arguments, lse, blocks), expected, 5 * TOLERANCE)
+
+
 def test_statistics_of_a_slice_of_rows(kernels):
     logits, targets = random(20, 24), make_targets((20, 24), torch.float32, "dense")
     _, rows, _ = kernels.forward(logits, 7.0, targets, False, 1.0)
@@ -238,6 +303,52 @@ def test_statistics_of_a_slice_of_rows(kernels):
     part = SimpleNamespace(values=targets.values[5:12], scale=None, row=None, col=None)
     actual = kernels.backward(logits[5:12], 7.0, part, rows[:, 5:12], None, None, 1.0)
     assert torch.equal(actual, expected)
+
+
+def check_prior(kernels, logits, targets, reverse: bool, d_loss: Tensor | None = None) -> None:
+    """Statistics, log of the column sums, and the divergence's gradient, in place too."""
+    n, k = logits.shape
+    wide = logits.double()
+    row_stats, log_mass = kernels.prior_forward(logits, 7.0, targets)
+    exact_stats, exact_mass = prior_reference.forward(wide, 7.0, targets)
+    assert_near(row_stats[2:3], exact_stats[2:3], TOLERANCE)
+    assert_near(log_mass, exact_mass, TOLERANCE)
+    log_prior = random(1, k, seed=5)[0].double().log_softmax(0)
+    prior = divergence(exact_mass, n, log_prior, reverse, 2.0)[1]
+    tail = (prior, d_loss, 1 / n)
+    actual = kernels.prior_backward(logits, 7.0, targets, row_stats, *tail)
+    exact = prior_reference.backward(wide, 7.0, targets, exact_stats, *tail)
+    rounding = {torch.float32: 5 * TOLERANCE, torch.bfloat16: 2**-8, torch.float16: 2**-10}
+    assert actual.dtype == logits.dtype
+    largest, cancelled = float(exact.abs().max()), 1e-5 / n  # of terms up to 2 * 7 * 1.5 / n
+    error = float((actual.double() - exact).abs().max())
+    assert error <= rounding[logits.dtype] * largest + cancelled
+    own = logits.clone()
+    assert kernels.prior_backward(own, 7.0, targets, row_stats, *tail, own) is own
+    assert torch.equal(own, actual)
+
+
+@pytest.mark.parametrize("kind", ["none", "dense", "sinkhorn"])
+@pytest.mark.parametrize(("dtype", "target_dtype"), PAIRS)
+@pytest.mark.parametrize("shape", [(3, 2050), (19, 40)] + ([] if SANITIZED else [(1, 1), (70, 13)]))
+def test_prior(kernels, shape, dtype, target_dtype, kind):
+    logits = strided(random(*shape, dtype=dtype, seed=3))
+    targets = None if kind == "none" else make_targets(shape, target_dtype, kind)
+    check_prior(kernels, logits, targets, kind == "dense", torch.tensor(-1.5))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("case", ["1e4", "unused", "collapsed"])
+def test_prior_of_unusual_logits(kernels, case, reverse):
+    """Beyond 64 nats exponents are formed in float64; p may be exp(-500)."""
+    logits = random(37, 70)
+    if case == "1e4":
+        logits *= 1e3
+    elif case == "unused":
+        logits[:, 3] -= 500 / 7.0
+    else:
+        logits = logits[:1].repeat(37, 1)
+    check_prior(kernels, logits, make_targets((37, 70), torch.float32, "sinkhorn"), reverse)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -267,6 +378,46 @@ def test_polar_iteration(kernels, shape, center, distance):
     exact, expected = wasserstein_reference.forward(z.double(), *arguments)
     assert_near(value[None], exact[None], 1e-6)
     assert_near(gradient, expected, 1e-6)
+
+
+@pytest.fixture
+def covariance_kernels(kernels, monkeypatch):
+    """The public functions run the covariance kernels of the emulated module."""
+    monkeypatch.setattr(backend, "implementation", lambda name, stem: native_cuda_covariance)
+
+
+def vicreg_terms(z0: Tensor, z1: Tensor) -> Tensor:
+    return torch.stack(vicreg(z0, z1))
+
+
+def correlated(*shape: int, dtype=torch.float32) -> list[Tensor]:
+    return [strided((random(*shape) + 0.7 * random(*shape, seed=s) + 3).to(dtype)) for s in (1, 2)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(37, 13), (9, 70)] + ([] if SANITIZED else [(3, 2), (300, 33)]))
+def test_covariance(covariance_kernels, shape, dtype):
+    """Values and gradients in both forms; values alone by triangular tiles."""
+    z = correlated(*shape, dtype=dtype)
+    assert_right(variance_hinge, oracles.variance_hinge, z[:1], wrt=1)
+    for count in (0, 1):
+        assert_right(covariance_penalty, oracles.covariance_penalty, z[:1], wrt=count)
+    upstream = torch.tensor([0.7, -1.3, 0.4])
+    assert_right(vicreg_terms, oracles.vicreg, z, wrt=2, upstream=upstream)
+    assert_right(cross_correlation_penalty, oracles.barlow_twins, z, wrt=2)
+
+
+@pytest.mark.parametrize("shape", [(16, 96), (40, 24)])
+@pytest.mark.parametrize("kind", ["one huge column", "repeated rows", "constant"])
+def test_hostile_covariances(covariance_kernels, kind, shape):
+    z = random(*shape)
+    if kind == "one huge column":
+        z[:, 7] *= 1000
+    else:
+        z = z[torch.arange(len(z)) // (2 if kind == "repeated rows" else len(z))]
+    assert_right(covariance_penalty, oracles.covariance_penalty, [z], wrt=1)
+    half = z.bfloat16()
+    assert_right(covariance_penalty, oracles.covariance_penalty, [half], wrt=1)
 
 
 @pytest.mark.parametrize("on_chip", [True, False])

@@ -49,8 +49,7 @@ from ssl_fast.functional import (
     vicreg,
     wasserstein_uniformity,
 )
-from ssl_fast.losses import MMCRLoss, ReSALoss
-from ssl_fast.losses import AlignUniformLoss, ReSALoss
+from ssl_fast.losses import AlignUniformLoss, MMCRLoss, ReSALoss
 
 PRIOR = torch.tensor([0.5, 0.2, 0.1, 0.1, 0.1])
 INDEX = torch.tensor([4, 0, 0, 2, 1])
@@ -283,13 +282,11 @@ def calls_of_crops(name: str) -> dict[str, list[tuple]]:
     x, y, s = operands()
     a, d_loss, ops = Assignment.sinkhorn(s), torch.tensor(0.7), torch.ops.ssl_fast
     fields, scales = [s, None, None, a.row, a.col, probabilities(5, 5), *(None,) * 4], [20.0, 0.0]
-    linear = (torch.cat([x, x]), y, fields, 2, 5.0, scales, True)
-    _, row, _, cache = ops.multi_crop_forward(*linear, True, name, "")
+    linear = (torch.cat([x, x]), y, fields, 2, 5.0, scales, True, True, True, name, "")
     logits = (s, [2 * s, s.T.contiguous()], fields, 5.0, scales, True)
     _, rows, _ = ops.multi_crop_logits_forward(*logits, name, "")
     return {
-        "multi_crop_forward": [(*linear, True, name, "")],
-        "multi_crop_backward": [(*linear, row, cache, d_loss, 0.5, True, True, name)],
+        "multi_crop_forward": [linear],
         "multi_crop_logits_forward": [(*logits, name, "")],
         "multi_crop_logits_backward": [(*logits, rows, d_loss, 0.5, name)],
     }
@@ -331,7 +328,7 @@ OPERATORS = (
     "correlation_forward", "correlation_backward", "transport_forward", "transport_backward",
     "prior_kl_forward", "prior_kl_backward", "msn_forward", "msn_backward",
     "entropy_forward", "entropy_backward",
-    "multi_crop_forward", "multi_crop_backward",
+    "multi_crop_forward",
     "multi_crop_logits_forward", "multi_crop_logits_backward",
     "contrastive_rows_forward", "contrastive_rows_backward",
     "contrastive_pairs_forward", "contrastive_pairs_backward",

@@ -63,7 +63,8 @@ def run(name: str, dtype: torch.dtype = torch.float32, steps: int = 1, wrap=lamb
 def test_compiles_whole(name) -> None:
     """fullgraph=True, two steps: the eager bits, also of centre and queue."""
     torch.compiler.reset()
-    compiled = run(name, steps=2, wrap=lambda f: torch.compile(f, fullgraph=True, backend="aot_eager"))
+    options = {"fullgraph": True, "backend": "aot_eager"}
+    compiled = run(name, steps=2, wrap=lambda f: torch.compile(f, **options))
     eager = run(name, steps=2)
     if "koleo" in name:  # AOT autograd decomposes the norms in it
         for a, b in zip(compiled, eager, strict=True):

@@ -98,6 +98,18 @@ def test_pmsn_uniform_is_msn(backend) -> None:
     assert error(PMSNLoss()(*inputs), MSNLoss()(*inputs)) > 1e-4
 
 
+@pytest.mark.parametrize("iterations", [0, 3])
+def test_more_samples_than_a_tile_has(backend, iterations) -> None:
+    """Few prototypes: the teacher's product is kept whole while its targets come by tiles."""
+    inputs = operands(2, 512, 16, 20)
+    loss = MSNLoss(sinkhorn_iterations=iterations)
+    found = loss(*inputs)
+    wide = [x.double() for x in inputs]
+    torch.testing.assert_close(
+        found.double(), formula(*wide, sinkhorn_iterations=iterations), rtol=1e-5, atol=0
+    )
+
+
 def test_defaults_are_the_official_ones() -> None:
     loss = MSNLoss()
     assert (loss.temperature, loss.sharpening, loss.prior_weight) == (0.1, 0.25, 1.0)

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 for package in ("lightning", "torchvision", "sklearn", "timm", "jsonargparse", "rich"):
     pytest.importorskip(package, reason="the driver needs pip install ssl_fast[train]")
@@ -25,7 +26,12 @@ SMALL = {  # where a method has the option
     "queue_length": 128,
     "queue_epoch": 0,
     "freeze_epochs": 0,
+    "predictor_dim": 32,
+    "whitening_size": 32,
+    "clusters": "[5,8]",
+    "first_epoch": 0,
 }
+WIDE = {"cw_rgp": {"embedding_dim": 144, "hidden_dim": 256}}  # groups wider than the batch
 COMMAND = (
     "train --data digits --encoder small-4 --batch-size 64 --threads 1 --accelerator cpu "
     "--progress off --warmup-epochs 0.2"
@@ -48,10 +54,14 @@ def unmeasured(monkeypatch):
 
 
 def train(folder, method, *more):
-    options = inspect.signature(METHODS[method]).parameters
-    if method == "pmsn":
-        options = options | inspect.signature(METHODS["msn"]).parameters
-    own = [f"--{method}.{name}={value}" for name, value in SMALL.items() if name in options]
+    known = {
+        name
+        for parent in METHODS[method].__mro__
+        if "__init__" in vars(parent)
+        for name in inspect.signature(parent.__init__).parameters
+    }
+    small = SMALL | WIDE.get(method, {})
+    own = [f"--{method}.{name}={value}" for name, value in small.items() if name in known]
     return main([*COMMAND, "--method", method, *own, "--run-dir", str(folder), *more])
 
 
@@ -76,7 +86,7 @@ def test_masked_methods_on_a_transformer(method, tmp_path):
     assert train(tmp_path, method, *more) == 0
 
 
-@pytest.mark.parametrize("method", ["swav", "dino"])
+@pytest.mark.parametrize("method", ["swav", "pauc"])
 def test_ended_in_mid_epoch_and_resumed_is_bitwise_the_same(method, tmp_path, monkeypatch, capsys):
     """SIGTERM at step 33 of 44, and a crash at step 40 of what is left."""
 
@@ -135,6 +145,15 @@ def test_ended_in_mid_epoch_and_resumed_is_bitwise_the_same(method, tmp_path, mo
         ("--method dino --dino.momentum 2", "between 0 and 1"),
         ("--method swa", "Did you mean 'swav'?"),
         ("--method swav --swav.prototype 5", "Did you mean --swav.prototypes?"),
+        ("--method wmse --batch-size 100", "must be a multiple of it, such as 64"),
+        ("--method wmse --wmse.embedding-dim 64", "must be above embedding_dim 64"),
+        ("--method cw_rgp --batch-size 256", "fewer groups, or a larger embedding_dim"),
+        ("--method simclr --batch-size 1", "at least 2"),
+        ("--method moco_v2 --moco-v2.queue-length 0", "queue_length must be at least 1"),
+        ("--method simclr --simclr.temperature 0", "temperature must be"),
+        ("--method pcl --pcl.clusters [1]", "at least 2"),
+        ("--method pcl --pcl.clusters [2000]", "2000 clusters of 1437 images"),
+        ("--method barlow", "Did you mean 'barlow_twins'?"),
         ("--clip -1", "at least 0"),
         ("--optimizer adamm", "adamw"),
         ("--uniformity w3", "w2"),
@@ -145,6 +164,34 @@ def test_mistakes_are_explained(arguments, message, tmp_path, monkeypatch, capsy
     assert main(["train", *arguments.split()]) == 2
     assert message in capsys.readouterr().err.replace("\n", " ")
     assert not list(tmp_path.iterdir()), "a refused run leaves no folder behind"
+
+
+@pytest.mark.parametrize("method", ["simclr", "byol", "msn"])
+def test_the_auxiliary_term(method, tmp_path, monkeypatch):
+    """Its weight times W2 is what it adds to the method's loss."""
+    from ssl_fast.functional import wasserstein_uniformity
+    from ssl_fast.train.module import Pretraining
+
+    found = []
+    old_step, old_loss = Pretraining.training_step, METHODS[method].loss
+
+    def loss(self, batch):
+        out = old_loss(self, batch)
+        z = [F.normalize(view) for view in out.projections[:2]]
+        found.append([out.loss.item(), wasserstein_uniformity(torch.cat(z)).item()])
+        return out
+
+    def step(self, *arguments):
+        total = old_step(self, *arguments)
+        found[-1].append(total.item())
+        return total
+
+    monkeypatch.setattr(METHODS[method], "loss", loss)
+    monkeypatch.setattr(Pretraining, "training_step", step)
+    more = ("--uniformity", "w2", "--uniformity-weight", "5", "--batch-size", "512")
+    assert train(tmp_path, method, "--epochs", "4", *more) == 0
+    weights = [(total - alone) / w2 for alone, w2, total in found]
+    assert weights == pytest.approx([3.75] * 2 + [2.5] * 2 + [1.25] * 2 + [0.0] * 2, abs=1e-4)
 
 
 @pytest.mark.parametrize("order", ["fixed", "sorted"])

@@ -61,7 +61,14 @@ def usual(dtype: torch.dtype) -> None:
     stats = cross_entropy.forward(scores, 10.0, targets, False, 1.0)[1]
     cross_entropy.backward(scores, 10.0, targets, stats, None, meta(), 1.0)
     sinkhorn.evaluate(scores, SCALE, potential(4096), potential(3000))
+    prior_term(scores, targets)
     wasserstein(dtype, 1024, 512)
+
+
+def prior_term(logits: torch.Tensor, targets, d_loss: torch.Tensor | None = None) -> None:
+    prior, out = kernels("prior"), meta(2, logits.shape[1], dtype=torch.float64)
+    stats, _ = prior.forward(logits, 10.0, targets)
+    prior.backward(logits, 10.0, targets, stats, out, d_loss, 1.0)
 
 
 def wasserstein(dtype: torch.dtype, n: int, d: int) -> None:
@@ -95,6 +102,8 @@ def unusual(dtype: torch.dtype) -> None:
         logits, targets = meta(n, n, dtype=dtype), dense_targets(n, n, dtype)
         _, rows, columns = cross_entropy.forward(logits, 10.0, targets, True, 1.0)
         cross_entropy.backward(logits, 10.0, targets, rows, columns, d_loss, 1.0)
+    prior_term(scores, None, meta())
+    prior_term(meta(128, 128, dtype=dtype), dense_targets(128, 128, dtype))
 
 
 def smallest() -> None:
@@ -106,6 +115,7 @@ def smallest() -> None:
     for targets in (dense_targets(1, 1, SINGLE), scored_targets(1, 1, SINGLE)):
         _, rows, columns = cross_entropy.forward(one, 10.0, targets, True, 1.0)
         cross_entropy.backward(one, 10.0, targets, rows, columns, meta(1), 1.0)
+        prior_term(one, targets, meta())
         cross_entropy.linear_forward(one, one, 10.0, targets, True, 1.0)
         cross_entropy.linear_backward(
             one, one, 10.0, targets, rows, columns, meta(1), 1.0, True, True
@@ -139,20 +149,58 @@ def column_gradient(dtype: torch.dtype) -> None:
     cross_entropy.linear_backward(x, x, 10.0, targets, rows, columns, meta(n), 1.0, False, True)
 
 
+def contrastive(dtype: torch.dtype, widths: tuple[int, ...]) -> None:
+    """NT-Xent, a queue, and both gradients with left-out ranges."""
+    module, n, k = kernels("contrastive"), 8192, 65536
+    for d in widths:
+        x, w = meta(n, d, dtype=dtype), meta(k, d, dtype=dtype)
+        module.rows_forward(x, w, meta(n), None, 5.0, None, None, True)
+        ranges = (meta(n, dtype=torch.int64), meta(n, dtype=torch.int64))
+        lse, _ = module.rows_forward(x, w, meta(n), meta(k), 5.0, *ranges, False)
+        module.rows_backward(x, w, meta(n), meta(k), 5.0, *ranges, lse, potential(n))
+        lse = module.pairs_forward(x, meta(n), 5.0, 2)
+        module.pairs_backward(x, meta(n), 5.0, 2, lse, meta(n, 2))
+def covariances(dtype: torch.dtype, n: int = 1024, d: int = 4096) -> None:
+    """Every kernel of the stem, on views (n, d) with the products in float32."""
+    stem = kernels("covariance")
+    z, wide, gram = meta(n, d, dtype=dtype), meta(n, d), meta(n, n)
+    stats, factors, flag = meta(2, d, dtype=torch.float64), potential(2), meta(dtype=torch.bool)
+    mean, beta = stats
+    stem.moments(z, stats, wide, 1e-5)
+    stem.center(z, mean, None, wide)
+    stem.inner(gram, gram)
+    stem.squared_distance(z, z)
+    stem.triangle(meta(128, d), 0.1)
+    stem.off_diagonal_squares(z, mean, 0.1, flag)
+    stem.rescue_gradient(z, z, None, mean, beta, factors, flag, wide)
+    for push, other in ((wide, z), (None, z), (wide, None)):
+        stem.gradient(push, z, other, mean, beta, factors, z)
+    stem.correlation_tile(meta(256, d), 256, n, 5e-3)
+    for other, column in ((wide, beta), (None, None)):
+        stem.correlation_dots(wide, wide, other, 0.5, column)
+        stem.correlation_gradient(wide, wide, other, 0.5, column, mean, beta, wide)
+
+
 def launches(capability: int) -> list[Launch]:
     """The usual in every dtype on every GPU; what is rarer in bfloat16 for sm_90."""
     with recorded() as found:
         for dtype in (*HALF, SINGLE) if capability == 90 else (torch.bfloat16, SINGLE):
             usual(dtype)
         column_gradient(torch.bfloat16)
+        covariances(torch.bfloat16)
         linear(torch.bfloat16, (64, 128, 256, 512))
         linear(torch.float16, (256,))
         linear(SINGLE, (64, 128))
+        contrastive(torch.bfloat16, (128,))
+        contrastive(SINGLE, (128,))
         if capability == 90:
+            covariances(torch.float16, 64, 128)
+            covariances(SINGLE)
             unusual(torch.bfloat16)
             smallest()
             column_gradient(SINGLE)
             linear(torch.float16, (64, 128, 256, 512))
+            contrastive(torch.float16, (256, 512))
     return list(dict.fromkeys(found))
 
 
@@ -160,7 +208,10 @@ def launches(capability: int) -> list[Launch]:
 def test_kernels_compile(capability):
     global _todo
     _todo = [(launch, capability) for launch in launches(capability)]
+    assert len({launch.kernel.fn for launch, _ in _todo}) == 12
+    assert len({launch.kernel.fn for launch, _ in _todo}) == 19
     assert len({launch.kernel.fn for launch, _ in _todo}) == 13
+    assert len({launch.kernel.fn for launch, _ in _todo}) == 16
     with multiprocessing.get_context("fork").Pool(2) as pool:
         faults = [fault for fault in pool.map(_compile, range(len(_todo)), chunksize=1) if fault]
     assert not faults, "\n".join(faults)

@@ -14,8 +14,11 @@ from triton_harness import (
     SCALE,
     assignment,
     balanced,
+    check_contrast,
     check_cross_entropy,
     check_linear,
+    check_pairs,
+    check_prior,
     check_sinkhorn,
     factored,
     kernels,
@@ -250,10 +253,51 @@ def test_only_the_gradient_asked_for():
     assert d_x is None and d_weight.shape == weight.shape
 
 
+@dtypes
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_prior(shape, dtype):
+    """Alone, and with the cross-entropy of dense targets and of an assignment."""
+    (n, k), reverse = shape, dtype != torch.float32
+    logits, log_prior = scores(n, k, dtype, 1.0), normal(k, seed=3).double().log_softmax(0)
+    check_prior(logits, 7.0, None, log_prior, reverse)
+    check_prior(logits, 7.0, balanced(scores(n, k, dtype)), None, reverse, torch.tensor(-1.5))
+    targets = assignment(values=probabilities(n, k, dtype=dtype))
+    check_prior(logits, 7.0, targets, log_prior, reverse)
+
+
+@pytest.mark.parametrize("case", ["1e4", "unused", "collapsed", "strided"])
+def test_prior_of_unusual_logits(case):
+    """Beyond 64 nats exponents are formed in float64; p may be exp(-500)."""
+    logits = scores(37, 70, size=1.0)
+    if case == "1e4":
+        logits *= 1e4
+    elif case == "unused":
+        logits[:, 3] -= 500.0
+    elif case == "collapsed":
+        logits = logits[:1].expand(37, 70).contiguous()
+    else:
+        logits = torch.nn.functional.pad(logits, (3, 5), value=float("nan"))[:, 3:-5]
+    log_prior = normal(70, seed=3).double().log_softmax(0)
+    for reverse in (False, True):
+        check_prior(logits, 1.0, balanced(scores(37, 70)), log_prior, reverse)
+
+
+def test_prior_runs_in_msn():
+    """The losses take it: value and gradients of PMSN under the Triton backend."""
+    inputs = [normal(14, 5), normal(7, 5, seed=1), normal(31, 5, seed=2)]
+    with ssl_fast.set_backend("triton"), backend.trace() as ran:
+        assert_right(
+            lambda a, c: functional.msn(a, inputs[1], c, sinkhorn_iterations=2),
+            lambda a, c: oracles.msn_loss(a, inputs[1].to(a), c, sinkhorn_iterations=2),
+            [inputs[0], inputs[2]], 2,
+        )  # fmt: skip
+    assert {name for _, name in ran} == {"triton"} and "prior" in {stem for stem, _ in ran}
+
+
 def test_every_table_entry(monkeypatch):
     """Each entry alone, on a problem of more than one of its tiles."""
     entries = list(single_entry_tables())
-    assert len(entries) == 24
+    assert len(entries) == 28
     for module, name, table in entries:
         with monkeypatch.context() as patch:
             patch.setattr(module, name, table)
@@ -264,6 +308,9 @@ def _check_entry(module, name, table) -> None:
     if module is kernels("sinkhorn"):
         values = scores(35, table[0][2] + 5 if name == "ROWS" else 131)
         assert_close(module.dense(values, SCALE, None, 2, False), exact_dense(values))
+    elif module is kernels("prior"):
+        n, k = (table[0][2] + 5, 67) if name == "SUMS" else (17, table[0][2] + 5)
+        check_prior(normal(n, k), 2.0, balanced(scores(n, k)))
     elif module is kernels("cross_entropy"):
         n, k = (67, 67) if name == "COLUMNS" else (17, table[0][2] + 5)
         check_cross_entropy(normal(n, k), 2.0, balanced(scores(n, k)), name == "COLUMNS")
@@ -323,6 +370,53 @@ def test_resa_runs_here():
         *([v.double() for v in views], [v.double() for v in others]), h.double(), momentum.double()
     )
     torch.testing.assert_close(loss.double(), expected, atol=1e-6, rtol=1e-6)
+
+
+@dtypes
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (35, 70, 24), (131, 67, 40), (20, 40, 300)], ids=str)
+def test_contrastive_rows(sizes, dtype):
+    """With and without norms as factors and left-out ranges; a row without any negative."""
+    n, k, d = sizes
+    x, w = (normal(n, d) / d**0.5).to(dtype), normal(k, d, seed=1).to(dtype)
+    check_contrast(x, w, 5.0)
+    first = torch.arange(n) % k
+    count = torch.where(torch.arange(n) == 2, k, 2)
+    lo = torch.where(torch.arange(n) == 2, 0, first)
+    check_contrast(x, w, 3.0, (torch.rand(n) + 0.5, torch.rand(k) + 0.5), (lo, lo + count))
+
+
+@dtypes
+@pytest.mark.parametrize("sizes", [(2, 2, 3), (67, 2, 24), (30, 5, 40), (11, 3, 300)], ids=str)
+def test_contrastive_pairs(sizes, dtype):
+    """Blocks of an odd number of views meet the tiles' edges."""
+    samples, views, d = sizes
+    z = normal(samples * views, d, dtype=dtype)
+    check_pairs(z, 1 / z.float().norm(dim=1), 5.0, views)
+    check_pairs(z / d**0.5, None, 2.0, views)
+
+
+def test_contrastive_of_large_similarities():
+    z = normal(70, 24) * 30
+    check_pairs(z, None, 1.0, 2)
+
+
+def test_contrastive_functions():
+    """Twice PyTorch's own float32 error at most, and Triton alone has run."""
+    a, b, queue = normal(21, 8), normal(21, 8, seed=1), normal(37, 8, seed=2)
+    index, phi = torch.arange(21), torch.rand(37) + 0.2
+    with ssl_fast.set_backend("triton"), backend.trace() as ran:
+        assert_right(functional.nt_xent, lambda *z: oracles.nt_xent(list(z), 0.5), [a, b], 2)
+        assert_right(functional.decoupled_nt_xent, lambda *z: oracles.decoupled(*z, 0.1), [a, b], 2)
+        assert_right(
+            lambda *z: functional.info_nce(*z), lambda *z: oracles.one_of_many(*z, 0.2),
+            [a, b, queue], 3,
+        )  # fmt: skip
+        assert_right(functional.info_nce, lambda *z: oracles.one_of_many(*z, None, 0.2), [a, b], 2)
+        assert_right(
+            lambda z, c: functional.proto_nce(z, c, phi, index),
+            lambda z, c: oracles.proto_nce(z, c, phi, index), [a, queue], 2,
+        )  # fmt: skip
+    assert set(ran) == {("contrastive", "triton")}
 
 
 def test_bitwise_repeatable():

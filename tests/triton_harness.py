@@ -16,7 +16,9 @@ import torch
 from checks import same_bits
 from torch import Tensor
 
+import ssl_fast.reference.contrastive
 import ssl_fast.reference.cross_entropy
+import ssl_fast.reference.prior
 import ssl_fast.reference.sinkhorn  # noqa: F401
 from ssl_fast import reference
 
@@ -120,6 +122,65 @@ def check_linear(
     d_logits = exact.backward(logits, inv_temperature, exact_targets, *expected[1:], d_loss, 0.5)
     _check_gradient(d_x, d_logits @ weight.double(), logit)
     _check_gradient(d_weight, d_logits.T @ x.double(), logit)
+
+
+def check_contrast(
+    x: Tensor,
+    w: Tensor,
+    scale: float,
+    factors: tuple[Tensor | None, Tensor | None] = (None, None),
+    without: tuple[Tensor | None, Tensor | None] = (None, None),
+) -> None:
+    """Rows against rows: log-sum-exps and both gradients."""
+    ours, exact = kernels("contrastive"), reference.contrastive
+    arguments = (*factors, scale, *without)
+    lse, pull = ours.rows_forward(x, w, *arguments, True)
+    expected, exact_pull = exact.rows_forward(x, w, *arguments, True)
+    _close(lse, expected, NATS, 1e-6)
+    _check_gradient(pull, exact_pull)
+    weight = torch.rand(len(x), dtype=torch.float64)
+    push = ours.rows_backward(x, w, *arguments, expected, weight)
+    _check_gradient(push, exact.rows_backward(x, w, *arguments, expected, weight))
+
+
+def check_pairs(z: Tensor, a: Tensor | None, scale: float, views: int) -> None:
+    """Rows against themselves."""
+    ours, exact = kernels("contrastive"), reference.contrastive
+    lse = exact.pairs_forward(z, a, scale, views)
+    rounding = 2e-7 * float(z.double().square().sum(1).max()) * scale if a is None else 0.0
+    _close(ours.pairs_forward(z, a, scale, views), lse, NATS + rounding, 1e-6)
+    blocks = torch.rand(len(z), views)
+    expected = exact.pairs_backward(z, a, scale, views, lse, blocks)
+    _check_gradient(ours.pairs_backward(z, a, scale, views, lse, blocks), expected, rounding)
+
+
+def check_prior(
+    logits: Tensor,
+    inv_temperature: float,
+    targets: SimpleNamespace | None,
+    log_prior: Tensor | None = None,
+    reverse: bool = False,
+    d_loss: Tensor | None = None,
+) -> None:
+    """Forward and backward, in place too; the gradient is that of the divergence."""
+    from ssl_fast.functional._prior import divergence
+
+    ours, exact = kernels("prior"), reference.prior
+    wide = logits.double()
+    row_stats, log_mass = ours.forward(logits, inv_temperature, targets)
+    exact_stats, exact_mass = exact.forward(wide, inv_temperature, targets)
+    lse = [stats[0] * inv_temperature + stats[1] for stats in (row_stats, exact_stats)]
+    _close(lse[0], lse[1], 1e-6, 1e-7)
+    _close(row_stats[2], exact_stats[2], 1e-7, NATS)
+    _close(log_mass, exact_mass, NATS, 1e-7)
+    prior = divergence(exact_mass, len(logits), log_prior, reverse, 2.0)[1]
+    gradient = (inv_temperature, targets, row_stats, prior, d_loss, 0.5)
+    d_logits = ours.backward(logits, *gradient)
+    expected = exact.backward(wide, inv_temperature, targets, exact_stats, prior, d_loss, 0.5)
+    _check_gradient(d_logits, expected)
+    buffer = logits.clone()
+    assert ours.backward(buffer, *gradient, out=buffer) is buffer
+    assert same_bits(buffer, d_logits)
 
 
 def _check_statistics(

@@ -30,7 +30,7 @@ from ._statistics import (
     total_loss,
 )
 
-__all__ = ["backward", "forward", "linear_backward", "linear_forward"]
+__all__ = ["backward", "forward", "linear_backward", "linear_forward", "statistics"]
 
 # Columns, at most -> rows of a tile, columns of a tile, warps.                          unmeasured
 ROWS = (
@@ -47,8 +47,8 @@ def forward(
     logits: Tensor, inv_temperature: float, targets, symmetric: bool, factor: float
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Loss times `factor`, row_stats (4, N), col_stats (3, K) or None; float64 statistics."""
-    row_stats = _statistics(logits, inv_temperature, targets, transposed=False)
-    col_stats = _statistics(logits, inv_temperature, targets, True) if symmetric else None
+    row_stats = statistics(logits, inv_temperature, targets, transposed=False)
+    col_stats = statistics(logits, inv_temperature, targets, True) if symmetric else None
     loss = total_loss(row_stats, col_stats, factor)
     return loss, row_stats, None if col_stats is None else col_stats[:3]
 
@@ -80,7 +80,7 @@ def backward(
     return out
 
 
-def _statistics(logits: Tensor, inv_temperature: float, targets, transposed: bool) -> Tensor:
+def statistics(logits: Tensor, inv_temperature: float, targets, transposed: bool) -> Tensor:
     """(4, N) float64: shift, log, mass, loss of the rows, or of the columns of logits."""
     values = targets.values
     operands = [logits, *logits.stride(), values, *values.stride(), targets.scale or 0.0]

@@ -6,6 +6,7 @@
 // targets once (twice when symmetric: N is a batch there, L2 holds it); backward reads both once
 // and writes the gradient. One exp2 an element, one more where q is evaluated.
 #include "evaluate.cuh"
+#include "logits.cuh"
 #include "ssl_fast_cuda.h"
 
 namespace ssl_fast {
@@ -16,15 +17,6 @@ constexpr int kPacksAtOnce = 4;
 constexpr int kTile = 8;  // columns combined by one block
 constexpr int kCombineThreads = 256;
 constexpr int kColumnThreads = 128;
-
-template <typename T>
-struct Logits {
-  const T* data;  // (N, K)
-  int64_t stride, n;
-  int columns;
-  double inv_temperature;
-  float scale2;  // inv_temperature / log 2
-};
 
 // Softmax and cross terms of a set of elements, relative to their largest logit (in logit units):
 //   sum = sum_k exp(l_k - l_max),  mass = sum_k q_k,  cross = sum_k q_k (max - logit_k)
@@ -199,17 +191,6 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   if (threadIdx.x == 0) *loss = static_cast<float>(factor * sum);
 }
 
-// P = exp2(scale2 (logit - shift) - log2): one row's or one column's softmax and its mass.
-struct Softmax {
-  float shift, log2, mass;
-};
-
-__device__ __forceinline__ Softmax softmax_of(const double* stats /*(3, ...)*/, int64_t stride,
-                                              int64_t i) {
-  return {static_cast<float>(stats[i]), static_cast<float>(stats[stride + i] * kLog2e),
-          static_cast<float>(stats[2 * stride + i])};
-}
-
 __device__ __forceinline__ float mass_times_softmax(const Softmax& softmax, float logit,
                                                     float scale2) {
   return softmax.mass * exp2_fast(fmaf(logit - softmax.shift, scale2, -softmax.log2));
@@ -259,39 +240,12 @@ __global__ void __launch_bounds__(kColumnThreads, 1)
 
 // ---- host
 
-template <typename T>
-Logits<T> view(const Scores& s, double inv_temperature) {
-  return {
-      static_cast<const T*>(s.data), s.stride,        s.n,
-      static_cast<int>(s.k),         inv_temperature, static_cast<float>(inv_temperature * kLog2e)};
-}
-
 int64_t column_chunks(int64_t n, int64_t k) { return column_owner(n, k, 8, nullptr).grid.y; }
 
 // Unmeasured: one round of loads a thread, so that many rows are in flight on a multiprocessor.
 int row_threads(int64_t k, int width) {
   const int64_t warps = ceil_div(k, width * kPacksAtOnce * kWarp);
   return static_cast<int>(std::min<int64_t>(256, warps * kWarp));
-}
-
-// Calls function(T, Q, V) for logits of T against targets of float32 or of T.
-template <typename Function>
-void dispatch_pair(const Scores& logits, const Scores& values, bool more_aligned,
-                   Function function) {
-  dispatch(logits.dtype, [&](auto type) {
-    using T = typename decltype(type)::type;
-    auto with = [&](auto value_type) {
-      using Q = typename decltype(value_type)::type;
-      constexpr int width = 16 / sizeof(T);
-      const bool fits = more_aligned && is_aligned<T>(logits.data, logits.stride, logits.k) &&
-                        is_aligned<Q>(values.data, values.stride, values.k) &&
-                        values.stride % width == 0;
-      dispatch_width<T>(fits, [&](auto v) { function(type, value_type, v); });
-    };
-    if (values.dtype == kFloat32) return with(Type<float>());
-    if (values.dtype == logits.dtype) return with(type);
-    throw std::runtime_error("ssl_fast: targets must be float32 or of the logits' type");
-  });
 }
 
 }  // namespace

@@ -301,7 +301,7 @@ def _stacked(z: Tensor, others: Sequence[Tensor], normalize: bool) -> tuple[Tens
 
 
 def _positives(unit: Tensor, inv_temperature: float) -> tuple[Tensor, Tensor]:
-    """(N, V) float64: log-sum-exp over the other views; (N, V, V): their softmax, 0 on the diagonal."""
+    """(N, V) log-sum-exp over the other views, (N, V, V) their softmax, 0 for oneself; float64."""
     views = unit.shape[1]
     if views == 2:
         logit = (unit[:, 0] * unit[:, 1]).sum(1).double() * inv_temperature

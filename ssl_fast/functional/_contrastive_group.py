@@ -54,7 +54,7 @@ def pairs_over_ranks(
 
 
 class _Unit(torch.autograd.Function):
-    """x / max(norm, 1e-12) in float64, rows along the last axis; a zero row gets a zero gradient."""
+    """x / max(norm, 1e-12) along the last axis in float64; a zero row gets a zero gradient."""
 
     @staticmethod
     def forward(ctx, x):

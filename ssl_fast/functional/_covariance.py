@@ -14,7 +14,7 @@ from .. import backend
 from . import _distributed
 from ._autograd import first_output_only, once_differentiable
 from ._covariance_products import Rows, covariance, dual_gradient, is_dual
-from ._cross_correlation import correlation
+from ._cross_correlation import correlation, own_correlation
 from ._operator import operator
 from ._tiles import product_dtype
 
@@ -69,13 +69,13 @@ class Correlation(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, d_loss, *_):
         if d_loss is None:
-            return (None,) * 7
+            return (None,) * 8
         z0, kept = ctx.saved_tensors
         grads = (
             (d * d_loss).to(z0.dtype) if wanted else None
             for d, wanted in zip(kept, ctx.needs_input_grad[:2], strict=True)
         )
-        return *grads, *[None] * 5
+        return *grads, *[None] * 6
 
 
 def _fake_forward(z0, z1, gamma, eps, blocks, parts, want_grad, name, group):
@@ -180,7 +180,7 @@ def covariance_backward(
     return grads[0], grads[1]
 
 
-def _fake_correlation(z0, z1, weight, eps, want_grad, name, group):
+def _fake_correlation(z0, z1, weight, eps, own, want_grad, name, group):
     wide = product_dtype(z0)
     shape = (2, *z0.shape) if want_grad else (0,)
     return z0.new_empty((), dtype=wide), z0.new_empty(shape, dtype=wide)
@@ -192,6 +192,7 @@ def cross_correlation_forward(
     z1: Tensor,  # (N, D)
     weight: float,
     eps: float,
+    own_statistics: bool,
     want_grad: bool,
     name: str,
     group: str,
@@ -200,7 +201,8 @@ def cross_correlation_forward(
     kernels = backend.implementation(name, "covariance")
     rows, wide = Rows(z0, group), product_dtype(z0)
     kept = z0.new_empty((2, *z0.shape) if want_grad else (0,), dtype=wide)
-    loss = correlation(kernels, [z0, z1], rows, weight, eps, kept if want_grad else None)
+    form = own_correlation if own_statistics else correlation
+    loss = form(kernels, [z0, z1], rows, weight, eps, kept if want_grad else None)
     if group:
         kept *= _distributed.world_size(group)
     return torch.as_tensor(loss, dtype=wide, device=z0.device), kept

@@ -81,7 +81,7 @@ def covariance(kernels: Any, z: Tensor, rows: Rows, stats: Tensor, kept: Tensor 
         everything = _distributed.gather(z, group)
         g = _gram(kernels, everything, stats, dtype, None if group else kept)
         whole, squares = kernels.inner(g, g), stats[1].square().sum()
-        rescue = on_device(kernels)
+        rescue = on_device(kernels, z)
         if not rescue and cancels(whole, squares, g):
             g = _gram(kernels, everything, stats, torch.float64, None)
             whole, squares = kernels.inner(g, g), stats[1].square().sum()
@@ -108,9 +108,9 @@ def covariance(kernels: Any, z: Tensor, rows: Rows, stats: Tensor, kept: Tensor 
     return _direct(kernels, centred, centred, scale, kept, rows.sum)
 
 
-def on_device(kernels: Any) -> bool:
-    """Whether a backend replaces coarse results where they are, without telling the host."""
-    return hasattr(kernels, "rescue_gradient")
+def on_device(kernels: Any, z: Tensor) -> bool:
+    """Whether the backend replaces coarse results where they are, without telling the host."""
+    return hasattr(kernels, "on_device") and kernels.on_device(z)
 
 
 def cancels(whole: Any, squares: Any, g: Tensor) -> bool:
@@ -128,7 +128,7 @@ def dual_gradient(
 ) -> None:  # fmt: skip
     """out = f_0 G Z + beta_d Z + f_1 (z - other), chunk by chunk; all rows are here."""
     whole, squares = kernels.inner(g, g), stats[1].square().sum()
-    if not on_device(kernels) and cancels(whole, squares, g):
+    if not on_device(kernels, z) and cancels(whole, squares, g):
         g = _gram(kernels, z, torch.empty_like(stats), torch.float64, None)
     for columns, centred in chunks(z, g.dtype):
         kernels.center(z[:, columns], stats[0, columns], None, centred)
@@ -136,7 +136,7 @@ def dual_gradient(
         push = torch.mm(g, centred, out=d if d.dtype == g.dtype else None)
         others = None if other is None else other[:, columns]
         kernels.gradient(push, z[:, columns], others, stats[0, columns], beta[columns], factors, d)
-    if on_device(kernels):
+    if on_device(kernels, z):
         rest = beta + factors[0] * stats[1]  # without -c of the dual
         flag = _flag(whole, squares)
         kernels.rescue_gradient(z, z, other, stats[0], rest, factors, flag, out)
@@ -153,7 +153,7 @@ def _gathered_push(
         mean, beta = stats[0, columns], -stats[1, columns]
         push = mine @ centred
         kernels.gradient(push, z_mine[:, columns], None, mean, beta, factors, kept[:, columns])
-    if on_device(kernels):
+    if on_device(kernels, z):
         flag = _flag(kernels.inner(g, g), stats[1].square().sum())
         beta = torch.zeros_like(stats[1])
         kernels.rescue_gradient(z, z_mine, None, stats[0], beta, factors, flag, kept)
@@ -168,7 +168,7 @@ def _direct(
     push = mine (Z^T Z - diag c)
     """
     columns = z.shape[1]
-    if push is None and reduce is None and hasattr(kernels, "off_diagonal_squares"):
+    if push is None and reduce is None and on_device(kernels, z):
         zeros = z.new_zeros(columns, dtype=torch.float64)
         return kernels.off_diagonal_squares(z, zeros, scale, None)
     total: Any = 0.0

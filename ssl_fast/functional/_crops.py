@@ -70,9 +70,10 @@ class Teachers:
         held = self.targets[t]
         if held.z is None or held.z.dtype not in (torch.float32, torch.float64):
             return self._dense(t, rows).t().contiguous()
-        scores = self.scores
-        if scores is None:
+        if self.scores is None:
             scores = torch.mm(held.prototypes, held.z[rows].t())
+        else:
+            scores = self.scores[:, rows].contiguous()
         row = held.row.new_zeros(len(scores)) if held.col is None else held.col
         kernels = backend.implementation(self.name, "sinkhorn")
         q = kernels.evaluate(scores, held.scale, row, held.row[rows])
@@ -112,60 +113,60 @@ class Crops:
         self.inv_temperature = inv_temperature
         self.samples = x.shape[0] // len(teachers.sets)
 
-    def forward(self, with_prior: bool, kept: int) -> tuple[Tensor, Tensor | None, Tensor]:
-        """row_stats (4, V M); log of the column sums of P, if wanted; the kept tiles (kept, K).
+    def gradients(
+        self, need_x: bool, need_weight: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """row_stats (4, V M), and (d_x, d_weight) of the rows' summed losses: one visit a tile."""
+        kernels = backend.implementation(self.teachers.name, "cross_entropy")
+        row_stats = self.x.new_empty((4, self.x.shape[0]), dtype=torch.float64)
+        one = self.x.new_ones((), dtype=product_dtype(self.x))
+        sums = Products(self.x, self.weight, one, 1.0, need_x, need_weight, wide=True)
+        for _, own, target in self._visits(0):
+            tile = product(self.x[own], self.weight)
+            stats = kernels.forward(tile, self.inv_temperature, target, False, 1.0)[1]
+            row_stats[:, own] = stats
+            if need_x or need_weight:
+                kernels.backward(tile, self.inv_temperature, target, stats, None, None, 1.0, tile)
+                sums.add(own, tile)
+        return row_stats, *sums.result()
 
-        Kept tiles are d_logits for d_loss = 1; with a prior they are logits until `finish_kept`.
+    def forward(self, kept: int) -> tuple[Tensor, Tensor, Tensor]:
+        """With a prior: row_stats (4, V M), log of the column sums of P, the kept tiles (kept, K).
+
+        These are logits until `finish_kept` makes them d_logits for d_loss = 1.
         """
-        kernels = self._kernels(with_prior)
-        rows, columns = self.x.shape[0], self.weight.shape[0]
-        row_stats = self.x.new_empty((4, rows), dtype=torch.float64)
-        cache = self.x.new_empty((kept, columns), dtype=product_dtype(self.x))
+        kernels = backend.implementation(self.teachers.name, "prior")
+        row_stats = self.x.new_empty((4, self.x.shape[0]), dtype=torch.float64)
+        cache = self.x.new_empty((kept, self.weight.shape[0]), dtype=product_dtype(self.x))
         log_masses = []
         for slot, own, target in self._visits(kept):
-            logits = product(self.x[own], self.weight, out=None if slot is None else cache[slot])
-            if with_prior:
-                part, log_mass = kernels.forward(logits, self.inv_temperature, target)
-                log_masses.append(log_mass)
-            else:
-                part = kernels.forward(logits, self.inv_temperature, target, False, 1.0)[1]
-                if slot is not None:
-                    self._d_logits(kernels, logits, target, part, None, logits)
-            row_stats[:, own] = part
-        log_mass = torch.logsumexp(torch.stack(log_masses), 0) if with_prior else None
-        return row_stats, log_mass, cache
+            tile = product(self.x[own], self.weight, out=None if slot is None else cache[slot])
+            row_stats[:, own], log_mass = kernels.forward(tile, self.inv_temperature, target)
+            log_masses.append(log_mass)
+        return row_stats, torch.logsumexp(torch.stack(log_masses), 0), cache
 
     def finish_kept(self, cache: Tensor, row_stats: Tensor, prior: Tensor) -> None:
         """Turn the kept logits into d_logits, now that the prior's gradient is known."""
-        kernels = self._kernels(True)
         for slot, own, target in self._visits(cache.shape[0]):
             if slot is not None:
-                tile = cache[slot]
-                self._d_logits(kernels, tile, target, row_stats[:, own], prior, tile)
+                self._d_logits(cache[slot], target, row_stats[:, own], prior)
 
     def backward(
-        self, cache: Tensor, row_stats: Tensor, prior: Tensor | None, d_loss: Tensor, factor: float,
+        self, cache: Tensor, row_stats: Tensor, prior: Tensor, d_loss: Tensor, factor: float,
         need_x: bool, need_weight: bool,
     ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
         """(d_x, d_weight) = factor * d_loss * (d_logits @ weight, d_logits.T @ x)."""
-        kernels = self._kernels(prior is not None)
         sums = Products(self.x, self.weight, d_loss, factor, need_x, need_weight)
         for slot, own, target in self._visits(cache.shape[0]):
-            if slot is not None:
-                sums.add(own, cache[slot])
-                continue
-            logits = product(self.x[own], self.weight)
-            self._d_logits(kernels, logits, target, row_stats[:, own], prior, logits)
-            sums.add(own, logits)
+            tile = product(self.x[own], self.weight) if slot is None else cache[slot]
+            if slot is None:
+                self._d_logits(tile, target, row_stats[:, own], prior)
+            sums.add(own, tile)
         return sums.result()
 
-    def _kernels(self, with_prior: bool) -> Any:
-        stem = "prior" if with_prior else "cross_entropy"
-        return backend.implementation(self.teachers.name, stem)
-
-    def _d_logits(self, kernels, logits, target, row_stats, prior, out) -> None:
-        stats = (row_stats, None) if prior is None else (row_stats, prior)
-        kernels.backward(logits, self.inv_temperature, target, *stats, None, 1.0, out)
+    def _d_logits(self, tile: Tensor, target: Any, row_stats: Tensor, prior: Tensor) -> None:
+        kernels = backend.implementation(self.teachers.name, "prior")
+        kernels.backward(tile, self.inv_temperature, target, row_stats, prior, None, 1.0, tile)
 
     def _visits(self, kept: int) -> Any:
         """(rows in the cache or None, rows of x, target) of every tile, in a fixed order."""

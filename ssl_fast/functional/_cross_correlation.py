@@ -53,6 +53,23 @@ def correlation(
     return loss
 
 
+def own_correlation(
+    kernels: Any, views: list[Tensor], rows: Rows, weight: float, eps: float, kept: Tensor | None
+) -> Tensor:
+    """`correlation` of views that every rank has standardised by its own rows' statistics."""
+    z, alone = views[0], Rows(views[0], "")
+    stats = [z.new_empty((2, z.shape[1]), dtype=torch.float64) for _ in views]
+    own = [view.new_empty(view.shape, dtype=product_dtype(z)) for view in views]
+    for view, s, o in zip(views, stats, own, strict=True):
+        kernels.moments(view, s, o, eps)
+    loss = _direct_correlation(kernels, own, own, rows, weight, kept, rows.sum)
+    if kept is not None:
+        scales = [(s[1] / alone.count + eps).rsqrt() for s in stats]
+        for push, o, scale in zip(kept, own, scales, strict=True):
+            _standardised(kernels, push, o, None, 1.0, None, alone, scale, push)
+    return loss
+
+
 def _dual_correlation(
     kernels: Any, views: list[Tensor], rows: Rows, stats: Tensor, weight: float, eps: float,
     kept: Tensor | None, dtype: torch.dtype,
@@ -69,7 +86,7 @@ def _dual_correlation(
         mirror(g)
     diagonal = torch.cat(c) if len(c) > 1 else c[0]
     squares, total = diagonal.square().sum(), kernels.inner(*grams) / n**2
-    if not on_device(kernels) and cancels(total, squares, grams[0]):
+    if not on_device(kernels, views[0]) and cancels(total, squares, grams[0]):
         return None
     if kept is not None:
         beta = diagonal * ((2 - 2 * weight) / n) - 2 / n  # (2 (c - 1) - 2 weight c) / n

@@ -13,9 +13,11 @@ from torch import Tensor
 from . import _check, _distributed
 from ._autograd import apply, first_output_only, once_differentiable
 from ._linear_cross_entropy import Products
-from ._msn import UnitRows
 from ._operator import operator
 from ._tiles import product, product_dtype, row_slices
+from ._unit import UnitRows
+
+_PLAIN = "reference"
 
 
 def mean_entropy(
@@ -80,7 +82,7 @@ def entropy_forward(
     group: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mean over all ranks, (N,) entropies of this rank's rows, and the rows of all ranks."""
-    a, c = UnitRows(anchors).rows, UnitRows(prototypes).rows
+    a, c = (UnitRows(x, _PLAIN).rows for x in (anchors, prototypes))
     entropy = torch.cat(
         [-(log_p.exp() * log_p).sum(1) for _, log_p in _log_softmax(a, c, inv_temperature)]
     )
@@ -107,7 +109,7 @@ def entropy_backward(
     need_prototypes: bool,
 ) -> tuple[Tensor, Tensor]:
     """(d_anchors, d_prototypes); None for what is not needed."""
-    a, c = UnitRows(anchors), UnitRows(prototypes)
+    a, c = (UnitRows(x, _PLAIN) for x in (anchors, prototypes))
     sums = Products(a.rows, c.rows, d_rows, inv_temperature, need_anchors, need_prototypes)
     for rows, log_p in _log_softmax(a.rows, c.rows, inv_temperature):
         sums.add(rows, log_p.exp().mul_(log_p.add_(entropy[rows, None])).neg_())

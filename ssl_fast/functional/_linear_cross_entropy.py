@@ -132,17 +132,19 @@ class Products:
     """d_x = g * d_logits @ weight and d_weight = d_logits.T @ (g * x), summed over tiles of rows.
 
     A number g goes into the products themselves; reading it costs nothing on a CPU, and elsewhere,
-    as one g a row does, it multiplies the narrow factor.
+    as one g a row does, it multiplies the narrow factor. Results are in the inputs' types, or in
+    the products' where `wide`.
     """
 
-    def __init__(self, x, weight, d_loss, factor, need_x, need_weight):
+    def __init__(self, x, weight, d_loss, factor, need_x, need_weight, wide=False):
         self.x, self.weight = x, weight
         self.number, self.rows = 1.0, None
         if d_loss.dim() == 0 and not d_loss.is_cuda:
             self.number = float(d_loss) * factor
         else:
             self.rows = (d_loss * factor).expand(x.shape[0])[:, None]
-        self.d_x = torch.empty_like(x) if need_x else None
+        self.dtype = product_dtype(x) if wide else weight.dtype
+        self.d_x = torch.empty_like(x, dtype=self.dtype) if need_x else None
         self.d_weight = torch.empty_like(weight, dtype=product_dtype(x)) if need_weight else None
 
     def add(self, rows: slice, d_logits: Tensor) -> None:
@@ -157,7 +159,7 @@ class Products:
 
     def result(self) -> Any:  # (d_x, d_weight), either may be None
         d_weight = self.d_weight
-        return self.d_x, None if d_weight is None else d_weight.to(self.weight.dtype)
+        return self.d_x, None if d_weight is None else d_weight.to(self.dtype)
 
 
 def _kept_rows(x: Tensor, weight: Tensor, want_grad: bool) -> int:

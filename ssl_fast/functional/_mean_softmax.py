@@ -84,7 +84,7 @@ def mean_softmax_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mean (K,), row_stats (4, N), the rows of all ranks."""
     kernels = backend.implementation(name, "prior")
-    a, c = UnitRows(anchors).rows, UnitRows(prototypes).rows
+    a, c = (UnitRows(x, name).rows for x in (anchors, prototypes))
     tiles = row_slices(0, len(a), len(c))
     parts = [kernels.forward(product(a[rows], c), inv_temperature, None) for rows in tiles]
     log_mass = torch.logsumexp(torch.stack([mass for _, mass in parts]), 0)
@@ -112,7 +112,7 @@ def mean_softmax_backward(
 ) -> tuple[Tensor, Tensor]:
     """(d_anchors, d_prototypes); None for what is not needed."""
     kernels = backend.implementation(name, "prior")
-    a, c = UnitRows(anchors), UnitRows(prototypes)
+    a, c = (UnitRows(x, name) for x in (anchors, prototypes))
     prior = torch.stack([weight, torch.zeros_like(weight)])
     one = torch.ones((), dtype=a.rows.dtype, device=anchors.device)
     sums = Products(a.rows, c.rows, one, 1.0, need_anchors, need_prototypes)

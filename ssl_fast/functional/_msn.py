@@ -16,9 +16,9 @@ from ._crops import Crops, Teachers
 from ._operator import operator
 from ._prior import divergence
 from ._stats import Targets
-from ._tiles import kept_rows, nbytes, product_dtype, row_slices
+from ._tiles import kept_rows, nbytes, product_dtype
 from ._unit import UnitRows
-from .sinkhorn import sinkhorn_potentials, softmax_potential
+from .sinkhorn import is_one_tile, sinkhorn_potentials, softmax_potential
 
 
 class MSN(torch.autograd.Function):
@@ -95,7 +95,7 @@ def msn_forward(
     """Loss, row_stats, the teacher's potentials, the prior's gradient, all ranks' rows, tiles."""
     a, t, c = (UnitRows(x, name).rows for x in (anchors, targets, prototypes))
     scores = None
-    if _by_columns(a, inv_temperature, name) and len(row_slices(0, len(t), len(c))) == 1:
+    if _by_columns(a, inv_temperature, name) and is_one_tile(t, c):
         scores = torch.mm(c, t.t())  # one product for potentials and targets
         teacher = scores.t().contiguous(), None
     else:
@@ -103,8 +103,7 @@ def msn_forward(
     row, col = _potentials(*teacher, scale, iterations, name, sinkhorn_group)
     crops = _crops(a, t, c, scale, row, col, inv_temperature, name)
     crops.teachers.scores = scores
-    rows_, log_mass, cache = crops.forward(True, _kept(anchors, prototypes, want_grad))
-    assert log_mass is not None
+    rows_, log_mass, cache = crops.forward(_kept(anchors, prototypes, want_grad))
     total, count = rows_[3].sum(), None
     if group:
         both = torch.stack([total, total.new_full((), len(a))])

@@ -12,7 +12,7 @@ from ._column_crops import ColumnCrops
 from ._crops import Crops, Logits, Teachers
 from ._operator import operator
 from ._stats import Targets
-from ._tiles import kept_rows, nbytes, product_dtype
+from ._tiles import product_dtype
 
 
 def assemble(fields: Sequence[Any], scales: Sequence[float], students: int, skip_same: bool, name):
@@ -46,14 +46,14 @@ def mean_factor(d_loss: Tensor, count: Tensor | None, rows: int, group: str) -> 
 
 
 class LinearCrops(torch.autograd.Function):
-    """(loss, row_stats, rows of all ranks, kept tiles); only the loss is for the caller."""
+    """(loss, rows of all ranks, d_x and d_prototypes of the pairs' summed losses)."""
 
     @staticmethod
-    def forward(x, prototypes, views, inv_temperature, scales, skip_same, want_grad, name, group,
-                *fields):  # fmt: skip
+    def forward(x, prototypes, views, inv_temperature, scales, skip_same, need_x, need_prototypes,
+                name, group, *fields):  # fmt: skip
         return multi_crop_forward(
-            x, prototypes, list(fields), views, inv_temperature, scales, skip_same, want_grad,
-            name, group,
+            x, prototypes, list(fields), views, inv_temperature, scales, skip_same, need_x,
+            need_prototypes, name, group,
         )  # fmt: skip
 
     @staticmethod
@@ -63,35 +63,40 @@ class LinearCrops(torch.autograd.Function):
 
     @staticmethod
     def keep(ctx, inputs, outputs):
-        x, prototypes, *numbers = inputs[:9]
-        ctx.numbers = numbers
-        ctx.save_for_backward(x, prototypes, *outputs[1:], *inputs[9:])
+        x, prototypes, views, _, scales, skip_same = inputs[:6]
+        ctx.numbers = x.shape[0] // views, pairs(views, len(scales), skip_same), inputs[9]
+        ctx.others = len(inputs) - 2
+        ctx.save_for_backward(x, prototypes, *outputs[1:])
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_loss, *_):
-        views, inv_temperature, scales, skip_same, _, name, group = ctx.numbers
-        x, prototypes, row_stats, count, cache, *fields = ctx.saved_tensors
-        nothing = (None,) * (7 + len(fields))
         if d_loss is None:
-            return None, None, *nothing
-        d_loss, factor = mean_factor(d_loss, count, x.shape[0] // views, group)
-        need_x, need_prototypes = ctx.needs_input_grad[:2]
-        d_x, d_prototypes = multi_crop_backward(
-            x, prototypes, fields, views, inv_temperature, scales, skip_same, row_stats, cache,
-            d_loss, factor, need_x, need_prototypes, name,
-        )  # fmt: skip
-        return d_x if need_x else None, d_prototypes if need_prototypes else None, *nothing
+            return (None,) * (2 + ctx.others)
+        x, _, count, *gradients = ctx.saved_tensors  # x for its graph: a second time is refused
+        rows, terms, group = ctx.numbers
+        d_loss, factor = mean_factor(d_loss, count, rows, group)
+        g = d_loss * (factor / terms)
+        d_x, d_prototypes = (
+            (gradient * g).to(x.dtype) if needed else None
+            for gradient, needed in zip(gradients, ctx.needs_input_grad[:2], strict=True)
+        )
+        return d_x, d_prototypes, *(None,) * ctx.others
 
 
-def _fake_linear(x, prototypes, fields, views, inv_temperature, scales, skip_same, want_grad, name,
-                 group):  # fmt: skip
-    kept = _kept(x, prototypes, want_grad)
+def pairs(students: int, teachers: int, skip_same: bool) -> int:
+    """How many pairs of crops the mean is over."""
+    return students * teachers - (min(students, teachers) if skip_same else 0)
+
+
+def _fake_linear(x, prototypes, fields, views, inv_temperature, scales, skip_same, need_x,
+                 need_prototypes, name, group):  # fmt: skip
+    dtype = product_dtype(x)
     return (
-        x.new_empty((), dtype=product_dtype(x)),
-        x.new_empty((4, x.shape[0]), dtype=torch.float64),
+        x.new_empty((), dtype=dtype),
         x.new_empty((), dtype=torch.float64) if group else x.new_empty(0),
-        x.new_empty((kept, prototypes.shape[0]), dtype=product_dtype(x)),
+        x.new_empty(x.shape, dtype=dtype) if need_x else x.new_empty(0),
+        x.new_empty(prototypes.shape, dtype=dtype) if need_prototypes else x.new_empty(0),
     )
 
 
@@ -104,58 +109,26 @@ def multi_crop_forward(
     inv_temperature: float,
     scales: list[float],
     skip_same: bool,
-    want_grad: bool,
-    name: str,
-    group: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    teachers = assemble(fields, scales, views, skip_same, name)
-    crops = _crops(x, prototypes, teachers, inv_temperature)
-    row_stats, _, cache = crops.forward(False, _kept(x, prototypes, want_grad))
-    loss, count = mean_of_pairs(row_stats[3], crops.samples, teachers.pairs, x, group)
-    return loss, row_stats, count, cache
-
-
-def _fake_linear_backward(x, prototypes, *rest):
-    need_x, need_prototypes = rest[-3:-1]
-    d_x = torch.empty_like(x) if need_x else x.new_empty(0)
-    return d_x, torch.empty_like(prototypes) if need_prototypes else x.new_empty(0)
-
-
-@operator(_fake_linear_backward)
-def multi_crop_backward(
-    x: Tensor,  # (V N, D)
-    prototypes: Tensor,  # (K, D)
-    fields: list[Tensor | None],
-    views: int,
-    inv_temperature: float,
-    scales: list[float],
-    skip_same: bool,
-    row_stats: Tensor,  # (4, V N)
-    cache: Tensor,  # (kept, K)
-    d_loss: Tensor,  # 0-d
-    factor: float,
     need_x: bool,
     need_prototypes: bool,
     name: str,
-) -> tuple[Tensor, Tensor]:
-    """(d_x, d_prototypes); None for what is not needed."""
+    group: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The loss, all ranks' rows, and the gradients of the summed losses: no tile is needed again.
+
+    The result is one number, so that its gradient is these times a number.
+    """
     teachers = assemble(fields, scales, views, skip_same, name)
     crops = _crops(x, prototypes, teachers, inv_temperature)
-    gradients: Any = crops.backward(
-        cache, row_stats, None, d_loss, factor / teachers.pairs, need_x, need_prototypes
-    )
-    return gradients
+    row_stats, d_x, d_prototypes = crops.gradients(need_x, need_prototypes)
+    loss, count = mean_of_pairs(row_stats[3], crops.samples, teachers.pairs, x, group)
+    outputs: Any = loss, count, d_x, d_prototypes
+    return outputs
 
 
 def _crops(x: Tensor, prototypes: Tensor, teachers: Teachers, inv_temperature: float) -> Crops:
     on_cpu = teachers.name == "native" and not x.is_cuda and x.dtype == product_dtype(x)
     return (ColumnCrops if on_cpu else Crops)(x, prototypes, teachers, inv_temperature)
-
-
-def _kept(x: Tensor, prototypes: Tensor, want_grad: bool) -> int:
-    """Rows of d_logits kept: the bytes of inputs and gradients, less those of x, put together."""
-    budget = nbytes(x) + 2 * nbytes(prototypes)
-    return kept_rows(budget, x, prototypes.shape[0]) if want_grad else 0
 
 
 class LogitCrops(torch.autograd.Function):

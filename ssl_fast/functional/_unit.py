@@ -12,7 +12,7 @@ _TINY = 1e-12  # of torch.nn.functional.normalize
 class UnitRows:
     """x / max(|x|, 1e-12) by rows, in float32 or better."""
 
-    def __init__(self, x: Tensor, name: str):
+    def __init__(self, x: Tensor, name: str = "reference"):
         self.kernels = None
         if name == "native" and not x.is_cuda:
             self.kernels = backend.implementation(name, "unit")

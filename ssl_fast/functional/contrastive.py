@@ -69,8 +69,16 @@ def info_nce(
         key = key.view_as(key)  # Dynamo takes no tensor twice
     _at_least_two(len(keys), "negatives", "pass negatives=, a queue of keys, or a larger batch")
     lo = first_row(query, group) + torch.arange(len(query), device=query.device)
-    return _rows(query, keys, key, temperature, without=(lo, lo + 1),
-                 normalize=ALL if normalize else NOTHING, reduction=reduction, group=group)  # fmt: skip
+    return _rows(
+        query,
+        keys,
+        key,
+        temperature,
+        without=(lo, lo + 1),
+        normalize=ALL if normalize else NOTHING,
+        reduction=reduction,
+        group=group,
+    )
 
 
 def nt_xent(
@@ -261,6 +269,46 @@ def local_nt_xent(
     views = _same_views(views)
     name = _check.group_name(group)
     return _pairs(views, weights, 1.0 / temperature, True, decoupled, name, local=True)
+
+
+def in_batch_info_nce(
+    query: Tensor, key: Tensor, *, temperature: float, group: Any, constant: bool = False
+) -> Tensor:
+    """`info_nce` within the batch, the mean over this rank's rows alone, the keys of all ranks.
+
+    `constant` keys get no gradient; others the sum over the ranks' losses.
+    """
+    query, key = _check.autocast(query, key.detach() if constant else key)
+    _views("query", query, "key", key)
+    name = _check.group_name(group)
+    lo = first_row(query, name) + torch.arange(len(query), device=query.device)
+    return _rows(query, gather(key, name), key, temperature, without=(lo, lo + 1), normalize=ALL)
+
+
+def class_nt_xent(z: Tensor, index: Tensor, *, temperature: float, group: Any) -> Tensor:
+    """`multi_view_nt_xent` whose positives are the rows of one `index`, the mean over this rank's.
+
+    Negatives by tiles; the similarities of positives are a dense (N, M) matrix over all M rows.
+    """
+    _check.matrix("z", z)
+    name = _check.group_name(group)
+    everyone, classes = gather(z, name), gather(index, name)
+    order = classes.argsort(stable=True)
+    classes = classes[order]
+    lo, hi = (torch.searchsorted(classes, index.contiguous(), right=r) for r in (False, True))
+    everyone = everyone[order]
+    negatives = _rows(z, everyone, None, temperature, without=(lo, hi), normalize=ALL,
+                      reduction="none").double()  # fmt: skip
+    own = first_row(z, name) + torch.arange(len(z), device=z.device)
+    positive = (classes == index[:, None]) & (order != own[:, None])
+    logits = (_unit(z) @ _unit(everyone).t()) / temperature
+    positives = logits.masked_fill(~positive, -torch.inf).logsumexp(1)
+    loss = torch.nn.functional.softplus(negatives - positives.double()).mean()
+    return loss.to(product_dtype(z))
+
+
+def _unit(x: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(x.to(product_dtype(x)), dim=1)
 
 
 def _rows(

@@ -116,6 +116,7 @@ def cross_correlation_penalty(
     off_diagonal_weight: float = 5e-3,
     eps: float = 1e-5,
     group: Any = None,
+    own_statistics: bool = False,
 ) -> Tensor:
     """How far the cross-correlation of two views is from the identity (Barlow Twins).
 
@@ -130,6 +131,8 @@ def cross_correlation_penalty(
         eps: added to the variance, > 0.
         group: process group: statistics and C are those of all ranks' rows, every rank returns the
             global loss, and gradients such that the mean over ranks, as DDP takes it, is exact.
+        own_statistics: every rank standardises its rows by themselves, C alone is shared: Lightly's
+            Barlow Twins, which has no synchronised batch norm. Strips of C are summed then.
 
     Returns:
         0-d, float32, float64 for float64 input; differentiable once.
@@ -148,7 +151,8 @@ def cross_correlation_penalty(
     name = backend.select("covariance", z0.device, z0.dtype)
     z1 = _check.rows_contiguous(z1)
     want_grad = torch.is_grad_enabled() and (z0.requires_grad or z1.requires_grad)
-    return apply(Correlation, z0, z1, weight, float(eps), want_grad, name, group)
+    own = bool(own_statistics and group)
+    return apply(Correlation, z0, z1, weight, float(eps), own, want_grad, name, group)
 
 
 def view_terms(z: Tensor, gamma: float, eps: float, group: Any) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from .. import backend
 from . import _check
 from ._autograd import apply
-from ._multi_crop import LinearCrops, LogitCrops
+from ._multi_crop import LinearCrops, LogitCrops, pairs
 from ._tiles import product_dtype
 from .assignment import Assignment
 
@@ -48,9 +48,10 @@ def multi_crop_cross_entropy(
         teachers of the mean over the other crops); Caron et al. 2021 (DINO), algorithm 1
         (facebookresearch/dino 7c446df).
     Cost: the targets of a tile of samples are formed once, summed, and serve every student; never
-        stored. From embeddings as `linear_soft_cross_entropy`: three products a student, one more
-        for the logits beyond the bounded cache (as many bytes as inputs and gradients take); from
-        logits two reads and a write. Kept for backward besides: 4 S N numbers.
+        stored. From embeddings: three products of 2 S N K D operations, all in the forward pass,
+        because the result is one number: kept for backward are the gradients themselves, float32,
+        and nothing that grows with N K. From logits: two reads and a write; kept are the inputs
+        and 4 S N numbers.
     """
     students = _students(students, prototypes)
     shape = (students[0].shape[0], (students[0] if prototypes is None else prototypes).shape[-1])
@@ -61,8 +62,7 @@ def multi_crop_cross_entropy(
             _check.factors(f"students[{s}]", student, "prototypes", prototypes)
         shape = (shape[0], prototypes.shape[0])
     fields, scales = _teachers(teachers, shape, students[0])
-    pairs = len(students) * len(scales) - (min(len(students), len(scales)) if skip_same else 0)
-    if pairs == 0:
+    if pairs(len(students), len(scales), skip_same) == 0:
         raise ValueError(
             "no pair of crops is left: one student and one teacher are the same crop with "
             "skip_same=True; pass more crops, or skip_same=False"
@@ -77,10 +77,8 @@ def multi_crop_cross_entropy(
     name = backend.select("linear_cross_entropy", students[0].device, students[0].dtype)
     x = torch.cat(students) if len(students) > 1 else students[0]
     prototypes = _check.rows_contiguous(prototypes)
-    want_grad = torch.is_grad_enabled() and (x.requires_grad or prototypes.requires_grad)
-    return apply(
-        LinearCrops, x, prototypes, len(students), *numbers, want_grad, name, group, *fields
-    )
+    need = [torch.is_grad_enabled() and t.requires_grad for t in (x, prototypes)]
+    return apply(LinearCrops, x, prototypes, len(students), *numbers, *need, name, group, *fields)
 
 
 def _students(students: Any, prototypes: Any) -> list[Tensor]:

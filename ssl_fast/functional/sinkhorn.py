@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import backend
 from . import _check, _distributed
 from ._operator import operator
-from ._tiles import Tiles, kept_rows, nbytes, product_dtype
+from ._tiles import Tiles, kept_rows, nbytes, product, product_dtype, row_slices
 
 
 def sinkhorn(
@@ -107,8 +107,9 @@ def sinkhorn_potentials(
 ) -> tuple[Tensor, Tensor]:
     """Row (N,) and column (K,) potentials, float64."""
     kernels = backend.implementation(name, "sinkhorn")
-    if prototypes is None and not group:
-        return kernels.potentials(scores, scale, log_prior, iterations, softmax_start)
+    if not group and (prototypes is None or is_one_tile(scores, prototypes)):
+        whole = scores if prototypes is None else product(scores, prototypes)
+        return kernels.potentials(whole, scale, log_prior, iterations, softmax_start)
     tiles = score_tiles(scores, prototypes)
     columns = scores.shape[1] if prototypes is None else prototypes.shape[0]
     zeros = torch.zeros(columns, dtype=torch.float64, device=scores.device)
@@ -157,6 +158,10 @@ def evaluate(
     kernels = backend.implementation(name, "sinkhorn")
     tiles = score_tiles(scores, prototypes)
     return torch.cat([kernels.evaluate(tile, scale, row[rows], col) for rows, tile in tiles])
+
+
+def is_one_tile(z: Tensor, prototypes: Tensor) -> bool:
+    return len(row_slices(0, z.shape[0], prototypes.shape[0])) == 1
 
 
 def score_tiles(scores: Tensor, prototypes: Tensor | None) -> Any:

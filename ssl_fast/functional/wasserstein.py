@@ -42,7 +42,7 @@ def nuclear_norm(z: Tensor, *, center: bool = False, group: Any = None) -> Tenso
     Cost: one eigendecomposition of the smaller Gram, min(N, D) wide, and two products of
         2 N D min(N, D) operations; on a GPU a polar iteration of products instead. Kept for
         backward: the gradient for an upstream of one, (N, D). With a group: the D x D Gram is
-        summed when there are as many rows as columns, else the rows are gathered, whichever
+        summed when there are more rows than columns, else the rows are gathered, whichever
         moves less.
     """
     return _spectral(z, bool(center), NULL, False, group)
@@ -95,7 +95,7 @@ def _spectral(z: Tensor, center: bool, eps: float, distance: bool, group: Any) -
     if group:
         count = torch.full((), rows, device=z.device)
         rows = int(_distributed.all_reduce(count, "sum", group))
-        if name == "reference" or rows < z.shape[1]:
+        if name == "reference" or rows <= z.shape[1]:
             z, group = _distributed.gather(z, group), ""
     z = _check.rows_contiguous(z)
     want_grad = torch.is_grad_enabled() and z.requires_grad

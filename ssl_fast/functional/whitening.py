@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from . import _check, _distributed
+from ._autograd import apply, first_output_only, once_differentiable
 from ._operator import full_precision
 
 
@@ -271,7 +272,7 @@ def _cholesky_whiten(x: Tensor, eps: float) -> Tensor:
 def _zca_whiten(x: Tensor, eps: float) -> Tensor:
     """S^-1/2 x of (G, n, d), S the n x n Gram / (d - 1)."""
     gram = _shrunk(x @ x.mT / (x.shape[-1] - 1), eps)
-    return _InverseRoot.apply(gram) @ x
+    return apply(_InverseRoot, gram) @ x
 
 
 def _iterative_norm(x: Tensor, iterations: int) -> Tensor:
@@ -295,24 +296,34 @@ class _InverseRoot(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, matrix: Tensor) -> Tensor:
+    def forward(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         values, vectors = _eigh(matrix)
         size = matrix.shape[-1]
         least = size * torch.finfo(matrix.dtype).eps * values[..., -1:].clamp(min=0)
         if _eager() and bool((values[..., :1] <= least).any()):  # False for NaN
             raise ValueError(_collapsed(size, None))
         roots = values.sqrt()
-        ctx.save_for_backward(roots, vectors)
-        return (vectors / roots[..., None, :]) @ vectors.mT
+        return (vectors / roots[..., None, :]) @ vectors.mT, roots, vectors
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, d_root: Tensor) -> Tensor:
-        roots, vectors = ctx.saved_tensors
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        first_output_only(ctx, output)
+        _InverseRoot.keep(ctx, inputs, output)
+
+    @staticmethod
+    def keep(ctx: Any, inputs: tuple, outputs: tuple) -> None:
+        ctx.save_for_backward(inputs[0], *outputs[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_root: Tensor | None, *_: Any) -> tuple[Tensor | None]:
+        if d_root is None:
+            return (None,)
+        _matrix, roots, vectors = ctx.saved_tensors
         rows, columns = roots[..., :, None], roots[..., None, :]
         inner = vectors.mT @ d_root @ vectors / (rows * columns * (rows + columns))
         d_matrix = -(vectors @ inner @ vectors.mT)
-        return (d_matrix + d_matrix.mT) / 2
+        return ((d_matrix + d_matrix.mT) / 2,)
 
 
 def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:

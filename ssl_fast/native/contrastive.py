@@ -1,4 +1,4 @@
-"""Contrastive losses on C++ (CPU) and CUDA C++: library products by tiles, native work on the tiles.
+"""Contrastive losses in C++ (CPU) and CUDA C++: library products by tiles, native work on them.
 
 Rows and columns are visited in tiles that stay in cache; nothing of size N x K exists.
 """
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from . import cpu, cuda_kernels, matrix, pointer
 
-# (rows, columns) of a tile. CPU: of 256 x 512 to 512 x 4096 the fastest, measured. CUDA: unmeasured.
-ROW_TILE = {"cpu": (512, 2048), "cuda": (4096, 16384)}
-PAIR_TILE = {"cpu": (512, 1024), "cuda": (4096, 8192)}
+# (rows, columns) of a tile. CPU: the sketches measured 512 x 1024 for pairs. Others: unmeasured.
+ROW_TILE = {"cpu": (512, 2048), "cuda": (2048, 8192)}
+PAIR_TILE = {"cpu": (512, 1024), "cuda": (2048, 8192)}
 # Exponents that span at most this are formed in float32 relative to one shift; see numeric.h.
 _NARROW = 64.0
 
@@ -38,8 +38,10 @@ def rows_forward(
         part[0] = -torch.inf
         rescale = u.new_empty(part.shape[1]) if want_pull else None
         for columns, keys, tile in _tiles(u[rows], w):
-            _run("contrastive_rows_forward", tile, pointer(b, columns.start), abs(scale),
-                 *_ranges(lo, hi, rows), columns.start, part.data_ptr(), pointer(rescale))  # fmt: skip
+            _run(
+                "contrastive_rows_forward", tile, pointer(b, columns.start), abs(scale),
+                *_ranges(lo, hi, rows), columns.start, part.data_ptr(), pointer(rescale),
+            )  # fmt: skip
             if pull is not None and rescale is not None:
                 _accumulate(pull[rows], tile, keys, rescale, first=columns.start == 0)
         if pull is not None:

@@ -15,7 +15,7 @@ _DOUBLE = 64
 def forward(
     z: Tensor, center: bool, eps: float, distance: bool, want_grad: bool, rows: int, reduce: Reduce
 ) -> tuple[Tensor, Tensor | None]:
-    """As `reference.wasserstein.forward`; z may be this rank's rows where rows >= D.
+    """As `reference.wasserstein.forward`; z may be this rank's rows where rows > D.
 
     The norm is float64 throughout, since its rival, an SVD, does not square the condition number;
     the distance costs no more than its rival, the eigenvalues of a float32 covariance.

@@ -49,7 +49,10 @@ class Pretraining(LightningModule):
         views, index = batch
         steps = int(self.trainer.estimated_stepping_batches)
         now = Batch(views, index, self.global_step, steps, self.options.epochs)
-        out = self.method.loss(now)
+        try:
+            out = self.method.loss(now)
+        except ValueError as error:  # what a loss says of a batch, such as one that collapsed
+            raise UsageError(f"step {self.global_step}: {error}") from error
         loss = out.loss
         if self.uniformity is not None:
             w2 = self.uniformity(*out.projections[:2])

@@ -92,7 +92,7 @@ def build_method(options: TrainOptions, method_options: dict[str, Any], source) 
         raise UsageError(f"{options.method} has no --prior; these have one: {', '.join(takers)}")
     try:
         method = kind(encoder, **given)
-        method.check_batch(options.batch_size)
+        method.check(options.batch_size, len(source.pretrain))
     except UsageError:
         raise
     except (TypeError, ValueError) as error:  # what a network or loss says of its options

@@ -39,5 +39,6 @@ class BarlowTwinsLoss(torch.nn.Module):
             z_b,
             off_diagonal_weight=self.lambda_param,
             group=world(self.gather_distributed),
+            own_statistics=self._strict,
         )
         return as_lightly(loss, z_a.dtype)

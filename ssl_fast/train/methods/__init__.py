@@ -6,19 +6,28 @@ To add a method: subclass `Method`, give its keyword options defaults and a docs
 
 from ..errors import unknown
 from .align_uniform import AlignUniform
+from .barlow_twins import BarlowTwins
 from .base import Batch, Method, Output
 from .byol import BYOL
+from .cw_rgp import CWRGP
 from .dino import DINO
 from .ibot import IBOT
+from .intl import INTL
+from .mec import MEC
 from .moco_v2 import MoCoV2
 from .moco_v3 import MoCoV3
 from .msn import MSN
 from .nnclr import NNCLR
+from .pauc import PAUC
+from .pcl import PCL
 from .pmsn import PMSN
 from .resa import ReSA
 from .simclr import SimCLR
 from .simsiam import SimSiam
 from .swav import SwAV
+from .vicreg import VICReg
+from .wmse import WMSE
+from .zero_cl import ZeroCL
 
 __all__ = ["METHODS", "Batch", "Method", "Output", "find_method"]
 
@@ -30,11 +39,20 @@ METHODS: dict[str, type[Method]] = {
     "byol": BYOL,
     "simsiam": SimSiam,
     "align_uniform": AlignUniform,
+    "barlow_twins": BarlowTwins,
+    "vicreg": VICReg,
+    "zero_cl": ZeroCL,
+    "wmse": WMSE,
+    "cw_rgp": CWRGP,
+    "intl": INTL,
+    "mec": MEC,
     "swav": SwAV,
     "dino": DINO,
     "ibot": IBOT,
     "msn": MSN,
     "pmsn": PMSN,
+    "pcl": PCL,
+    "pauc": PAUC,
     "resa": ReSA,
 }
 

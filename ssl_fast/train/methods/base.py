@@ -62,10 +62,10 @@ class Method(nn.Module):
     def before_update(self, step: int) -> None:
         """Between backward and the optimiser: where gradients are dropped."""
 
-    def check_batch(self, size: int) -> None:
-        """Raises ValueError for a batch that the loss cannot take."""
-        if size < 2:
-            raise ValueError(f"at least 2 images a step are needed, got batch_size {size}")
+    def check(self, batch_size: int, images: int) -> None:
+        """Raises ValueError for a batch or number of training images that the loss cannot take."""
+        if batch_size < 2:
+            raise ValueError(f"at least 2 images a step are needed, got batch_size {batch_size}")
 
     def undecayed(self) -> Sequence[nn.Parameter]:
         """Parameters that take no weight decay, whatever the options."""

@@ -21,6 +21,7 @@ class CWRGP(Siamese):
         encoder: AnyEncoder,
         *,
         groups: int = 2,
+        eps: float = 0.0,
         hidden_dim: int = 2048,
         embedding_dim: int = 2048,
     ) -> None:
@@ -29,21 +30,22 @@ class CWRGP(Siamese):
         Args:
             encoder: images to encodings.
             groups: of channels; each has more channels than the batch has images.
+            eps: shrinkage towards the identity, against singular batches.
             hidden_dim: width of the projector's two hidden layers.
             embedding_dim: width of the embeddings.
         """
         super().__init__(encoder, mlp([encoder.dim, hidden_dim, hidden_dim, embedding_dim]))
         self.channels, self.groups = embedding_dim, groups
-        self.criterion = CWRGPLoss(groups)
+        self.criterion = CWRGPLoss(groups, eps=eps)
 
     def loss(self, batch: Batch) -> Output:
         z = self.project(batch.views)
         return Output(self.criterion(z), z)
 
-    def check_batch(self, size: int) -> None:
-        super().check_batch(size)
-        if size >= self.channels // self.groups:
+    def check(self, batch_size: int, images: int) -> None:
+        super().check(batch_size, images)
+        if batch_size >= self.channels // self.groups:
             raise ValueError(
-                f"batch_size {size} must be below the channels of a group, "
+                f"batch_size {batch_size} must be below the channels of a group, "
                 f"{self.channels} / {self.groups}: fewer groups, or a larger embedding_dim"
             )

@@ -1,5 +1,6 @@
 """PCL: MoCo, and prototypes found by k-means on the momentum network's embeddings."""
 
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -63,11 +64,22 @@ class PCL(MomentumSiamese):
             queue_length, embedding_dim, temperature, negatives
         )
 
+    def check(self, batch_size: int, images: int) -> None:
+        super().check(batch_size, images)
+        if max(self.clusters) > images:
+            raise ValueError(
+                f"{max(self.clusters)} clusters of {images} images: each needs one at least, and "
+                "should have ten or more"
+            )
+
     def start_epoch(self, epoch: int, encodings: Encodings) -> None:
         if epoch < self.first_epoch:
             return
         z = F.normalize(encodings(nn.Sequential(*self.target.module)))
-        for m, found in enumerate(cluster(z, self.clusters, temperature=self.temperature)):
+        all_found = cluster(
+            z, self.clusters, temperature=self.temperature, progress=sys.stderr.isatty()
+        )
+        for m, found in enumerate(all_found):
             self._store(m, found.centroids, found.concentration, found.index)
 
     def loss(self, batch: Batch) -> Output:

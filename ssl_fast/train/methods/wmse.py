@@ -46,9 +46,10 @@ class WMSE(Siamese):
         z = self.project(batch.views)
         return Output(self.criterion(z), z)
 
-    def check_batch(self, size: int) -> None:
-        if size % self.size:
+    def check(self, batch_size: int, images: int) -> None:
+        if batch_size % self.size:
+            fits = max(1, batch_size // self.size) * self.size
             raise ValueError(
-                f"the batch is whitened {self.size} samples at a time: batch_size {size} must be a "
-                f"multiple of it, such as {max(1, size // self.size) * self.size}"
+                f"the batch is whitened {self.size} samples at a time: batch_size {batch_size} "
+                f"must be a multiple of it, such as {fits}"
             )

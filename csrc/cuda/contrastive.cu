@@ -1,0 +1,208 @@
+// Contrastive losses: what happens to a float32 tile of products between one library product and
+// the next, in place.
+//   rows:   l_ij = scale b_j t_ij, without columns lo_i <= j < hi_i; running maximum and sum
+//   pairs:  l_ij = scale t_ij, t symmetric, without the block of `views` rows that holds i; tiles
+//   at
+//           and right of the diagonal alone, each feeding the sums of both its sides
+// Bytes: a tile is read twice by rows_forward and pairs_forward (a block reads its row again from
+// L2), once by the others, and written once. One exp2 an element, two in pairs_backward when
+// exponents are not narrow. van den Oord et al. 2018; Chen et al. 2020.
+#include "reduce.cuh"
+#include "ssl_fast_cuda.h"
+
+namespace ssl_fast {
+namespace {
+
+constexpr int kRowThreads = 256;
+constexpr int kColumns = 32, kRowLanes = 8;  // a block of column_sums
+
+struct Tile {
+  float* data;  // (n, k), rows `stride` apart
+  int64_t n, k, stride;
+};
+
+struct Without {
+  const int64_t *lo, *hi;  // (N) or null
+  int64_t begin;           // the tile's first column
+};
+
+__device__ __forceinline__ bool left_out(int64_t j, int64_t first, int64_t last) {
+  return first <= j && j < last;
+}
+
+// shift, sum: running, of row i; the terms replace t when rescale is given.
+__global__ void __launch_bounds__(kRowThreads, 4)
+    contrast_rows_forward(Tile tile, const float* b /*(K) or null*/, float scale2, double scale,
+                          Without without, double* shift /*(N)*/, double* sum /*(N)*/,
+                          float* rescale /*(N) or null*/) {
+  const int64_t i = blockIdx.x;
+  float* const t = tile.data + i * tile.stride;
+  const int64_t first = without.lo ? without.lo[i] - without.begin : 0;
+  const int64_t last = without.lo ? without.hi[i] - without.begin : 0;
+  BlockReduce reduce;
+  float top = -INFINITY;
+  for (int64_t j = threadIdx.x; j < tile.k; j += kRowThreads)
+    if (!left_out(j, first, last)) top = fmaxf(top, b ? t[j] * b[j] : t[j]);
+  top = reduce(top, Max());
+  const double old = shift[i];
+  const double now = fmax(old, static_cast<double>(top));
+  const bool none = now == -INFINITY;
+  const float center = none ? 0.f : static_cast<float>(now);
+  float terms = 0;
+  for (int64_t j = threadIdx.x; j < tile.k; j += kRowThreads) {
+    const float l = b ? t[j] * b[j] : t[j];
+    const float e = left_out(j, first, last) ? 0.f : exp2_fast((l - center) * scale2);
+    terms += e;
+    if (rescale) t[j] = b ? e * b[j] : e;
+  }
+  const double total = reduce(static_cast<double>(terms), Add());
+  if (threadIdx.x != 0) return;
+  const double kept = none ? 1.0 : exp((old - now) * scale);
+  shift[i] = now;
+  sum[i] = sum[i] * kept + total;
+  if (rescale) rescale[i] = static_cast<float>(kept);
+}
+
+// A log-sum-exp in two parts: one in units of t, subtracted where nothing rounds, and the rest.
+struct Split {
+  float whole = 0, rest = 0;
+  __device__ __forceinline__ Split(double lse, double scale) {
+    if (lse == -INFINITY) return;
+    whole = static_cast<float>(lse / scale);
+    rest = static_cast<float>((lse - static_cast<double>(whole) * scale) * kLog2e);
+  }
+  __device__ __forceinline__ float exp(float t, float scale2) const {
+    return exp2_fast((t - whole) * scale2 - rest);
+  }
+};
+
+// t = weight_i exp(l - lse_i)
+__global__ void __launch_bounds__(kRowThreads, 4)
+    contrast_rows_backward(Tile tile, const float* b /*(K) or null*/, float scale2, double scale,
+                           Without without, const double* lse /*(N)*/,
+                           const double* weight /*(N)*/) {
+  const int64_t i = blockIdx.x;
+  float* const t = tile.data + i * tile.stride;
+  const int64_t first = without.lo ? without.lo[i] - without.begin : 0;
+  const int64_t last = without.lo ? without.hi[i] - without.begin : 0;
+  const Split own(lse[i], scale);
+  const float w = static_cast<float>(weight[i]);
+  for (int64_t j = threadIdx.x; j < tile.k; j += kRowThreads) {
+    const float e = own.exp(b ? t[j] * b[j] : t[j], scale2);
+    t[j] = left_out(j, first, last) ? 0.f : w * e;
+  }
+}
+
+// A tile's place in the symmetric matrix.
+struct Place {
+  int64_t row, col, views;
+  __device__ __forceinline__ bool same(int64_t i, int64_t j) const {
+    return (row + i) / views == (col + j) / views;
+  }
+};
+
+// t becomes its terms; sums (M) of the tile's rows grow.
+__global__ void __launch_bounds__(kRowThreads, 4)
+    contrast_pairs_rows(Tile tile, float scale2, float shift, Place at, double* sums) {
+  const int64_t i = blockIdx.x;
+  float* const t = tile.data + i * tile.stride;
+  float terms = 0;
+  for (int64_t j = threadIdx.x; j < tile.k; j += kRowThreads) {
+    const float e = at.same(i, j) ? 0.f : exp2_fast((t[j] - shift) * scale2);
+    t[j] = e;
+    terms += e;
+  }
+  BlockReduce reduce;
+  const double total = reduce(static_cast<double>(terms), Add());
+  if (threadIdx.x == 0) sums[at.row + i] += total;
+}
+
+// sums (M) of the columns from `square` on grow by the terms in t.
+__global__ void __launch_bounds__(kColumns* kRowLanes, 1)
+    contrast_pairs_columns(Tile tile, int64_t square, Place at, double* sums) {
+  const int lane = threadIdx.x % kColumns, first = threadIdx.x / kColumns;
+  const int64_t j = square + static_cast<int64_t>(blockIdx.x) * kColumns + lane;
+  double total = 0;
+  for (int64_t i = first; i < tile.n && j < tile.k; i += kRowLanes)
+    total += tile.data[i * tile.stride + j];
+  double* const shared = reinterpret_cast<double*>(dynamic_shared());
+  shared[threadIdx.x] = total;
+  __syncthreads();
+  if (first != 0 || j >= tile.k) return;
+  for (int r = 1; r < kRowLanes; ++r) total += shared[r * kColumns + lane];
+  sums[at.col + j] += total;
+}
+
+// t = exp(l - lse_i) + exp(l - lse_j); blocks (M, views) as given.
+__global__ void __launch_bounds__(kRowThreads, 4)
+    contrast_pairs_backward(Tile tile, float scale2, double scale, double shift, Place at,
+                            const double* lse /*(M)*/, const float* blocks, bool narrow) {
+  const int64_t i = blockIdx.x, own = at.row + i;
+  float* const t = tile.data + i * tile.stride;
+  const Split mine(lse[own], scale);
+  const float weight = narrow ? exp_of(shift * scale - lse[own]) : 0.f;
+  for (int64_t j = threadIdx.x; j < tile.k; j += kRowThreads) {
+    const double other = lse[at.col + j];
+    float d;
+    if (at.same(i, j))
+      d = blocks[own * at.views + (at.col + j) % at.views];
+    else if (narrow)
+      d = exp2_fast((t[j] - static_cast<float>(shift)) * scale2) *
+          (weight + exp_of(shift * scale - other));
+    else
+      d = mine.exp(t[j], scale2) + Split(other, scale).exp(t[j], scale2);
+    t[j] = d;
+  }
+}
+
+Tile view(const Scores& tile) {
+  if (tile.dtype != 0)
+    throw std::runtime_error("ssl_fast: contrastive tiles are float32, got dtype code " +
+                             std::to_string(tile.dtype));
+  return {static_cast<float*>(const_cast<void*>(tile.data)), tile.n, tile.k, tile.stride};
+}
+
+Launch by_rows(const Scores& tile, cudaStream_t stream) {
+  return {static_cast<unsigned>(tile.n), kRowThreads, kReduceBytes, stream};
+}
+
+float base_two(double scale) { return static_cast<float>(scale * kLog2e); }
+
+}  // namespace
+
+void contrastive_rows_forward(const Scores& tile, const float* b, double scale, const int64_t* lo,
+                              const int64_t* hi, int64_t begin, double* stats, float* rescale,
+                              cudaStream_t stream) {
+  launch("contrast_rows_forward", by_rows(tile, stream), contrast_rows_forward, view(tile), b,
+         base_two(scale), scale, Without{lo, hi, begin}, stats, stats + tile.n, rescale);
+}
+
+void contrastive_rows_backward(const Scores& tile, const float* b, double scale, const int64_t* lo,
+                               const int64_t* hi, int64_t begin, const double* lse,
+                               const double* weight, cudaStream_t stream) {
+  launch("contrast_rows_backward", by_rows(tile, stream), contrast_rows_backward, view(tile), b,
+         base_two(scale), scale, Without{lo, hi, begin}, lse, weight);
+}
+
+void contrastive_pairs_forward(const Scores& tile, double scale, double shift, int64_t row,
+                               int64_t col, int64_t views, double* sums, cudaStream_t stream) {
+  const Place at{row, col, views};
+  launch("contrast_pairs_rows", by_rows(tile, stream), contrast_pairs_rows, view(tile),
+         base_two(scale), static_cast<float>(shift), at, sums);
+  // The square on the diagonal serves both its sides by its rows.
+  const int64_t square = row + tile.n > col ? row + tile.n - col : 0;
+  if (square >= tile.k) return;
+  launch("contrast_pairs_columns",
+         {static_cast<unsigned>(ceil_div(tile.k - square, kColumns)), kColumns * kRowLanes,
+          kColumns * kRowLanes * sizeof(double), stream},
+         contrast_pairs_columns, view(tile), square, at, sums);
+}
+
+void contrastive_pairs_backward(const Scores& tile, double scale, double shift, int64_t row,
+                                int64_t col, int64_t views, const double* lse, const float* blocks,
+                                bool narrow, cudaStream_t stream) {
+  launch("contrast_pairs_backward", by_rows(tile, stream), contrast_pairs_backward, view(tile),
+         base_two(scale), scale, shift, Place{row, col, views}, lse, blocks, narrow);
+}
+
+}  // namespace ssl_fast
