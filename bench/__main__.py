@@ -17,9 +17,7 @@ from . import machine, report
 from .cases import Case
 from .harness import MIN_ROUNDS, ROUNDS, Options, WrongResult, measure
 
-STEMS = tuple(
-    sorted(file.stem[6:] for file in Path(__file__).parent.glob("bench_*.py")), "uniformity"
-)
+STEMS = tuple(sorted(file.stem[6:] for file in Path(__file__).parent.glob("bench_*.py")))
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 _QUICK_NUMBERS = 1 << 20
 

@@ -171,7 +171,7 @@ class _Scale(nn.Module):
 
 
 def _criterion(setting: Setting, options: Options) -> nn.Module:
-    shape = {"queue_size": 4 * options.batch, "dim": 2, "temperature": setting.temperature}
+    shape: dict = {"queue_size": 4 * options.batch, "dim": 2, "temperature": setting.temperature}
     if setting.method == "PCL":
         return ProtoNCELoss(**shape)
     return PAUCLoss(**shape, alpha=setting.alpha, beta=setting.beta, gamma=setting.gamma)
@@ -237,7 +237,7 @@ def _trials(options: Options, chosen: dict[str, Setting]) -> Iterator[Trial]:
     if options.ablation:
         full = chosen["PAUC"]
         for name, seed in itertools.product(("alpha", "beta", "gamma"), range(options.seeds)):
-            weights = dict.fromkeys(("alpha", "beta", "gamma"), 0.0)
+            weights: dict = dict.fromkeys(("alpha", "beta", "gamma"), 0.0)
             weights[name] = getattr(full, name)
             only = full._replace(**weights)
             yield Trial(f"PAUC, {name} alone", only, options.ablation, seed)
