@@ -180,3 +180,20 @@ class TestKMeans:
 
         with pytest.raises(ValueError, match=message):
             cluster(rows, counts, progress=False)
+
+
+@pytest.mark.slow
+def test_prototype_collapse_runs(tmp_path, capsys) -> None:
+    """A tiny study: every file, a row for each method, and the claim with its verdict."""
+    pytest.importorskip("faiss", reason="pip install faiss-cpu")
+    from ssl_fast import cli
+
+    folder = tmp_path / "run"
+    options = ["--classes", "[3]", "--samples", "40", "--seeds", "1", "--steps", "10"]
+    options += ["--batch", "16", "--ablation", "3", "--run_dir", str(folder)]
+    assert cli.main(["experiment", "prototype-collapse", *options]) == 0
+    table = (folder / "results.md").read_text()
+    for name in ("PCL", "PAUC", "alpha alone", "beta alone", "gamma alone", "no term"):
+        assert name in table
+    assert "PAUC's NEMD is lower than PCL's with 3 classes" in table
+    assert (folder / "circle.png").stat().st_size > 10_000

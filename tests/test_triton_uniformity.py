@@ -88,12 +88,6 @@ class TestNumbers:
             assert error(ours[0], exact[0]) < 1e-6
             assert error(ours[1], exact[1]) < 1e-6 * float(exact[1].abs().max())
 
-    @pytest.mark.parametrize("entry", range(1))
-    def test_every_table_entry(self, triton, monkeypatch, entry):
-        module = kernels("uniformity")
-        monkeypatch.setattr(module, "PAIRS", (module.PAIRS[entry],))
-        assert_right(functional.gaussian_uniformity, oracles.gaussian_uniformity, [unit(67, 40)], 1)
-
     @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0])
     def test_alignment(self, triton, alpha):
         x, y = unit(37, 131), unit(37, 131, seed=1)

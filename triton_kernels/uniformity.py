@@ -16,12 +16,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import cdiv, choose, launch
+from ._common import cdiv, launch
 from ._linear_cross_entropy import _dot, _input_precision, _load, _padded, _product
 from ._statistics import columns_of_program, parts
 
-# Bytes of a padded row, at most -> rows, columns and width of a tile (None: the whole row), warps.
-PAIRS = ((1 << 62, 64, 64, 32, 8),)  # unmeasured
+# Rows, columns and width of a tile of pairs.                                     unmeasured
+PAIR_ROWS, PAIR_COLUMNS, PAIR_WIDTH = 64, 64, 32
 WIDEST = 64  # of a slice of the moments that one program accumulates          unmeasured
 STREAM_ROWS, STREAM_COLUMNS = 32, 128  # of a streaming tile                    unmeasured
 _FAR = tl.constexpr(3e38)
@@ -35,7 +35,7 @@ def potential(
     z = x.float() - x.mean(0, dtype=torch.float32)
     n, d = z.shape
     own = last - first
-    rows, columns, width, warps = choose(PAIRS, 4 * _padded(d))
+    rows, columns, width = PAIR_ROWS, PAIR_COLUMNS, min(PAIR_WIDTH, _padded(d))
     slice_width = min(_padded(d), WIDEST) if want_grad else 16
     blocks = cdiv(own, rows)
     count = parts(blocks, cdiv(n, columns), z.device)
@@ -44,8 +44,8 @@ def potential(
     launch(
         _potential_kernel, (blocks, count, cdiv(d, slice_width) if want_grad else 1), z,
         z, z.square().sum(1), first, last, n, d, t, stats, moments,
-        ROWS=rows, COLUMNS=columns, WIDTH=width or _padded(d), WHOLE=width is None,
-        PRECISION=_input_precision(), SLICE=slice_width, num_warps=warps, num_stages=2,
+        ROWS=rows, COLUMNS=columns, WIDTH=width, PRECISION=_input_precision(), SLICE=slice_width,
+        num_warps=8, num_stages=2,
     )  # fmt: skip
     # Parts and rows stand at shifts of their own; a row without a finite weight has a weight of 0.
     shift, weight = stats[:, 0].double(), stats[:, 1].double()
@@ -154,15 +154,12 @@ def _potential_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     WIDTH: tl.constexpr,
-    WHOLE: tl.constexpr,
     PRECISION: tl.constexpr,
     SLICE: tl.constexpr,
 ):
     rows = first + tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     slice_first = tl.program_id(2) * SLICE
     row_norm = tl.load(norms + rows, mask=rows < last, other=0.0)
-    if WHOLE:
-        own = _load(z, D, rows, last, 0, D, WIDTH)
     least = tl.full((ROWS,), _FAR, tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     moment = tl.zeros((ROWS, SLICE), tl.float32)
@@ -170,11 +167,7 @@ def _potential_kernel(
     begin, end = columns_of_program(N, COLUMNS)
     for first_col in range(begin, end, COLUMNS):
         cols = first_col + tl.arange(0, COLUMNS)
-        if WHOLE:
-            other = _load(z, D, cols, N, 0, D, WIDTH)
-            products = _dot(own, tl.trans(other), None, PRECISION)
-        else:
-            products = _product(z, D, rows, last, z, D, cols, N, D, WIDTH, PRECISION)
+        products = _product(z, D, rows, last, z, D, cols, N, D, WIDTH, PRECISION)
         col_norm = tl.load(norms + cols, mask=cols < N, other=0.0)
         square = tl.maximum(row_norm[:, None] + col_norm[None, :] - 2.0 * products, 0.0)
         valid = (cols < N)[None, :] & (rows < last)[:, None] & (rows[:, None] != cols[None, :])

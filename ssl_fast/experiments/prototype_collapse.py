@@ -171,7 +171,7 @@ class _Scale(nn.Module):
 
 
 def _criterion(setting: Setting, options: Options) -> nn.Module:
-    shape = {"queue_size": 4 * options.batch, "dim": 2, "temperature": setting.temperature}
+    shape: dict = {"queue_size": 4 * options.batch, "dim": 2, "temperature": setting.temperature}
     if setting.method == "PCL":
         return ProtoNCELoss(**shape)
     return PAUCLoss(**shape, alpha=setting.alpha, beta=setting.beta, gamma=setting.gamma)
@@ -237,7 +237,7 @@ def _trials(options: Options, chosen: dict[str, Setting]) -> Iterator[Trial]:
     if options.ablation:
         full = chosen["PAUC"]
         for name, seed in itertools.product(("alpha", "beta", "gamma"), range(options.seeds)):
-            weights = dict.fromkeys(("alpha", "beta", "gamma"), 0.0)
+            weights: dict = dict.fromkeys(("alpha", "beta", "gamma"), 0.0)
             weights[name] = getattr(full, name)
             only = full._replace(**weights)
             yield Trial(f"PAUC, {name} alone", only, options.ablation, seed)
@@ -253,11 +253,11 @@ def _table(results: dict[tuple, Found]) -> list[tuple]:
     for (name, classes, _), found in results.items():
         groups.setdefault((classes, name), []).append(found)
     rows = []
-    for (classes, name), found in sorted(groups.items(), key=lambda item: item[0][0]):
-        scores = torch.tensor([f.nemd for f in found])
-        columns = zip(*[(f.by_class, f.knn, f.uniformity) for f in found], strict=True)
-        means = [sum(column) / len(found) for column in columns]
-        spread = float(scores.std()) if len(found) > 1 else 0.0
+    for (classes, name), group in sorted(groups.items(), key=lambda item: item[0][0]):
+        scores = torch.tensor([f.nemd for f in group])
+        columns = zip(*[(f.by_class, f.knn, f.uniformity) for f in group], strict=True)
+        means = [sum(column) / len(group) for column in columns]
+        spread = float(scores.std()) if len(group) > 1 else 0.0
         rows.append((classes, name, float(scores.mean()), spread, *means))
     return rows
 
