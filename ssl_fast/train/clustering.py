@@ -28,7 +28,7 @@ class Clustering(NamedTuple):
 
     centroids: Tensor  # (K, D), unit norm
     concentration: Tensor  # (K,) > 0, mean `temperature`
-    index: Tensor  # (N,) long: the cluster of each sample
+    index: Tensor  # type: ignore[assignment]  # (N,) long: the cluster of each sample
 
 
 def cluster(
