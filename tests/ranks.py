@@ -216,10 +216,6 @@ def contrast_case(function: Any, seeds: tuple = (0, 1), **options: Any) -> Any:
         views = {name: z[rows].clone().requires_grad_() for name, z in views.items()}
         return results(function(*views.values(), group=group, **options), views)
 
-    z = {
-        n: normal(N, 2 * D, seed=i).view(N, 2, D)[rows].requires_grad_() for i, n in enumerate("om")
-    }
-    return results(MMCRLoss(0.1, group=group)(z["o"], z["m"]), z)
     return run
 
 

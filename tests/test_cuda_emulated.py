@@ -22,14 +22,14 @@ from torch import Tensor
 
 from ssl_fast import backend, native_cuda_covariance
 from ssl_fast._polar import TorchKernels
-from ssl_fast.reference import contrastive as contrastive_reference
-from ssl_fast.functional._prior import divergence
 from ssl_fast.functional import (
     covariance_penalty,
     cross_correlation_penalty,
     variance_hinge,
     vicreg,
 )
+from ssl_fast.functional._prior import divergence
+from ssl_fast.reference import contrastive as contrastive_reference
 from ssl_fast.reference import cross_entropy as cross_entropy_reference
 from ssl_fast.reference import prior as prior_reference
 from ssl_fast.reference import sinkhorn as sinkhorn_reference
