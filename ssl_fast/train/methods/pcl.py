@@ -60,9 +60,7 @@ class PCL(MomentumSiamese):
             self.register_buffer(f"centroids_{m}", torch.empty(0))  # (K, D)
             self.register_buffer(f"concentration_{m}", torch.empty(0))  # (K,)
             self.register_buffer(f"cluster_{m}", torch.empty(0, dtype=torch.long))  # (images,)
-        self.criterion: nn.Module = ProtoNCELoss(
-            queue_length, embedding_dim, temperature, negatives
-        )
+        self.criterion = ProtoNCELoss(queue_length, embedding_dim, temperature, negatives)
 
     def check(self, batch_size: int, images: int) -> None:
         super().check(batch_size, images)
