@@ -26,7 +26,9 @@ OPTIONS = [(name, options) for name, options in combinations() if name in NAMES]
 
 
 def identifier(value: object) -> str:
-    return ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+    if not isinstance(value, dict):
+        return str(value)
+    return ",".join(f"{k}={getattr(v, '__name__', v)}" for k, v in value.items())
 
 
 def test_every_class_is_in_the_table() -> None:

@@ -160,6 +160,8 @@ def contrastive(dtype: torch.dtype, widths: tuple[int, ...]) -> None:
         module.rows_backward(x, w, meta(n), meta(k), 5.0, *ranges, lse, potential(n))
         lse = module.pairs_forward(x, meta(n), 5.0, 2)
         module.pairs_backward(x, meta(n), 5.0, 2, lse, meta(n, 2))
+
+
 def covariances(dtype: torch.dtype, n: int = 1024, d: int = 4096) -> None:
     """Every kernel of the stem, on views (n, d) with the products in float32."""
     stem = kernels("covariance")

@@ -70,7 +70,7 @@ def correlation_backward(
 ) -> Tensor:
     """d_c (K, D) for g = factor * d_value: with r = log c - log c_0, m its mean, a that of c,
 
-    d c_pd = g inv_temperature / (K - 1) [ c_pd (m_d - r_pd - sum_e c_pe (m_e - r_pe)) + a_d - c_pd ]
+    d c_pd = g inv_temperature / (K - 1) [c_pd (m_d - r_pd - sum_e c_pe (m_e - r_pe)) + a_d - c_pd]
     """
     p, relative = _distributions(c, inv_temperature, row)
     distance = col[1] - relative
