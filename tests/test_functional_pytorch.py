@@ -206,7 +206,10 @@ def calls() -> dict[str, list[tuple]]:
         "transport_forward": [], "transport_backward": [],
         **calls_of_prior(name), **calls_of_crops(name), **calls_of_contrast(name),
         "covariance_forward": [], "covariance_backward": [],
-        "cross_correlation_forward": [(x, y, 0.1, 1e-5, grad, name, "") for grad in (True, False)],
+        "cross_correlation_forward": [
+            (x, y, 0.1, 1e-5, own, grad, name, "") for own, grad in ((False, True), (True, False))
+        ],
+        **calls_of_cosine(name),
         "wasserstein_forward": [
             (x, True, 1e-6, True, True, 5, name, ""),
             (x.half(), False, 1e-6, False, True, 5, name, ""),
@@ -252,6 +255,20 @@ def calls() -> dict[str, list[tuple]]:
                 (x, y, 2.0, *target, row, col, cache, d_loss, 0.5, True, True, name)
             )
     return found
+
+
+def calls_of_cosine(name: str) -> dict[str, list[tuple]]:
+    x, y, _ = operands()
+    ops = torch.ops.ssl_fast
+    _, stats = ops.cosine_forward(x, y, 1e-8, name)
+    mean, row_stats, _ = ops.mean_softmax_forward(x, y, 2.0, name, "")
+    return {
+        "cosine_forward": [(x, y, 1e-8, name)],
+        "cosine_backward": [(x, y, 1e-8, stats, torch.tensor(0.7), 0.2, True, False, name)],
+        "nearest_rows": [(x, name)],
+        "mean_softmax_forward": [(x, y, 2.0, name, "")],
+        "mean_softmax_backward": [(x, y, 2.0, row_stats, mean.double(), True, True, name)],
+    }
 
 
 def calls_of_prior(name: str) -> dict[str, list[tuple]]:
@@ -336,10 +353,14 @@ OPERATORS = (
     "contrastive_pairs_forward", "contrastive_pairs_backward",
     "covariance_forward", "covariance_backward", "cross_correlation_forward",
     "wasserstein_forward", "nuclear_norms_forward",
+    "cosine_forward", "cosine_backward", "nearest_rows",
+    "mean_softmax_forward", "mean_softmax_backward",
 )  # fmt: skip
 
 
 def test_operators_are_all_checked() -> None:
+    for file in pkgutil.iter_modules(functional.__path__):
+        importlib.import_module(f"ssl_fast.functional.{file.name}")
     registered = {
         schema.name.removeprefix("ssl_fast::")
         for schema in torch._C._jit_get_all_schemas()

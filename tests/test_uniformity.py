@@ -74,7 +74,8 @@ def test_right_for_every_temperature(backend, temperature) -> None:
 
 
 @pytest.mark.parametrize(("shape", "alpha", "dtype"), spread(
-    [(1, 1), (7, 3), (67, 17), (131, 300)], [0.5, 1.0, 2.0, 3.0], list(DTYPES)), ids=str)  # fmt: skip
+    [(1, 1), (7, 3), (67, 17), (131, 300)], [0.5, 1.0, 2.0, 3.0], list(DTYPES),
+), ids=str)  # fmt: skip
 def test_alignment_is_right(backend, shape, alpha, dtype) -> None:
     x, y = (unit(*shape, dtype=DTYPES[dtype], seed=s) for s in (0, 1))
     if shape[1] == 1:

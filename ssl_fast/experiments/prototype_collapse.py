@@ -4,10 +4,11 @@ Isotropic Gaussian blobs in 3-D, 10 to 50 classes of 1000 samples, embedded on t
 small network that PCL or PAUC trains without labels. NEMD, the mean transport cost between the
 clouds of different prototypes, is the paper's measure of collapse: PAUC's is to be the lower.
 
-The protocol was fixed before the first result: both methods get the same data, initial weights,
-order of batches, views, steps and learning rate for a seed; each may choose among four settings,
-once, on 20 classes and a seed of its own, by 5-nn accuracy (not by NEMD, which is what is tested).
-The prototypes are the clusters of a final k-means with as many clusters as classes.
+The protocol was fixed before the first run in full (after three short trials, which set the budget
+and the optimiser): both methods get the same data, initial weights, order of batches, views and
+steps for a seed; each may choose among four settings, once, on 20 classes and a seed of its own, by
+5-nn accuracy (not by NEMD, which is what is tested). The prototypes are the clusters of a final
+k-means with as many clusters as classes.
 """
 
 import itertools
