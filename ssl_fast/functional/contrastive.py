@@ -121,7 +121,9 @@ def multi_view_nt_xent(
 
     Args:
         views: V tensors (N, D), N >= 2.
-        temperature, normalize, group: as in `nt_xent`.
+        temperature: as in `nt_xent`.
+        normalize: as in `nt_xent`.
+        group: as in `nt_xent`.
 
     Returns:
         0-d; float32, float64 for float64 views.
@@ -155,7 +157,8 @@ def decoupled_nt_xent(
         z1: (N, D), the other view.
         temperature: > 0, in units of the similarities.
         weights: (N,) for both views of a sample, or (N, 2), without gradient; None: ones.
-        normalize, group: as in `nt_xent`.
+        normalize: as in `nt_xent`.
+        group: as in `nt_xent`.
 
     Returns:
         0-d; float32, float64 for float64 views.

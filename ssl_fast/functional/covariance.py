@@ -82,8 +82,9 @@ def vicreg(
     code's; the paper's Eq. 6 has none.
 
     Args:
-        z0, z1: (N, D) of one shape and type, or (N, ..., D): then the covariance is the mean over
-            the positions in between, as VICRegL has it. N >= 2 over all ranks.
+        z0: (N, D) of one shape and type, or (N, ..., D): then the covariance is the mean over the
+            positions in between, as VICRegL has it. N >= 2 over all ranks.
+        z1: likewise.
         gamma: the wanted standard deviation, > 0, in units of z.
         eps: added to the variance, > 0.
         group: process group: every rank returns the global values, and gradients such that the
@@ -126,7 +127,8 @@ def cross_correlation_penalty(
     For D >= 2 N (N over all ranks), sum_de C_de^2 = <Z0 Z0^T, Z1 Z1^T> / N^2; else strips of C.
 
     Args:
-        z0, z1: (N, D) of one shape and type, not normalised; N >= 2 over all ranks.
+        z0: (N, D) of one shape and type, not normalised; N >= 2 over all ranks.
+        z1: likewise.
         off_diagonal_weight: w, > 0.
         eps: added to the variance, > 0.
         group: process group: statistics and C are those of all ranks' rows, every rank returns the

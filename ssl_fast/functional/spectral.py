@@ -22,7 +22,8 @@ def mmcr(online: Tensor, momentum: Tensor, *, weight: float = 5e-3, group: Any =
     Z_b (2K, D) holds all views of sample b, online and momentum; C (B, D) holds their means.
 
     Args:
-        online, momentum: (B, K, D), used as given. Gradients reach those that require them.
+        online: (B, K, D), used as given. Gradients reach those that require them.
+        momentum: likewise.
         weight: of the manifolds' own norms, >= 0.
         group: process group: one loss for the samples of all ranks, and gradients such that DDP's
             mean is exact.

@@ -206,7 +206,8 @@ def zero_cl(
     matrix ((1 - shrinkage) S + shrinkage I + eps)^-1/2 is a constant: no gradient passes it.
 
     Args:
-        z0, z1: (N, D), N >= 2, D >= 2.
+        z0: (N, D), N >= 2, D >= 2.
+        z1: (N, D), N >= 2, D >= 2.
         mode: "feature", "instance" or "both".
         shrinkage: None takes 0.1 for features and 0 for instances.
         eps: added to the eigenvalues, > 0; None takes 1e-5 for features and 0.01 for instances.

@@ -17,9 +17,17 @@ class IBOTLoss(CenteredLoss):
     formed by tiles and never stored; logits are taken as given. Nothing is normalised inside.
 
     Args:
-        num_prototypes, temperature, teacher_temperature, warmup_teacher_temperature,
-            warmup_epochs, center_momentum, centering, iterations, prior, exponent, prior_order:
-            as in `DINOLoss`; the centre and Sinkhorn see masked tokens alone.
+        num_prototypes: as in `DINOLoss`; the centre and Sinkhorn see masked tokens alone.
+        temperature: likewise.
+        teacher_temperature: likewise.
+        warmup_teacher_temperature: likewise.
+        warmup_epochs: likewise.
+        center_momentum: likewise.
+        centering: likewise.
+        iterations: likewise.
+        prior: likewise.
+        exponent: likewise.
+        prior_order: likewise.
         group: process group. B and Sinkhorn's sums are over all ranks, every rank returns the
             global loss, and DDP's mean of the gradients is exact.
 

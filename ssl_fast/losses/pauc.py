@@ -31,8 +31,15 @@ class PAUCLoss(torch.nn.Module):
     while the stored centroids stay constants as in PCL. Default weights are 1: none are printed.
 
     Args:
-        queue_size, dim, temperature, negatives, duplicates, group: of `ProtoNCELoss`.
-        alpha, beta, gamma: weights of the three terms, >= 0; a term of weight 0 is not formed.
+        queue_size: of `ProtoNCELoss`.
+        dim: of `ProtoNCELoss`.
+        temperature: of `ProtoNCELoss`.
+        negatives: of `ProtoNCELoss`.
+        duplicates: of `ProtoNCELoss`.
+        group: of `ProtoNCELoss`.
+        alpha: weights of the three terms, >= 0; a term of weight 0 is not formed.
+        beta: likewise.
+        gamma: likewise.
         s: exponent of the alignment, > 0.
         t: of the uniformity's kernel, > 0.
         softmax_temperature: of the correlation's distributions, > 0.

@@ -18,8 +18,12 @@ class PMSNLoss(MSNLoss):
         prior: "power_law": proportional to k^-exponent; "uniform", which is MSN; or a distribution
             (K,), all positive: class frequencies, say.
         exponent: of the power law, >= 0; 0.25 in the paper's Table 3, 0.5 in its toy setting.
-        temperature, sharpening, prior_weight, sinkhorn_iterations, entropy_weight, group: as in
-            `MSNLoss`; prior_weight is the paper's lambda.
+        temperature: as in `MSNLoss`; prior_weight is the paper's lambda.
+        sharpening: likewise.
+        prior_weight: likewise.
+        sinkhorn_iterations: likewise.
+        entropy_weight: likewise.
+        group: likewise.
 
     Source: paper, Eq. 9. No official code; Lightly's class has KL(prior || mean p) instead
         (`ssl_fast.compat.lightly`, or `prior_kl(reverse=True)`).

@@ -25,8 +25,10 @@ class ProtoNCELoss(torch.nn.Module):
     used as given (PCL stores centroids of unit norm).
 
     Args:
-        queue_size, dim, temperature, group: of `MoCoLoss`; the prototype term is the mean over this
-            rank's rows.
+        queue_size: of `MoCoLoss`; the prototype term is the mean over this rank's rows.
+        dim: likewise.
+        temperature: likewise.
+        group: likewise.
         negatives: r, sampled prototypes a step; all others when a clustering has fewer.
         duplicates: rows of one cluster see each other's prototype as a negative that equals their
             positive: "count" it, as the released code does, or "ignore" it.

@@ -22,7 +22,9 @@ class VICRegLoss(torch.nn.Module):
     official code's; the paper's Eq. 6 and solo-learn have none.
 
     Args:
-        invariance_weight, variance_weight, covariance_weight: the paper's lambda, mu, nu.
+        invariance_weight: the paper's lambda, mu, nu.
+        variance_weight: the paper's lambda, mu, nu.
+        covariance_weight: the paper's lambda, mu, nu.
         gamma: the wanted standard deviation, > 0.
         eps: added to the variance, > 0.
         group: process group. Statistics are those of all ranks' rows; every rank returns the
@@ -54,7 +56,8 @@ class VICRegLoss(torch.nn.Module):
         """The loss, 0-d.
 
         Args:
-            z0, z1: (N, D), or (N, ..., D) with one covariance a position in between.
+            z0: (N, D), or (N, ..., D) with one covariance a position in between.
+            z1: likewise.
         """
         invariance, variance, covariance = vicreg(
             z0, z1, gamma=self.gamma, eps=self.eps, group=self.group
@@ -86,7 +89,9 @@ class VICRegLLoss(torch.nn.Module):
     `matches[1]`, whatever the view, as the official code has it.
 
     Args:
-        invariance_weight, variance_weight, covariance_weight: lambda, mu, nu.
+        invariance_weight: lambda, mu, nu.
+        variance_weight: lambda, mu, nu.
+        covariance_weight: lambda, mu, nu.
         alpha: weight of the global part, in [0, 1].
         gamma: the wanted standard deviation, > 0.
         eps: added to the variance, > 0.
