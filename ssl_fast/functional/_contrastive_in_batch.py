@@ -51,20 +51,25 @@ def in_batch_forward(
     kernels, wide = backend.implementation(name, "contrastive"), product_dtype(query)
     units = [UnitRows(x, name) for x in (query, key)] if normalize else []
     q, k = (u.rows for u in units) if units else (x.to(wide) for x in (query, key))
-    d_q = torch.empty_like(q) if want_query else None
-    d_k = torch.empty_like(k) if want_key else None
     factor, store = loss_factor(reduction, False, len(q)), want_query or want_key
     numbers = inv_temperature, factor * inv_temperature, store
-    total = 0.0
     slices = row_slices(0, len(q), len(k))
-    buffer = q.new_empty(max(s.stop - s.start for s in slices), len(k))
-    for rows in slices:
-        tile = torch.mm(q[rows], k.t(), out=buffer[: rows.stop - rows.start])
-        total += kernels.in_batch(tile, rows.start, *numbers)
-        if d_q is not None:
-            torch.mm(tile, k, out=d_q[rows])
-        if d_k is not None:
-            d_k.addmm_(tile.t(), q[rows], beta=0 if rows.start == 0 else 1)
+    if len(slices) == 1:  # without slices, a tenth faster at 64 x 64
+        tile = torch.mm(q, k.t())
+        total = kernels.in_batch(tile, 0, *numbers)
+        d_q = torch.mm(tile, k) if want_query else None
+        d_k = torch.mm(tile.t(), q) if want_key else None
+    else:
+        d_q = torch.empty_like(q) if want_query else None
+        d_k = torch.zeros_like(k) if want_key else None
+        total, buffer = 0.0, q.new_empty(max(s.stop - s.start for s in slices), len(k))
+        for rows in slices:
+            tile = torch.mm(q[rows], k.t(), out=buffer[: rows.stop - rows.start])
+            total += kernels.in_batch(tile, rows.start, *numbers)
+            if d_q is not None:
+                torch.mm(tile, k, out=d_q[rows])
+            if d_k is not None:
+                d_k.addmm_(tile.t(), q[rows])
     if units:
         d_q = None if d_q is None else units[0].backward(d_q, wide)
         d_k = None if d_k is None else units[1].backward(d_k, wide)
