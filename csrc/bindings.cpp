@@ -243,6 +243,14 @@ PYBIND11_MODULE(_cpu, m) {
       },
       NoGil());
   m.def(
+      "contrastive_in_batch",
+      [](Pointer t, int64_t n, int64_t k, int64_t stride, int dtype, int64_t first, double scale,
+         double weight, bool store, int threads) {
+        return active().contrastive_in_batch(matrix(t, n, k, stride, dtype), first, scale, weight,
+                                             store, threads);
+      },
+      NoGil());
+  m.def(
       "contrastive_pairs_forward",
       [](Pointer t, int64_t n, int64_t k, int64_t stride, int dtype, double scale, double shift,
          int64_t row, int64_t col, int64_t views, Pointer sums, int threads) {

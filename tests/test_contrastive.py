@@ -17,7 +17,9 @@ from checks import (
     spread,
     value_and_grads,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from ssl_fast import backend as dispatch
 from ssl_fast.functional import (
     decoupled_nt_xent,
     info_nce,
@@ -25,6 +27,8 @@ from ssl_fast.functional import (
     nt_xent,
     proto_nce,
 )
+from ssl_fast.native import contrastive as native
+from ssl_fast.reference import contrastive as reference
 
 pytestmark = [pytest.mark.cpu_kernels, pytest.mark.usefixtures("poisoned")]
 
@@ -275,8 +279,62 @@ def test_gradients_reach_what_requires_them(backend) -> None:
         assert_relative(grad, expected[i].double(), 1e-5, tiny=1e-8)
 
 
+class Products(TorchDispatchMode):
+    """Counts library products."""
+
+    count = 0
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        self.count += "mm" in op.name()
+        return op(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("constant", "count"), [(False, 3), (True, 2)])
+def test_in_batch_takes_no_product_twice(constant, count) -> None:
+    """Logits and one product an operand that requires a gradient, all of them forward."""
+    if reason := dispatch.why_not("native", "cpu", torch.float32):
+        pytest.skip(reason)
+    a, b = normal(70, 8).requires_grad_(), normal(70, 8, seed=1).requires_grad_(not constant)
+    with Products() as products:
+        loss = info_nce(a, b)
+        forward = products.count
+        loss.backward()
+    assert forward == products.count == count
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_in_batch_tile(dtype) -> None:
+    """Rows 3 to 9 of 40, one sure of its positive, one sure of another, against the reference."""
+    if reason := dispatch.why_not("native", "cpu", dtype):
+        pytest.skip(reason)
+    tile = normal(6, 40, dtype=dtype)
+    tile[1, 4], tile[2, 0], tile[3] = 50, 1e4, 0
+    exact = tile.double().clone()
+    total = reference.in_batch(exact, 3, 2.0, 0.7, True)
+    got = tile.clone()
+    assert native.in_batch(tile.clone(), 3, 2.0, 0.7, False) == pytest.approx(total, rel=1e-6)
+    assert native.in_batch(got, 3, 2.0, 0.7, True) == pytest.approx(total, rel=1e-6)
+    assert_relative(got, exact, 1e-6 if dtype is torch.float32 else 1e-14, tiny=1e-16)
+    alone = torch.full((1, 1), 3.0, dtype=dtype)
+    assert native.in_batch(alone, 0, 2.0, 1.0, True) == 0 == float(alone)
+
+
+def test_in_batch_of_several_tiles(backend) -> None:
+    """1200 rows are more than one tile of whole rows."""
+    assert_right(
+        lambda q, k: info_nce(q, k, temperature=0.1),
+        lambda q, k: oracles.one_of_many(q, k, None, 0.1),
+        [normal(1200, 4, seed=seed) for seed in (0, 1)],
+        wrt=2,
+        upstream=torch.tensor(3.0),
+    )
+
+
 def test_nothing_quadratic_is_kept() -> None:
-    """NT-Xent: some numbers a row. A queue: the query's gradient, and nothing of the queue."""
+    """NT-Xent: some numbers a row. A queue: the query's gradient, and nothing of the queue.
+
+    In the batch: the gradients.
+    """
     a, b = (normal(1024, 16, seed=seed).requires_grad_() for seed in (0, 1))
     with Saved(a, b) as saved:
         loss = nt_xent(a, b)
@@ -289,7 +347,10 @@ def test_nothing_quadratic_is_kept() -> None:
         assert 0 < saved.nbytes() < 3 * a.nbytes
     with Saved(a, b) as saved:
         info_nce(a, b)
-    assert 0 < saved.nbytes() <= a.nbytes + 4 * 8 * 1024
+    assert 0 < saved.nbytes() <= 2 * a.nbytes
+    with Saved(a, b) as saved:
+        info_nce(a, b.detach())
+    assert 0 < saved.nbytes() <= a.nbytes
 
 
 def test_nothing_quadratic_is_formed() -> None:

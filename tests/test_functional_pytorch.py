@@ -97,6 +97,7 @@ FORMS = {
     "nt_xent, views": lambda x, y, s: multi_view_nt_xent([x, y, x * y]),
     "nt_xent, decoupled": lambda x, y, s: decoupled_nt_xent(x, y, weights=s[0], normalize=False),
     "info_nce": lambda x, y, s: info_nce(x, y, reduction="none"),
+    "info_nce, mean": lambda x, y, s: info_nce(x, y, temperature=0.1),
     "info_nce, queue": lambda x, y, s: info_nce(x, y, s[:, :3]),
     "info_nce, wide": lambda x, y, s: info_nce(x, x.detach(), y, normalize=False, temperature=0.01),
     "proto_nce": lambda x, y, s: proto_nce(x, y, PRIOR.to(s), INDEX, reduction="sum"),
@@ -317,6 +318,10 @@ def calls_of_contrast(name: str) -> dict[str, list[tuple]]:
     found: dict[str, list[tuple]] = {
         "contrastive_rows_forward": [], "contrastive_rows_backward": [],
         "contrastive_pairs_forward": [], "contrastive_pairs_backward": [],
+        "in_batch_forward": [
+            (x, y, 2.0, True, "mean", True, True, name),
+            (x, y, 2.0, False, "sum", True, False, name),
+        ],
     }  # fmt: skip
     for pair, scales, without, normalize, reduction in (
         (y, (None, None), (INDEX, INDEX + 1), 2, "none"),
@@ -350,7 +355,7 @@ OPERATORS = (
     "multi_crop_forward",
     "multi_crop_logits_forward", "multi_crop_logits_backward",
     "contrastive_rows_forward", "contrastive_rows_backward",
-    "contrastive_pairs_forward", "contrastive_pairs_backward",
+    "contrastive_pairs_forward", "contrastive_pairs_backward", "in_batch_forward",
     "covariance_forward", "covariance_backward", "cross_correlation_forward",
     "wasserstein_forward", "nuclear_norms_forward",
     "cosine_forward", "cosine_backward", "nearest_rows",

@@ -1,6 +1,7 @@
 // Contrastive losses: what happens to a tile of products between one library product and the next.
 //
 //   rows:   l_ij = scale * b_j * t_ij, without columns lo_i <= j < hi_i;  running maximum and sum
+//   in batch: l_ij = scale * t_ij, whole rows, each row's own column its positive;  loss, P - 1
 //   pairs:  l_ij = scale * t_ij, t symmetric, without the block of `views` rows that holds i;
 //           tiles at and right of the diagonal alone, each feeding the sums of both its sides
 //
@@ -66,6 +67,41 @@ void rows_forward(const Matrix& tile, const C* b, double scale, const Ranges& wi
       if (rescale) rescale[i] = (C)kept;
     }
   });
+}
+
+// Rows first + i of all columns; row i's own column is its positive, the others its negatives:
+//   gap_i = log sum_{j != i} exp(l_ij) - l_ii,   loss_i = log(1 + exp(gap_i)),   returned summed;
+//   with Store, t = weight dloss_i / dl_ij = weight (P - 1).
+template <bool Store, typename C>
+double in_batch(const Matrix& tile, int64_t first, double scale, double weight, int threads) {
+  using V = Vec<C>;
+  const int64_t n = tile.cols;
+  Scratch<double> losses(tile.rows);
+  parallel(threads, tile.rows * n, [&](Team team) {
+    for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++) {
+      C* t = (C*)row_address(tile, i);
+      const double positive = t[first + i];
+      t[first + i] = (C)-INFINITY;
+      const double top = largest(t, n);
+      if (top == -INFINITY) {  // no negatives
+        losses[i] = 0;
+        for (int64_t j = 0; Store && j < n; j++) t[j] = 0;
+        continue;
+      }
+      const double sum = sum_exp<Store>(t, n, scale, top, (const C*)nullptr);
+      const double gap = (top - positive) * scale + log(sum);
+      losses[i] = gap > 0 ? gap + log1p(exp(-gap)) : log1p(exp(gap));
+      if (!Store) continue;
+      const double share = weight / (1 + exp(-gap));
+      const V factor((C)(share / sum));
+      sweep<C>(
+          n, [&](int64_t j, auto lanes) { (V::load(t + j, lanes) * factor).store(t + j, lanes); });
+      t[first + i] = (C)-share;
+    }
+  });
+  double total = 0;
+  for (int64_t i = 0; i < tile.rows; i++) total += losses[i];
+  return total;
 }
 
 // A row's log-sum-exp in two parts: one in units of t, subtracted where nothing rounds, and the
@@ -227,6 +263,15 @@ void contrastive_rows_backward(const Matrix& tile, const void* b, double scale,
     rows_backward(tile, (const double*)b, scale, without, lse, weight, threads);
   else
     rows_backward(tile, (const float*)b, scale, without, lse, weight, threads);
+}
+
+double contrastive_in_batch(const Matrix& tile, int64_t first, double scale, double weight,
+                            bool store, int threads) {
+  if (tile.dtype == kFloat64)
+    return store ? in_batch<true, double>(tile, first, scale, weight, threads)
+                 : in_batch<false, double>(tile, first, scale, weight, threads);
+  return store ? in_batch<true, float>(tile, first, scale, weight, threads)
+               : in_batch<false, float>(tile, first, scale, weight, threads);
 }
 
 void contrastive_pairs_forward(const Matrix& tile, double scale, double shift, int64_t row,

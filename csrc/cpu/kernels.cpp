@@ -24,6 +24,7 @@ const Kernels kernels{
     correlation_gradient,
     contrastive_rows_forward,
     contrastive_rows_backward,
+    contrastive_in_batch,
     contrastive_pairs_forward,
     contrastive_pairs_backward,
     pair_distances,

@@ -115,6 +115,10 @@ struct Kernels {
   void (*contrastive_rows_backward)(const Matrix& tile, const void* b, double scale,
                                     const Ranges& without, const double* lse, const double* weight,
                                     int threads);
+  // tile [R, N], rows first..first + R of the batch; returns the sum of the rows' losses. With
+  // store the tile becomes weight * d losses / d (scale * tile), else it is overwritten.
+  double (*contrastive_in_batch)(const Matrix& tile, int64_t first, double scale, double weight,
+                                 bool store, int threads);
   // The tile's first row and column in the symmetric [M, M]; sums [M].
   void (*contrastive_pairs_forward)(const Matrix& tile, double scale, double shift, int64_t row,
                                     int64_t col, int64_t views, double* sums, int threads);

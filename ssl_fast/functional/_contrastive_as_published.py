@@ -9,9 +9,9 @@ from . import _check
 from ._contrastive import ALL
 from ._contrastive_check import same_shape
 from ._contrastive_group import first_row
+from ._contrastive_rows import in_batch_loss, rows_loss
 from ._distributed import gather
 from ._tiles import product_dtype
-from .contrastive import rows_loss
 
 
 def in_batch_info_nce(
@@ -24,10 +24,7 @@ def in_batch_info_nce(
     query, key = _check.autocast(query, key.detach() if constant else key)
     same_shape("query", query, "key", key)
     name = _check.group_name(group)
-    lo = first_row(query, name) + torch.arange(len(query), device=query.device)
-    return rows_loss(
-        query, gather(key, name), key, temperature, without=(lo, lo + 1), normalize=ALL
-    )
+    return in_batch_loss(query, key, gather(key, name), temperature, normalize=ALL, ranks=name)
 
 
 def class_nt_xent(z: Tensor, index: Tensor, *, temperature: float, group: Any) -> Tensor:

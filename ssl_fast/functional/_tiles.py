@@ -13,7 +13,7 @@ from torch import Tensor
 
 # Bytes of a float32 tile: large enough for the product's full rate, small enough for the caches.
 TILE_BYTES = 4 << 20
-_MIN_ROWS = 128
+MIN_ROWS = 128
 # Rows of a half-precision weight upcast at a time.
 _UPCAST_ROWS = 4096
 
@@ -25,7 +25,7 @@ def product_dtype(x: Tensor) -> torch.dtype:
 
 def row_slices(first: int, last: int, columns: int) -> list[slice]:
     """Equal slices of the rows first to last, each about TILE_BYTES of float32 columns."""
-    size = max(_MIN_ROWS, TILE_BYTES // (4 * columns))
+    size = max(MIN_ROWS, TILE_BYTES // (4 * columns))
     count = -(-(last - first) // size)
     bounds = [first + (last - first) * i // count for i in range(count + 1)] if count else []
     return [slice(a, b) for a, b in itertools.pairwise(bounds)]

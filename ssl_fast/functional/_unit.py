@@ -24,10 +24,11 @@ class UnitRows:
         self.norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
         self.rows = wide / self.norm.clamp_min(_TINY)
 
-    def backward(self, d_rows: Tensor) -> Tensor:
+    def backward(self, d_rows: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """d_x = (d - (d . u) u) / |x|, into d_rows where it fits; that of a zero row is zero."""
+        dtype = dtype or self.dtype
         if self.kernels is not None:
-            return self.kernels.backward(d_rows, self.rows, self.norm, self.dtype)
+            return self.kernels.backward(d_rows, self.rows, self.norm, dtype)
         along = (d_rows * self.rows).sum(1, keepdim=True) * (self.norm > _TINY)
         inverse = self.norm.clamp_min(_TINY).reciprocal() * (self.norm > 0)
-        return torch.addcmul(d_rows, self.rows, along, value=-1).mul_(inverse).to(self.dtype)
+        return torch.addcmul(d_rows, self.rows, along, value=-1).mul_(inverse).to(dtype)

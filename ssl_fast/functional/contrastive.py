@@ -9,13 +9,12 @@ from torch import Tensor
 from .. import backend
 from . import _check
 from ._autograd import apply
-from ._contrastive import ALL, NOTHING, ROWS, Pairs, Rows
+from ._contrastive import ALL, NOTHING, ROWS, Pairs
 from ._contrastive_check import at_least_two, columns, same_shape, same_views
-from ._contrastive_group import first_row, pairs_over_ranks
+from ._contrastive_group import pairs_over_ranks
+from ._contrastive_rows import in_batch_loss, rows_loss
 from ._distributed import gather
 from ._tiles import product_dtype
-
-_REDUCTIONS = ("mean", "sum", "none")
 
 
 def info_nce(
@@ -56,7 +55,8 @@ def info_nce(
     Cost: products of 2 N M D operations: one forward, one more for the query's gradient, formed in
         the same visit, two for the gradient of keys or negatives. Kept for backward: query, key,
         the query's gradient and 2 N numbers; `negatives` only if they require a gradient, so a
-        queue may be written to before backward.
+        queue may be written to before backward. In the batch on a CPU, without ranks and reduced:
+        three products, all forward; both gradients are kept.
     """
     query, key = _check.autocast(query, key)
     same_shape("query", query, "key", key)
@@ -67,11 +67,8 @@ def info_nce(
         columns("negatives", negatives, "query", query)
         return rows_loss(query, negatives, key, temperature, **options)
     keys = gather(key, group)
-    if torch.compiler.is_compiling():
-        key = key.view_as(key)  # Dynamo takes no tensor twice
     at_least_two(len(keys), "negatives", "pass negatives=, a queue of keys, or a larger batch")
-    lo = first_row(query, group) + torch.arange(len(query), device=query.device)
-    return rows_loss(query, keys, key, temperature, without=(lo, lo + 1), **options)
+    return in_batch_loss(query, key, keys, temperature, **options)
 
 
 def nt_xent(
@@ -266,29 +263,6 @@ def local_nt_xent(
     views = same_views(views)
     name = _check.group_name(group)
     return _pairs(views, weights, 1.0 / temperature, True, decoupled, name, local=True)
-
-
-def rows_loss(
-    x: Tensor,
-    w: Tensor,
-    pair: Tensor | None,
-    temperature: float,
-    *,
-    normalize: int,
-    without: Any = None,
-    scales: tuple = (None, None),
-    reduction: str = "mean",
-    group: str = "",
-) -> Tensor:
-    _check.choice("reduction", reduction, _REDUCTIONS)
-    inv_temperature = 1.0 / _check.positive("temperature", temperature)
-    lo, hi = without or (None, None)
-    want = torch.is_grad_enabled()
-    return apply(
-        Rows, _check.rows_contiguous(x), _check.rows_contiguous(w), pair, inv_temperature, *scales,
-        lo, hi, normalize, reduction, want and x.requires_grad,
-        backend.select("contrastive", x.device, x.dtype), group, want and w.requires_grad,
-    )  # fmt: skip
 
 
 def _pairs(

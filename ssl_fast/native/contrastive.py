@@ -75,6 +75,13 @@ def rows_backward(
     return push
 
 
+def in_batch(tile: Tensor, first: int, scale: float, weight: float, store: bool) -> float:
+    """As `reference.contrastive.in_batch`; without `store` the tile is undefined afterwards."""
+    return cpu().contrastive_in_batch(
+        *matrix(tile), first, scale, weight, store, torch.get_num_threads()
+    )
+
+
 def pairs_forward(z: Tensor, a: Tensor | None, scale: float, views: int) -> Tensor:
     """As `reference.contrastive.pairs_forward`."""
     u = _scaled(z, a)

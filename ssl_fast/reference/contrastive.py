@@ -48,6 +48,21 @@ def rows_backward(
     return ((weight.double()[:, None] * p).T @ u).to(_wide(w))
 
 
+def in_batch(tile: Tensor, first: int, scale: float, weight: float, store: bool) -> float:
+    """Sum of the losses of rows first + i, whose positive is their own column of the batch.
+
+    loss_i = log sum_j exp(l_ij) - l_ii,  l = scale * tile;  the tile becomes weight * dloss / dl.
+    """
+    logits = tile.double() * scale
+    own = torch.arange(len(tile), device=tile.device)
+    losses = logits.logsumexp(1) - logits[own, first + own]
+    if store:
+        gradient = logits.softmax(1)
+        gradient[own, first + own] -= 1
+        tile.copy_(weight * gradient)
+    return float(losses.sum())
+
+
 def pairs_forward(z: Tensor, a: Tensor | None, scale: float, views: int) -> Tensor:
     """lse (M,) float64 of the M rows, those of one sample next to one another."""
     u = _scaled(z, a)

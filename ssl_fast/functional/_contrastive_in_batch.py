@@ -1,0 +1,104 @@
+"""InfoNCE within a batch by whole rows of logits: three products, each tile formed once.
+
+    l = u_q u_k^T / T,   loss_i = log sum_j exp(l_ij) - l_ii,   dloss_i / dl_ij = P_ij - [i = j]
+
+A tile of whole rows becomes its gradient in place, so both operands' gradients are formed in the
+forward visit and wait for the upstream number. Nothing of size N x N outlives a tile.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import backend
+from ._autograd import first_output_only, once_differentiable
+from ._operator import operator
+from ._stats import loss_factor
+from ._tiles import MIN_ROWS, TILE_BYTES, product_dtype, row_slices
+from ._unit import UnitRows
+
+
+def by_whole_rows(query: Tensor) -> bool:
+    """Whether a tile of whole rows takes no more bytes than inputs and gradients, or is small."""
+    if query.is_cuda:
+        return False
+    rows, width = query.shape
+    return 4 * min(rows, MIN_ROWS) * rows <= max(TILE_BYTES, 4 * 4 * rows * width)
+
+
+def _fake_forward(query, key, inv_temperature, normalize, reduction, want_query, want_key, name):
+    wide = product_dtype(query)
+    return (
+        query.new_empty((), dtype=wide),
+        query.new_empty(query.shape, dtype=wide) if want_query else query.new_empty(0),
+        query.new_empty(query.shape, dtype=wide) if want_key else query.new_empty(0),
+    )
+
+
+@operator(_fake_forward)
+def in_batch_forward(
+    query: Tensor,  # (N, D)
+    key: Tensor,  # (N, D)
+    inv_temperature: float,
+    normalize: bool,
+    reduction: str,
+    want_query: bool,
+    want_key: bool,
+    name: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, d_query, d_key, in `product_dtype`; None for what is not wanted."""
+    kernels, wide = backend.implementation(name, "contrastive"), product_dtype(query)
+    units = [UnitRows(x, name) for x in (query, key)] if normalize else []
+    q, k = (u.rows for u in units) if units else (x.to(wide) for x in (query, key))
+    factor, store = loss_factor(reduction, False, len(q)), want_query or want_key
+    numbers = inv_temperature, factor * inv_temperature, store
+    slices = row_slices(0, len(q), len(k))
+    if len(slices) == 1:  # without slices, a tenth faster at 64 x 64
+        tile = torch.mm(q, k.t())
+        total = kernels.in_batch(tile, 0, *numbers)
+        d_q = torch.mm(tile, k) if want_query else None
+        d_k = torch.mm(tile.t(), q) if want_key else None
+    else:
+        d_q = torch.empty_like(q) if want_query else None
+        d_k = torch.zeros_like(k) if want_key else None
+        total, buffer = 0.0, q.new_empty(max(s.stop - s.start for s in slices), len(k))
+        for rows in slices:
+            tile = torch.mm(q[rows], k.t(), out=buffer[: rows.stop - rows.start])
+            total += kernels.in_batch(tile, rows.start, *numbers)
+            if d_q is not None:
+                torch.mm(tile, k, out=d_q[rows])
+            if d_k is not None:
+                d_k.addmm_(tile.t(), q[rows])
+    if units:
+        d_q = None if d_q is None else units[0].backward(d_q, wide)
+        d_k = None if d_k is None else units[1].backward(d_k, wide)
+    outputs: Any = q.new_full((), total * factor), d_q, d_k
+    return outputs
+
+
+class InBatch(torch.autograd.Function):
+    """(loss, d_query, d_key) at an upstream gradient of 1; only the loss is for the caller."""
+
+    @staticmethod
+    def forward(*args):
+        return in_batch_forward(*args)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        first_output_only(ctx, output)
+        InBatch.keep(ctx, inputs, output)
+
+    @staticmethod
+    def keep(ctx, inputs, outputs):
+        # The inputs, for a second derivative to be refused.
+        ctx.save_for_backward(*inputs[:2], *outputs[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_loss, *_):
+        if d_loss is None:
+            return (None,) * 8
+        query, _, *gradients = ctx.saved_tensors
+        needs = zip(gradients, ctx.needs_input_grad[:2], strict=True)
+        return *((d * d_loss).to(query.dtype) if need else None for d, need in needs), *(None,) * 6
