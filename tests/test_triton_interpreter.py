@@ -296,7 +296,8 @@ def test_prior_runs_in_msn():
 
 def test_every_table_entry(monkeypatch):
     """Each entry alone, on a problem of more than one of its tiles."""
-    entries = list(single_entry_tables())
+    stems = [kernels(s) for s in ("sinkhorn", "cross_entropy", "prior", "_linear_cross_entropy")]
+    entries = [entry for entry in single_entry_tables() if entry[0] in stems]  # others: their own
     assert len(entries) == 28
     for module, name, table in entries:
         with monkeypatch.context() as patch:
