@@ -23,15 +23,19 @@ void row_forward(const C* l, int64_t columns, const Target& target, double inv_t
                  const Stats& stats, int64_t i) {
   using V = Vec<C>;
   const V k2((C)(inv_temperature * kLog2e)), c(shift);
-  V sum, mass, dot;
-  sweep<C>(columns, [&](int64_t k, auto lanes) {
-    V t = ((V::load(l + k, lanes) - c) * k2).or_else(0, lanes);
-    V q = target(k, lanes);
-    sum = sum + exp2(t).or_else(0, lanes);
-    mass = mass + q;
-    dot = fma(q, t, dot);
+  double sum = 0, mass = 0, dot = 0;
+  stretches<C>(columns, [&](int64_t first, int64_t count) {
+    V s, m, d;
+    sweep<C>(count, [&](int64_t j, auto lanes) {
+      V t = ((V::load(l + first + j, lanes) - c) * k2).or_else(0, lanes);
+      V q = target(first + j, lanes);
+      s = s + exp2(t).or_else(0, lanes);
+      m = m + q;
+      d = fma(q, t, d);
+    });
+    sum += (double)s.sum(), mass += (double)m.sum(), dot += (double)d.sum();
   });
-  store_row(stats, i, shift, log((double)sum.sum()), (double)mass.sum(), (double)dot.sum());
+  store_row(stats, i, shift, log(sum), mass, dot);
 }
 
 template <typename C>

@@ -75,16 +75,15 @@ void exponentials(const Scaling<C>& state, int64_t first, C* e, int64_t ld, C* s
 template <int n, typename C>
 void row_scalings(const C* e, int64_t ld, const C* alpha, int64_t columns, C* beta) {
   using V = Vec<C>;
-  constexpr int64_t kRun = 128 * V::kLanes;  // float32 sums this long, then float64
   double totals[n] = {};
-  for (int64_t first = 0; first < columns; first += kRun) {
+  stretches<C>(columns, [&](int64_t first, int64_t count) {
     V sums[n];
-    sweep<C>(columns - first < kRun ? columns - first : kRun, [&](int64_t j, auto lanes) {
+    sweep<C>(count, [&](int64_t j, auto lanes) {
       V a = V::load(alpha + first + j, lanes);
       for (int b = 0; b < n; b++) sums[b] = fma(V::load(e + b * ld + first + j, lanes), a, sums[b]);
     });
     for (int b = 0; b < n; b++) totals[b] += (double)sums[b].sum();
-  }
+  });
   for (int b = 0; b < n; b++) beta[b] = (C)(1 / totals[b]);
 }
 

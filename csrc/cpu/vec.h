@@ -262,4 +262,11 @@ inline void sweep(int64_t n, F f) {
   if (j < n) f(j, (int)(n - j));
 }
 
+// f(first, count) for stretches of a row of n elements that float32 sums well; beyond, float64.
+template <typename C, typename F>
+inline void stretches(int64_t n, F f) {
+  constexpr int64_t run = 128 * Vec<C>::kLanes;
+  for (int64_t first = 0; first < n; first += run) f(first, n - first < run ? n - first : run);
+}
+
 }  // namespace ssl_fast::SSL_FAST_ISA
