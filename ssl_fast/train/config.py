@@ -40,6 +40,11 @@ class TrainOptions:
         image_size: side of the views in pixels; 0 takes the data set's.
         epochs: passes over the training images.
         batch_size: images a step, all processes together.
+        sampler: which images make a batch: epoch (each once an epoch), class_balanced (many
+            classes, equally many images of each), class_imbalanced (few classes), inverse_sqrt
+            (a class of D images with probability proportional to the root of D).
+        classes_per_batch: of class_balanced, where 0 is as many as divide the batch, and of
+            class_imbalanced, where 0 is 2.
         optimizer: sgd, lars (timm's), adam or adamw.
         lr: peak learning rate, at this batch size.
         sgd_momentum: of SGD and LARS.
@@ -77,6 +82,8 @@ class TrainOptions:
     image_size: int = 0
     epochs: int = 200
     batch_size: int = 256
+    sampler: str = "epoch"
+    classes_per_batch: int = 0
     optimizer: Literal["sgd", "lars", "adam", "adamw"] = "sgd"
     lr: float = 0.3
     sgd_momentum: float = 0.9

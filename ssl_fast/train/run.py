@@ -20,6 +20,7 @@ from .callbacks import Monitor, ProgressBar, SaveOnTerm, checkpoint
 from .config import TrainOptions, check, options_of, parse
 from .errors import UsageError
 from .files import AtomicCheckpointIO, write_text
+from .labels import labels_of
 from .methods import METHODS, Method, find_method
 from .methods.base import Encodings
 from .models import build_encoder
@@ -62,7 +63,15 @@ def train(
     )
     _check_batch(options, len(source.pretrain))
     method = build_method(options, method_options, source)
-    images = data.ViewData(source, method.views, options.batch_size, options.seed, options.workers)
+    images = data.ViewData(
+        source,
+        method.views,
+        options.batch_size,
+        options.seed,
+        options.workers,
+        options.sampler,
+        options.classes_per_batch,
+    )
     trainer = build_trainer(options, folder, source)
     if trainer.is_global_zero:
         write_text(folder / "config.yaml", resolved)
@@ -85,7 +94,7 @@ def build_method(options: TrainOptions, method_options: dict[str, Any], source) 
     kind = find_method(options.method)
     given = dict(method_options)
     if "prior" in inspect.signature(kind).parameters:
-        labels = data.labels_of(source.pretrain) if options.prior == "class" else None
+        labels = labels_of(source.pretrain) if options.prior == "class" else None
         given["prior"] = Prior(options.prior, options.prior_exponent, options.prior_order, labels)
     elif options.prior != "uniform":
         takers = [n for n, m in METHODS.items() if "prior" in inspect.signature(m).parameters]
@@ -214,7 +223,7 @@ def quiet() -> None:
         ".*number of training batches.*",
         ".*Checkpoint directory .* exists.*",
         ".*isinstance.treespec, LeafSpec.*",
-        ".*checkpoint that ended before the epoch ended.*",  # EpochSampler.skip
+        ".*checkpoint that ended before the epoch ended.*",  # Share.skip
         ".*sync_dist=True.*",  # the loss is the same on every rank, k-nn is rank 0's
         ".*lr_scheduler.step.*",
     ):
