@@ -34,6 +34,10 @@ class TrainOptions:
         method: what to train with; `ssl-fast methods` lists them.
         data: digits (comes with scikit-learn), cifar10, cifar100, stl10 or imagefolder.
         data_dir: folder of the data sets that are not digits.
+        long_tail: of the training set: imbalance keeps ever fewer images of each class, evenly in
+            logs, as CIFAR100-LT; power_law 1 / k^exponent of class k. Test sets stay whole.
+        imbalance_factor: of imbalance, images of the first class for each of the last.
+        tail_exponent: of power_law.
         run_dir: folder for everything that the run writes; by default runs/METHOD-DATA-TIME.
         encoder: small-W (four residual blocks of width W to 8W), resnet18, resnet34, resnet50, or
             vit-W/P (timm's, patches of P pixels; width W with four blocks, or tiny, small, base).
@@ -77,6 +81,9 @@ class TrainOptions:
     method: str = "resa"
     data: str = "digits"
     data_dir: str = "data"
+    long_tail: Literal["none", "imbalance", "power_law"] = "none"
+    imbalance_factor: float = 20.0
+    tail_exponent: float = 0.5
     run_dir: str | None = None
     encoder: str = "resnet18"
     image_size: int = 0
@@ -186,6 +193,10 @@ def check(options: TrainOptions) -> None:
             raise UsageError(f"{name} must be positive, got {getattr(options, name)}")
     if options.clip < 0 or options.uniformity_weight < 0:
         raise UsageError("clip and uniformity_weight must be at least 0")
+    if not options.imbalance_factor >= 1:
+        raise UsageError(f"imbalance_factor must be at least 1, got {options.imbalance_factor}")
+    if not options.tail_exponent >= 0:
+        raise UsageError(f"tail_exponent must be at least 0, got {options.tail_exponent}")
     processes = options.devices * options.num_nodes
     if options.batch_size % processes or options.batch_size // processes < 2:
         raise UsageError(

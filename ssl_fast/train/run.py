@@ -21,6 +21,7 @@ from .config import TrainOptions, check, options_of, parse
 from .errors import UsageError
 from .files import AtomicCheckpointIO, write_text
 from .labels import labels_of
+from .longtail import LongTail, cut
 from .methods import METHODS, Method, find_method
 from .methods.base import Encodings
 from .models import build_encoder
@@ -58,9 +59,7 @@ def train(
     if options.threads:
         torch.set_num_threads(options.threads)
         threadpool_limits(options.threads)
-    source = data.open_data(
-        options.data, seed=options.seed, data_dir=options.data_dir, image_size=options.image_size
-    )
+    source = open_source(options)
     _check_batch(options, len(source.pretrain))
     method = build_method(options, method_options, source)
     images = data.ViewData(
@@ -85,6 +84,16 @@ def train(
         raise UsageError(message) from stop
     if trainer.is_global_zero:
         finish(trainer, method, build_method(options, method_options, source), options, source)
+
+
+def open_source(options: TrainOptions) -> data.Source:
+    source = data.open_data(
+        options.data, seed=options.seed, data_dir=options.data_dir, image_size=options.image_size
+    )
+    if options.long_tail == "none":
+        return source
+    tail = LongTail(options.long_tail, options.imbalance_factor, options.tail_exponent)
+    return cut(source, tail, options.seed)
 
 
 def build_method(options: TrainOptions, method_options: dict[str, Any], source) -> Method:

@@ -62,10 +62,10 @@ class ClassBalanced(Order):
     def __init__(self, images: Images, *rest: int) -> None:
         super().__init__(images, *rest)
         labels = labels_of(images)
-        names = labels.unique().tolist()
-        self.members = [torch.nonzero(labels == name)[:, 0].tolist() for name in names]
+        names, counts = (part.tolist() for part in labels.unique(return_counts=True))
+        self.members = [part.tolist() for part in labels.argsort(stable=True).split(counts)]
         self.classes = self.classes_per_batch or self.default(len(names))
-        _check_classes(self.classes, names, [len(m) for m in self.members], self.batch_size)
+        _check_classes(self.classes, names, counts, self.batch_size)
 
     def default(self, classes: int) -> int:
         return _divisors(self.batch_size, classes)[-1]
