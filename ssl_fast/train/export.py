@@ -92,6 +92,7 @@ def _card(folder, encoder, options, source, scores, lines) -> str:
     method = find_method(options.method)
     sizes = {"channels": source.channels, "size": source.image_size}
     template = WITH_TIMM if lines else WITH_SSL_FAST
+    measured = "Encodings are the output, embeddings the projector's."
     normalised = f"RGB from 0 to 1, minus {MEAN}, divided by {STD}"
     return CARD.format(
         method=options.method,
@@ -108,7 +109,7 @@ def _card(folder, encoder, options, source, scores, lines) -> str:
         values="values from 0 to 1" if source.plain is None else normalised,
         dim=encoder.dim,
         weights=template.format(lines="\n".join(lines), name=options.encoder, **sizes),
-        scores=report.markdown(scores, "Encodings are the output, embeddings the projector's."),
+        scores=report.table(scores, measured).markdown(),
         config=(folder / "config.yaml").read_text(),
         **sizes,
     )
