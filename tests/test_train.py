@@ -66,7 +66,8 @@ def test_run_folder(tiny_run):
     names = {path.name for path in tiny_run.iterdir()}
     pictures = {"curves.png", "scatter.png", "assignment.png"}
     tables = {"config.yaml", "results.json", "results.md"}
-    assert names == pictures | tables | {"last.ckpt", "csv", "tensorboard"}
+    exported = {"encoder.safetensors", "encoder.pt2", "MODEL_CARD.md"}
+    assert names == pictures | tables | exported | {"last.ckpt", "csv", "tensorboard"}
     for name in pictures:
         assert (tiny_run / name).read_bytes().startswith(b"\x89PNG")
     assert any("tfevents" in path.name for path in (tiny_run / "tensorboard").iterdir())

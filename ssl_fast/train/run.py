@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from . import data, evaluate, report
+from . import data, evaluate, export, report
 from .callbacks import Monitor, ProgressBar, SaveOnTerm, checkpoint
 from .config import TrainOptions, check, options_of, parse
 from .errors import UsageError
@@ -141,7 +141,8 @@ def finish(trainer, method: Method, untrained: Method, options: TrainOptions, so
     def features(*networks: nn.Module) -> list[evaluate.Features]:
         return evaluate.extract([n.to(device) for n in networks], train, test, device)
 
-    end, embeddings = features(*method.evaluated())
+    encoder, projector = method.evaluated()
+    end, embeddings = features(encoder, projector)
     start, _ = features(*untrained.evaluated())
     measured = {
         "raw pixels": features(evaluate.Pixels())[0],
@@ -151,6 +152,7 @@ def finish(trainer, method: Method, untrained: Method, options: TrainOptions, so
     }
     scores = {name: evaluate.measure(f) for name, f in measured.items()}
     folder = Path(trainer.default_root_dir)
+    export.write(folder, encoder, options, source, scores)
     report.draw_curves(folder / "curves.png", monitor.rows, scores)
     report.draw_scatter(folder / "scatter.png", start, end)
     report.draw_assignment(folder / "assignment.png", start, end, epsilon=0.05)
