@@ -2,12 +2,17 @@
 
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+Command = Callable[[list[str]], int]
 
 HELP = """\
 usage: ssl-fast COMMAND [OPTIONS]
 
   train       train an encoder, measure it, draw it    ssl-fast train --method resa --data digits
+  compare     one table and picture over several runs  ssl-fast compare runs/*
+  plot        the curves of several runs               ssl-fast plot runs/*
   methods     list the methods and their sources       ssl-fast methods
   bench       time the losses against plain PyTorch    ssl-fast bench --help
   info        versions, instruction sets, backends     ssl-fast info
@@ -30,32 +35,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return COMMANDS[command](rest) or 0
 
 
-def train(argv: list[str]) -> int:
-    try:
-        from .train.errors import UsageError
-        from .train.run import main as run
-    except ImportError as error:
-        print(f"ssl-fast train: {error}; pip install 'ssl_fast[train]'", file=sys.stderr)
-        return 2
-    try:
-        return run(argv)
-    except UsageError as error:
-        print(f"ssl-fast train: {error}", file=sys.stderr)
-        return 2
+def driver(command: str, module: str, function: str = "main") -> Command:
+    """A command of the driver: needs the train extra, tells mistakes in a sentence."""
 
+    def run(argv: list[str]) -> int:
+        try:
+            errors = import_module(".train.errors", __package__)
+            main = getattr(import_module(module, __package__), function)
+        except ImportError as error:
+            hint = "pip install 'ssl_fast[train]'"
+            print(f"ssl-fast {command}: {error}; {hint}", file=sys.stderr)
+            return 2
+        try:
+            return main(argv)
+        except errors.UsageError as error:
+            print(f"ssl-fast {command}: {error}", file=sys.stderr)
+            return 2
 
-def experiment(argv: list[str]) -> int:
-    try:
-        from .experiments.frame import main as run
-        from .train.errors import UsageError
-    except ImportError as error:
-        print(f"ssl-fast experiment: {error}; pip install 'ssl_fast[train]'", file=sys.stderr)
-        return 2
-    try:
-        return run(argv)
-    except UsageError as error:
-        print(f"ssl-fast experiment: {error}", file=sys.stderr)
-        return 2
+    return run
 
 
 def methods(argv: list[str]) -> int:
@@ -84,12 +81,14 @@ def info(argv: list[str]) -> int:
     return run(argv)
 
 
-COMMANDS = {
-    "train": train,
+COMMANDS: dict[str, Command] = {
+    "train": driver("train", ".train.run"),
+    "compare": driver("compare", ".train.compare", "compare"),
+    "plot": driver("plot", ".train.compare", "plot"),
     "methods": methods,
     "bench": bench,
     "info": info,
-    "experiment": experiment,
+    "experiment": driver("experiment", ".experiments.frame"),
 }
 
 if __name__ == "__main__":

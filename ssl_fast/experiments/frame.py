@@ -1,8 +1,6 @@
 """What every experiment shares: options, the run folder, progress, the table and the pictures."""
 
-import csv
 import importlib
-import io
 import json
 import sys
 import time
@@ -15,14 +13,13 @@ from typing import Any, TypeVar
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track as rich_track
-from rich.table import Table
 
 from ..train.config import Help, Parser
 from ..train.errors import UsageError, unknown
 from ..train.files import whole_file, write_text
+from ..train.tables import Cell, Table
 from . import EXPERIMENTS
 
-Cell = str | float | int
 Item = TypeVar("Item")
 
 
@@ -122,7 +119,7 @@ def write_outcome(
     for stem, figure in outcome.figures.items():
         with whole_file(folder / f"{stem}.png") as temporary:
             figure.savefig(temporary, format="png", dpi=110)
-    write_text(folder / "results.csv", _csv(outcome))
+    write_text(folder / "results.csv", table_of(outcome).csv())
     facts = {
         "experiment": name,
         "title": outcome.title,
@@ -136,42 +133,21 @@ def write_outcome(
     write_text(folder / "results.json", json.dumps(facts, indent=2) + "\n")
     write_text(folder / "results.md", markdown(outcome))
     console = Console()
-    console.print(_terminal(outcome))
+    console.print(table_of(outcome).terminal())
     for claim, held in outcome.claims.items():
         console.print(f"{_mark(held)}: {claim}", highlight=False, markup=False)
 
 
+def table_of(outcome: Outcome) -> Table:
+    return Table(outcome.title, outcome.columns, outcome.rows)
+
+
 def markdown(outcome: Outcome) -> str:
-    kinds = ["---" if _is_text(outcome, i) else "---:" for i in range(len(outcome.columns))]
-    lines = [list(outcome.columns), kinds, *[[_cell(c) for c in row] for row in outcome.rows]]
-    text = f"{outcome.title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    text = table_of(outcome).markdown()
     if outcome.claims:
         text += "\n" + "\n".join(f"- {_mark(held)}: {c}" for c, held in outcome.claims.items())
         text += "\n"
     return text + "".join(f"\n![{stem}]({stem}.png)\n" for stem in outcome.figures)
-
-
-def _terminal(outcome: Outcome) -> Table:
-    table = Table(title=outcome.title)
-    for i, name in enumerate(outcome.columns):
-        table.add_column(name, justify="left" if _is_text(outcome, i) else "right")
-    for row in outcome.rows:
-        table.add_row(*[_cell(cell) for cell in row])
-    return table
-
-
-def _csv(outcome: Outcome) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([outcome.columns, *outcome.rows])
-    return text.getvalue()
-
-
-def _is_text(outcome: Outcome, column: int) -> bool:
-    return all(isinstance(row[column], str) for row in outcome.rows)
-
-
-def _cell(cell: Cell) -> str:
-    return f"{cell:.5g}" if isinstance(cell, float) else str(cell)
 
 
 def _mark(held: bool) -> str:

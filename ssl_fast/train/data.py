@@ -16,7 +16,7 @@ from . import views
 from .errors import UsageError, unknown
 from .labels import Images
 from .random import derive_seed, generator
-from .samplers import Share, build_order
+from .samplers import Order, Share
 
 CANVAS = 32  # pixels
 SMALLEST, LARGEST, DEGREES = 14, 26, 30  # of the digits on it
@@ -143,24 +143,14 @@ class Batches(Dataset):
 class ViewData(LightningDataModule):
     """Batches of `views`, e.g. ("weak", "strong"): a list of (N, C, H, W), and indices (N,).
 
-    `batch_size` counts all processes together; a process gets every world-size-th image of the
-    global batch, with the same augmentation as one process would give it.
+    A process gets every world-size-th image of the order's batches, with the same augmentation as
+    one process would give it.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        views: Sequence[str],
-        batch_size: int,
-        seed: int,
-        workers: int,
-        sampler: str = "epoch",
-        classes_per_batch: int = 0,
-    ) -> None:
+    def __init__(self, source: Source, views: Sequence[str], order: Order, workers: int) -> None:
         super().__init__()
-        self.source, self.view_names = source, views
-        self.batch_size, self.seed, self.workers = batch_size, seed, workers
-        self.order = build_order(sampler, source.pretrain, batch_size, seed, classes_per_batch)
+        self.source, self.view_names, self.order, self.workers = source, views, order, workers
+        self.batch_size, self.seed = order.batch_size, order.seed
         self.skip = (0, 0)
 
     def state_dict(self) -> dict[str, Any]:

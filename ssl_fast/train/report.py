@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.preprocessing import normalize
 
 from .evaluate import Features
 from .files import whole_file, write_text
+from .tables import Cell, Percent, Table
 
 COLUMNS = {"knn": "5-nn", "probe": "linear probe", "ari": "ARI", "silhouette": "silhouette"}
 SHOWN = 1000  # points of a scatter, rows of an assignment matrix
@@ -23,19 +23,13 @@ Scores = dict[str, dict[str, float]]  # features -> measure -> value
 
 
 def table(scores: Scores, title: str) -> Table:
-    out = Table(title=title)
-    for name in ["features", *COLUMNS.values()]:
-        out.add_column(name, justify="left" if name == "features" else "right")
-    for features, row in scores.items():
-        out.add_row(features, *_cells(row))
-    return out
+    rows: list[list[Cell]] = [[features, *cells(row)] for features, row in scores.items()]
+    return Table(title, ["features", *COLUMNS.values()], rows, digits=".3f")
 
 
-def markdown(scores: Scores, title: str) -> str:
-    head = ["features", *COLUMNS.values()]
-    lines = [head, ["---"] + ["---:"] * len(COLUMNS)]
-    lines += [[features, *_cells(row)] for features, row in scores.items()]
-    return f"{title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+def cells(row: dict[str, float]) -> list[float]:
+    """The columns' values; accuracies are read as percentages."""
+    return [Percent(row[k]) if k in ("knn", "probe") else row[k] for k in COLUMNS]
 
 
 def write_results(run: Path, scores: Scores, facts: dict[str, Any], history: list[dict]) -> None:
@@ -46,8 +40,9 @@ def write_results(run: Path, scores: Scores, facts: dict[str, Any], history: lis
         f"{facts['method']} on {facts['data']}, seed {facts['seed']}: k-nn {gain:+.1f} points over "
         f"the untrained encoder, {facts['seconds']:.0f} s of training"
     )
-    write_text(run / "results.md", markdown(scores, title))
-    Console().print(table(scores, title))
+    found = table(scores, title)
+    write_text(run / "results.md", found.markdown())
+    Console().print(found.terminal())
 
 
 def draw_curves(path: Path, history: list[dict], scores: Scores) -> None:
@@ -64,7 +59,7 @@ def draw_curves(path: Path, history: list[dict], scores: Scores) -> None:
     for axes, name in ((loss, "loss"), (accuracy, "k-nn accuracy"), (rate, "learning rate")):
         axes.set(xlabel="epoch", title=name)
         axes.grid(alpha=0.3)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_scatter(path: Path, before: Features, after: Features) -> None:
@@ -84,7 +79,7 @@ def draw_scatter(path: Path, before: Features, after: Features) -> None:
         axes.set(xticks=[], yticks=[], title=f"encodings of test images, {title} (t-SNE)")
     if labels.max() < 10:
         figure.legend(*dots.legend_elements(), title="class", loc="outside right center")
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_assignment(path: Path, before: Features, after: Features, epsilon: float) -> None:
@@ -108,17 +103,13 @@ def draw_assignment(path: Path, before: Features, after: Features, epsilon: floa
         axes.set_xticks(ticks, np.unique(labels))
         axes.set_yticks(ticks, np.unique(labels))
         figure.colorbar(shown, ax=axes, shrink=0.7)
-    _save(figure, path)
-
-
-def _cells(row: dict[str, float]) -> list[str]:
-    return [f"{row[k]:.1%}" if k in ("knn", "probe") else f"{row[k]:.3f}" for k in COLUMNS]
+    save(figure, path)
 
 
 def _evenly(count: int) -> np.ndarray:
     return np.linspace(0, count - 1, min(SHOWN, count)).astype(int)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     with whole_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)

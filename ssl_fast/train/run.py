@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from . import data, evaluate, report
+from . import data, evaluate, export, report
 from .callbacks import Monitor, ProgressBar, SaveOnTerm, checkpoint
 from .config import TrainOptions, check, options_of, parse
 from .errors import UsageError
@@ -28,6 +29,7 @@ from .models import build_encoder
 from .module import Pretraining
 from .prior import Prior
 from .random import derive_seed
+from .samplers import build_order
 
 FOLDER_VARIABLE = "SSL_FAST_RUN_DIR"  # tells the processes that Lightning starts which folder it is
 
@@ -62,21 +64,13 @@ def train(
     source = open_source(options)
     _check_batch(options, len(source.pretrain))
     method = build_method(options, method_options, source)
-    images = data.ViewData(
-        source,
-        method.views,
-        options.batch_size,
-        options.seed,
-        options.workers,
-        options.sampler,
-        options.classes_per_batch,
-    )
+    images = view_data(options, source, method.views, options.workers)
     trainer = build_trainer(options, folder, source)
     if trainer.is_global_zero:
         write_text(folder / "config.yaml", resolved)
         print(f"run folder: {folder}", flush=True)
     last = folder / "last.ckpt"
-    module = Pretraining(method, options, _encodings(options, source, trainer))
+    module = Pretraining(method, options, encodings(options, source, trainer))
     try:
         trainer.fit(module, images, ckpt_path=last if last.exists() else None)
     except SystemExit as stop:  # how Lightning answers Ctrl-C and SIGTERM
@@ -94,6 +88,19 @@ def open_source(options: TrainOptions) -> data.Source:
         return source
     tail = LongTail(options.long_tail, options.imbalance_factor, options.tail_exponent)
     return cut(source, tail, options.seed)
+
+
+def view_data(
+    options: TrainOptions, source: data.Source, views: Sequence[str], workers: int
+) -> data.ViewData:
+    order = build_order(
+        options.sampler,
+        source.pretrain,
+        options.batch_size,
+        options.seed,
+        options.classes_per_batch,
+    )
+    return data.ViewData(source, views, order, workers)
 
 
 def build_method(options: TrainOptions, method_options: dict[str, Any], source) -> Method:
@@ -159,7 +166,8 @@ def finish(trainer, method: Method, untrained: Method, options: TrainOptions, so
     def features(*networks: nn.Module) -> list[evaluate.Features]:
         return evaluate.extract([n.to(device) for n in networks], train, test, device)
 
-    end, embeddings = features(*method.evaluated())
+    encoder, projector = method.evaluated()
+    end, embeddings = features(encoder, projector)
     start, _ = features(*untrained.evaluated())
     measured = {
         "raw pixels": features(evaluate.Pixels())[0],
@@ -169,6 +177,7 @@ def finish(trainer, method: Method, untrained: Method, options: TrainOptions, so
     }
     scores = {name: evaluate.measure(f) for name, f in measured.items()}
     folder = Path(trainer.default_root_dir)
+    export.write(folder, encoder, options, source, scores)
     report.draw_curves(folder / "curves.png", monitor.rows, scores)
     report.draw_scatter(folder / "scatter.png", start, end)
     report.draw_assignment(folder / "assignment.png", start, end, epsilon=0.05)
@@ -209,7 +218,7 @@ def _loaders(options: TrainOptions, source: data.Source, limit: int = 0) -> tupl
     )
 
 
-def _encodings(options: TrainOptions, source: data.Source, trainer: Trainer) -> Encodings:
+def encodings(options: TrainOptions, source: data.Source, trainer: Trainer) -> Encodings:
     loader = data.plain_loader(source, "pretrain", workers=options.workers)
     return lambda network: evaluate.encode(network, loader, trainer.strategy.root_device)
 
