@@ -10,13 +10,25 @@ and a line in the table below: the name on the command line, its module, what it
 """
 
 EXPERIMENTS = {
+    "clustering-properties": (
+        "clustering_properties",
+        "encodings against embeddings over training: ARI, silhouette, linear probe",
+    ),
     "prototype-collapse": (
         "prototype_collapse",
         "PAUC's tiny experiment: NEMD of PCL and PAUC on the unit circle, and its three terms",
     ),
+    "resa-ablations": (
+        "resa_ablations",
+        "ReSA's choices one by one: assignment, momentum, predictor, temperature, augmentation",
+    ),
     "uniformity-metrics": (
         "uniformity_metrics",
         "-W2 and -L_U under permutation, cloning and collapse (no training)",
+    ),
+    "uniformity-training": (
+        "uniformity_training",
+        "methods with and without the W2 uniformity term: accuracy and spectrum",
     ),
     "uniform-prior": (
         "uniform_prior",

@@ -6,23 +6,21 @@ the digits' power law, nearest neighbours should share the digit; where to the u
 the background.
 """
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
 from matplotlib.figure import Figure
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 
-from ..train import data, evaluate
+from ..train import data
 from ..train import run as driver
 from ..train.config import TrainOptions
 from ..train.errors import UsageError
 from ..train.evaluate import Features
-from ..train.module import Pretraining
 from .frame import Cell, Outcome, track
+from .training import Job, features, pretrain
 from .two_features import two_features
 
 EXAMPLE = """\
@@ -100,23 +98,10 @@ def run_one(o: Options, source: data.Source, prior: str, seed: int) -> list[Feat
         "hidden_dim": 512,
         "embedding_dim": 128,
     }
-    method = driver.build_method(options, own, source)
-    if prior != "untrained":
-        images = data.ViewData(source, method.views, o.batch_size, seed, workers=0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            trainer = Trainer(
-                accelerator="cpu",
-                max_epochs=o.epochs,
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                use_distributed_sampler=False,
-            )
-            trainer.fit(Pretraining(method, options), images)
-    train, test = (data.plain_loader(source, part) for part in ("train", "test"))
-    return evaluate.extract(method.evaluated(), train, test, torch.device("cpu"))
+    job = Job(options, own)
+    if prior == "untrained":
+        return features(driver.build_method(options, own, source), source)
+    return features(pretrain(job, source), source)
 
 
 def run(o: Options) -> Outcome:
@@ -126,7 +111,6 @@ def run(o: Options) -> Outcome:
         )
     if o.threads:
         torch.set_num_threads(o.threads)
-    driver.quiet()
     sources = [two_features(seed, o.images, o.held_out, o.exponent) for seed in range(o.seeds)]
     jobs = [(p, seed) for seed in range(o.seeds) for p in ("untrained", *PRIORS)]
     found = {

@@ -64,7 +64,7 @@ def train(
         write_text(folder / "config.yaml", resolved)
         print(f"run folder: {folder}", flush=True)
     last = folder / "last.ckpt"
-    module = Pretraining(method, options, _encodings(options, source, trainer))
+    module = Pretraining(method, options, encodings(options, source, trainer))
     try:
         trainer.fit(module, images, ckpt_path=last if last.exists() else None)
     except SystemExit as stop:  # how Lightning answers Ctrl-C and SIGTERM
@@ -205,7 +205,7 @@ def _loaders(options: TrainOptions, source: data.Source, limit: int = 0) -> tupl
     )
 
 
-def _encodings(options: TrainOptions, source: data.Source, trainer: Trainer) -> Encodings:
+def encodings(options: TrainOptions, source: data.Source, trainer: Trainer) -> Encodings:
     loader = data.plain_loader(source, "pretrain", workers=options.workers)
     return lambda network: evaluate.encode(network, loader, trainer.strategy.root_device)
 

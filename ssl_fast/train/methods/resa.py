@@ -1,5 +1,7 @@
 """ReSA: the batch clusters itself by its encodings; embeddings learn that assignment."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -30,6 +32,7 @@ class ReSA(Method):
         hidden_dim: int = 2048,
         embedding_dim: int = 512,
         use_predictor: bool = False,
+        assign_from: Literal["encodings", "embeddings"] = "encodings",
     ) -> None:
         """Options of ReSA.
 
@@ -43,8 +46,10 @@ class ReSA(Method):
             hidden_dim: width of the projector's two hidden layers.
             embedding_dim: width of the embeddings.
             use_predictor: two more layers on the gradient path (the released code: ImageNet only).
+            assign_from: what clusters the batch; embeddings is the paper's ablation, Fig. 10.
         """
         super().__init__()
+        self.assign_from = assign_from
         head = projector(encoder.dim, hidden_dim, embedding_dim)
         self.online = nn.ModuleList([encoder, head])
         self.predictor = predictor(embedding_dim, hidden_dim) if use_predictor else nn.Identity()
@@ -63,6 +68,8 @@ class ReSA(Method):
         projections = [project(h) for h in encodings]
         embeddings = [F.normalize(self.predictor(z)) for z in projections]
         weak, momentum_weak = encodings[0].detach(), momentum_encodings[0]
+        if self.assign_from == "embeddings":
+            weak, momentum_weak = projections[0].detach(), momentum_embeddings[0]
         loss = self.criterion(
             embeddings, momentum_embeddings, F.normalize(weak), F.normalize(momentum_weak)
         )

@@ -1,0 +1,83 @@
+"""Studies that train with the driver's presets: tiny runs, and what they refuse."""
+
+import json
+
+import numpy as np
+import pytest
+
+for package in ("lightning", "torchvision", "sklearn", "matplotlib", "timm", "jsonargparse"):
+    pytest.importorskip(package, reason="experiments need pip install ssl_fast[train]")
+
+from ssl_fast.cli import main  # noqa: E402
+from ssl_fast.experiments import clustering_properties, resa_ablations  # noqa: E402
+from ssl_fast.experiments.training import digits_job  # noqa: E402
+
+
+def run(folder, name, *arguments):
+    assert main(["experiment", name, *arguments, "--run-dir", str(folder)]) == 0
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_clustering_properties(tmp_path):
+    found = run(tmp_path, "clustering-properties", "--methods=[simclr]", "--epochs=1", "--every=1")
+    assert [row[:4] for row in found["rows"]] == [
+        ["simclr", 0, epoch, stage] for epoch in (0, 1) for stage in ("encodings", "embeddings")
+    ]
+    assert found["rows"][0][4:] != found["rows"][2][4:], "an epoch changes the encodings"
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert len(found["claims"]) == 3
+
+
+def test_a_claim_on_encodings_follows_the_numbers():
+    rows = [
+        ("m", 0, 9, stage, ari, 0.1, std, 0.5, 0.5)
+        for stage, ari, std in (("encodings", 0.6, 0.2), ("embeddings", 0.4, 0.1))
+    ]
+    assert clustering_properties.claims(["m"], rows) == {
+        "m: encodings have the higher ARI": True,
+        "m: encodings have the steadier silhouette": False,
+        "m: encodings are separated better by a line": False,
+    }
+
+
+def test_resa_ablations(tmp_path):
+    found = run(tmp_path, "resa-ablations", "--parts=[assignment]", "--epochs=1")
+    assert [row[1] for row in found["rows"]] == ["encodings", "embeddings"]
+    assert found["rows"][0][2:] != found["rows"][1][2:], "the option reaches the loss"
+    assert [epoch for epoch, _ in found["diagonal"]] == [0, 1]
+    assert (tmp_path / "early_assignment.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_claims_of_the_ablations_follow_the_numbers():
+    means = {"encodings": {"knn": 0.5}, "embeddings": {"knn": 0.6}}
+    early = [(0, np.eye(3)), (1, np.full((3, 3), 1 / 3))]
+    options = resa_ablations.Options(parts=["assignment"])
+    assert list(resa_ablations.claims(options, means, early).values()) == [False, False, False]
+
+
+def test_uniformity_training(tmp_path):
+    found = run(tmp_path, "uniformity-training", "--methods=[moco_v2]", "--epochs=1", "--seeds=1")
+    without, with_w2 = found["rows"]
+    assert without[:3] == ["moco_v2", "without", 0] and with_w2[1] == "with W2"
+    assert without[3:] != with_w2[3:], "the term reaches the loss"
+    assert (tmp_path / "spectrum.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_shorter_trainings_keep_the_share_of_warm_up():
+    assert digits_job("simclr", 0).options.epochs == 60
+    short = digits_job("simclr", 3, epochs=12, arguments=["--lr", "0.5"]).options
+    assert (short.seed, short.epochs, short.warmup_epochs, short.lr) == (3, 12, 1.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "message"),
+    [
+        ("clustering-properties", "--methods=[simclrr]", "simclr"),
+        ("resa-ablations", "--parts=[tempo]", "parts are some of assignment"),
+        ("resa-ablations", "--epochs=0", "epochs and seeds must be at least 1"),
+        ("uniformity-training", "--methods=[swav]", "methods are some of moco_v2"),
+    ],
+)
+def test_mistakes_are_explained(name, argument, message, capsys, tmp_path):
+    assert main(["experiment", name, argument, "--run-dir", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
