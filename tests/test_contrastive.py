@@ -421,6 +421,7 @@ def test_refusals() -> None:
         (lambda: nt_xent(z, z.double()), "convert one of them"),
         (lambda: proto_nce(z, z, phi, long.float()), r"call index.long\(\)"),
         (lambda: info_nce(z.int(), z.int()), r"call query.float\(\)"),
+        (lambda: decoupled_nt_xent(z, z, weights=2.0), "weights must be a torch.Tensor"),
     ):
         with pytest.raises(TypeError, match=message):
             call()
