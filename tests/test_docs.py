@@ -1,5 +1,6 @@
-"""Every Python snippet of the documentation runs; every message it explains is one we print."""
+"""Snippets of the documentation run; its messages, commands and losses are those we have."""
 
+import importlib.util
 import multiprocessing
 import re
 from concurrent.futures import ProcessPoolExecutor
@@ -7,10 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from ssl_fast import cli, losses
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [p for p in sorted(DOCS.glob("**/*.md")) if "```python" in p.read_text()]
+METHODS = sorted((DOCS / "methods").glob("*.md"))
 HEADINGS = re.findall(r"(.+)\n: {3}", (DOCS / "install.md").read_text())
+
+specification = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
+hooks = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(hooks)
 
 
 @pytest.fixture(scope="module")
@@ -35,3 +43,30 @@ def test_explained_messages_exist(message):
     sources = [ROOT / "setup.py", *(ROOT / "ssl_fast").glob("**/*.py")]
     text = "\n".join(source.read_text() for source in sources)
     assert message in re.sub(r"[\"']\s*\n\s*f?[\"']", "", text)
+
+
+def test_every_loss_has_a_page():
+    """One, in the navigation, under its name."""
+    pages = {name: page for page in METHODS for name in hooks.documented(page)}
+    assert sorted(pages) == sorted(losses.__all__)
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    for name, page in pages.items():
+        assert f"- methods/{page.name}\n" in navigation
+        assert name in page.read_text().partition("\n")[0]
+
+
+def test_commands_exist():
+    """And train what stands on the page that names them."""
+    train = pytest.importorskip("ssl_fast.train.methods", reason="needs ssl_fast[train]")
+    for page in [*DOCS.glob("**/*.md"), ROOT / "README.md"]:
+        for command, method in re.findall(r"ssl-fast (\w+)(?: --method (\w+))?", page.read_text()):
+            assert command in cli.COMMANDS, page
+            if method and page in METHODS:
+                assert train.METHODS[method].loss_class in page.read_text(), page
+
+
+def test_bytes_of_a_snippet():
+    """Those of tensors passed in, and those saved beside them, once each."""
+    code = "x = torch.ones(100, requires_grad=True); y = [torch.ones(7)]; x.exp().exp().sum()"
+    assert hooks.bytes_of(f"import torch; {code}") == (428, 800)
+    assert "0.0004 MB" in hooks.memory("import torch; x = torch.ones(100)")

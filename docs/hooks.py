@@ -1,0 +1,87 @@
+"""What MkDocs computes while it builds: kept bytes, the list of methods, paragraphs of sources."""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+
+from ssl_fast import losses
+
+METHODS = Path(__file__).parent / "methods"
+SNIPPET = re.compile(r"```python\n(.*?)```\n", re.DOTALL)
+QUOTATION = re.compile(r"<blockquote>\s*<p>(.*?)</p>\s*</blockquote>", re.DOTALL)
+BOX = re.compile(
+    r'<details class="(source|cost)" open>\s*<summary>(.*?)</summary>\s*<p>(.*?)</p>\s*</details>',
+    re.DOTALL,
+)
+
+
+def on_page_markdown(markdown: str, page, **_) -> str:
+    folder, _, name = page.file.src_uri.rpartition("/")
+    if folder != "methods":
+        return markdown
+    if name == "index.md":
+        return markdown + "\n" + methods()
+    return SNIPPET.sub(lambda found: found[0] + "\n" + memory(found[1]), markdown, count=1)
+
+
+def on_page_content(html: str, **_) -> str:
+    """Source and cost become paragraphs, functions that docstrings name links.
+
+    A docstring's "> 0" is no quotation, and its "Source: ..." of two lines no box to unfold.
+    """
+    html = BOX.sub(lambda box: f"<p>{box[1].title()}: {box[2]} {box[3]}</p>", html)
+    html = QUOTATION.sub(r"<p>&gt; \1</p>", html)
+    html = re.sub(r"\n(Cost|Source|Buffers): ", r"</p>\n<p>\1: ", html)
+    link = r'<autoref identifier="ssl_fast.functional.\1"><code>\1</code></autoref>'
+    return re.sub(r"<code>functional\.(\w+)</code>", link, html)
+
+
+def methods() -> str:
+    """Each loss with its page and the first line of its docstring."""
+    lines = ["| loss | computes |", "|---|---|"]
+    for page in sorted(METHODS.glob("*.md")):
+        for name in documented(page):
+            first = (getattr(losses, name).__doc__ or "").partition("\n")[0]
+            lines.append(f"| [`{name}`]({page.name}) | {first} |")
+    return "\n".join(lines) + "\n"
+
+
+def documented(page: Path) -> list[str]:
+    return re.findall(r"^::: ssl_fast\.losses\.(\w+)", page.read_text(), re.MULTILINE)
+
+
+def memory(code: str) -> str:
+    """A sentence on the memory of a snippet."""
+    inputs, kept = (f"{size / 1e6:.3g} MB" for size in bytes_of(code))
+    return f"Tensors passed in: {inputs}. Kept beside them until backward: {kept}.\n"
+
+
+def bytes_of(code: str) -> tuple[int, int]:
+    """Bytes of the tensors that a snippet makes and names, and of those that autograd saves."""
+    names: dict = {}
+    saved: list[torch.Tensor] = []
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        saved.append(x)  # alive, so that no other tensor takes its place in memory
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        exec(code, names)
+    given, kept = storages(tensors(list(names.values()))), storages(saved)
+    return sum(given.values()), sum(size for at, size in kept.items() if at not in given)
+
+
+def storages(found: Iterable[torch.Tensor]) -> dict[int, int]:
+    """Address and bytes."""
+    held = (x.untyped_storage() for x in found)
+    return {storage.data_ptr(): storage.nbytes() for storage in held}
+
+
+def tensors(value) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from tensors(each)
