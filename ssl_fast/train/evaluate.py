@@ -28,7 +28,7 @@ class Features(NamedTuple):
 @torch.no_grad()
 def encode(network: nn.Module, loader: DataLoader, device: torch.device) -> torch.Tensor:
     """(N, D): the network's output, in evaluation mode, for all of the loader's images."""
-    with _evaluating([network]):
+    with evaluating([network]):
         return torch.cat([network(images.to(device)).float() for images, _ in loader])
 
 
@@ -40,14 +40,14 @@ def extract(
 
     The modes that they were in are restored: a momentum network trains its statistics.
     """
-    with _evaluating(networks):
+    with evaluating(networks):
         rows, labels = _pass(networks, train, device)
         test_rows, test_labels = _pass(networks, test, device)
     return [Features(a, labels, b, test_labels) for a, b in zip(rows, test_rows, strict=True)]
 
 
 @contextmanager
-def _evaluating(networks: Sequence[nn.Module]) -> Iterator[None]:
+def evaluating(networks: Sequence[nn.Module]) -> Iterator[None]:
     modes = [(module, module.training) for network in networks for module in network.modules()]
     for network in networks:
         network.eval()
@@ -92,7 +92,7 @@ def probe_accuracy(f: Features) -> float:
 
 
 def measure(f: Features) -> dict[str, float]:
-    keep = np.linspace(0, len(f.train) - 1, min(CLUSTERED, len(f.train))).astype(int)
+    keep = evenly(len(f.train), CLUSTERED)
     rows, labels = f.train[keep], f.train_labels[keep]
     shape = metrics.silhouette(rows, labels)
     return {
@@ -102,3 +102,8 @@ def measure(f: Features) -> dict[str, float]:
         "silhouette": shape.mean,
         "silhouette_std": shape.std,
     }
+
+
+def evenly(count: int, most: int) -> np.ndarray:
+    """At most `most` row numbers, evenly spread over `count`."""
+    return np.linspace(0, count - 1, min(most, count)).astype(int)

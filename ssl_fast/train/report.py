@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.preprocessing import normalize
 
-from .evaluate import Features
+from .evaluate import Features, evenly
 from .files import whole_file, write_text
 from .tables import Cell, Percent, Table
 
@@ -68,7 +68,7 @@ def draw_scatter(path: Path, before: Features, after: Features) -> None:
     for axes, f, title in zip(
         figure.subplots(1, 2), (before, after), ("start", "end"), strict=True
     ):
-        keep = _evenly(len(f.test))
+        keep = evenly(len(f.test), SHOWN)
         rows, labels = normalize(f.test[keep]), f.test_labels[keep]
         rows = PCA(min(50, *rows.shape), random_state=0).fit_transform(rows)
         points = TSNE(perplexity=min(30, len(rows) / 4), init="pca", random_state=0)
@@ -90,7 +90,7 @@ def draw_assignment(path: Path, before: Features, after: Features, epsilon: floa
     for axes, f, title in zip(
         figure.subplots(1, 2), (before, after), ("start", "end"), strict=True
     ):
-        keep = _evenly(len(f.test))
+        keep = evenly(len(f.test), SHOWN)
         order = keep[np.argsort(f.test_labels[keep], kind="stable")]
         h = torch.from_numpy(normalize(f.test[order]))
         share = Assignment.sinkhorn(h @ h.T, epsilon=epsilon).dense().numpy()
@@ -104,10 +104,6 @@ def draw_assignment(path: Path, before: Features, after: Features, epsilon: floa
         axes.set_yticks(ticks, np.unique(labels))
         figure.colorbar(shown, ax=axes, shrink=0.7)
     save(figure, path)
-
-
-def _evenly(count: int) -> np.ndarray:
-    return np.linspace(0, count - 1, min(SHOWN, count)).astype(int)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -59,9 +59,7 @@ def train(
     """Starts or continues the run in `folder`; `resolved` is its YAML configuration."""
     check(options)
     quiet()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-        threadpool_limits(options.threads)
+    use_threads(options.threads)
     source = open_source(options)
     _check_batch(options, len(source.pretrain))
     method = build_method(options, method_options, source)
@@ -84,6 +82,12 @@ def train(
             f"{error}. Put a good file in its place and continue with: ssl-fast train --resume "
             f"{folder}. Or start anew with --corrupt skip."
         ) from error
+
+
+def use_threads(count: int) -> None:
+    if count:
+        torch.set_num_threads(count)
+        threadpool_limits(count)
 
 
 def open_source(options: TrainOptions) -> data.Source:
@@ -118,8 +122,7 @@ def build_method(options: TrainOptions, method_options: dict[str, Any], source) 
     kind = find_method(options.method)
     given = dict(method_options)
     if "prior" in inspect.signature(kind).parameters:
-        labels = labels_of(source.pretrain) if options.prior == "class" else None
-        given["prior"] = Prior(options.prior, options.prior_exponent, options.prior_order, labels)
+        given["prior"] = prior_of(options, source)
     elif options.prior != "uniform":
         takers = [n for n, m in METHODS.items() if "prior" in inspect.signature(m).parameters]
         raise UsageError(f"{options.method} has no --prior; these have one: {', '.join(takers)}")
@@ -131,6 +134,11 @@ def build_method(options: TrainOptions, method_options: dict[str, Any], source) 
     except (TypeError, ValueError) as error:  # what a network or loss says of its options
         raise UsageError(f"--{options.method}: {error}") from error
     return method
+
+
+def prior_of(options: TrainOptions, source: data.Source) -> Prior:
+    labels = labels_of(source.pretrain) if options.prior == "class" else None
+    return Prior(options.prior, options.prior_exponent, options.prior_order, labels)
 
 
 def build_trainer(options: TrainOptions, folder: Path, source: data.Source) -> Trainer:

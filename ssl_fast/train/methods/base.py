@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..errors import UsageError
+from ..heads import Prototypes
 from ..schedules import Shape, anneal
 
 Encodings = Callable[[nn.Module], Tensor]  # network -> its output for every training image, (M, D)
@@ -44,7 +45,7 @@ class Method(nn.Module):
 
     paper: ClassVar[str]
     equation: ClassVar[str]
-    loss_class: ClassVar[str]  # its name in ssl_fast.losses
+    loss_class: ClassVar[str]  # its name in ssl_fast.losses; the controls have torch's
     criterion: Any
     online: Any  # networks that the optimiser trains, by position
     views: Sequence[str] = ("strong", "strong")  # names of the source's views, in `loss`'s order
@@ -56,6 +57,14 @@ class Method(nn.Module):
     def evaluated(self) -> tuple[nn.Module, nn.Module]:
         """Encoder (images -> encodings) and projector (encodings -> embeddings) to be measured."""
         raise NotImplementedError
+
+    def centres(self) -> Tensor | None:
+        """(K, D): prototypes on which embeddings lie, the momentum network's where there are two.
+
+        None where there are none.
+        """
+        found = [module for module in self.modules() if isinstance(module, Prototypes)]
+        return found[-1]() if found else None
 
     def start_epoch(self, epoch: int, encodings: Encodings) -> None:
         """Before each epoch; `encodings` runs a network over all un-augmented training images."""

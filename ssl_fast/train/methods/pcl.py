@@ -86,6 +86,11 @@ class PCL(MomentumSiamese):
         clusterings = self._clusterings(batch.ids) if batch.epoch >= self.first_epoch else None
         return Output(self.criterion(z[0], keys[0], clusterings), z)
 
+    def centres(self) -> Tensor | None:
+        """Of the last clustering."""
+        centroids = self.get_buffer(f"centroids_{len(self.clusters) - 1}")
+        return centroids if len(centroids) else None
+
     def _clusterings(self, ids: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         out = []
         for m in range(len(self.clusters)):
