@@ -32,8 +32,11 @@ class TrainOptions:
 
     Args:
         method: what to train with; `ssl-fast methods` lists them.
-        data: digits (comes with scikit-learn), cifar10, cifar100, stl10 or imagefolder.
+        data: digits (comes with scikit-learn), cifar10, cifar100, stl10, inaturalist or
+            imagefolder.
         data_dir: folder of the data sets that are not digits.
+        corrupt: photographs that cannot be read: fail stops at the first; skip looks for them
+            before the training, names them and leaves them out.
         long_tail: of the training set: imbalance keeps ever fewer images of each class, evenly in
             logs, as CIFAR100-LT; power_law 1 / k^exponent of class k. Test sets stay whole.
         imbalance_factor: of imbalance, images of the first class for each of the last.
@@ -81,6 +84,7 @@ class TrainOptions:
     method: str = "resa"
     data: str = "digits"
     data_dir: str = "data"
+    corrupt: Literal["fail", "skip"] = "fail"
     long_tail: Literal["none", "imbalance", "power_law"] = "none"
     imbalance_factor: float = 20.0
     tail_exponent: float = 0.5

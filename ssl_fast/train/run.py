@@ -19,6 +19,7 @@ from torch import nn
 from . import data, evaluate, export, report
 from .callbacks import Monitor, ProgressBar, SaveOnTerm, checkpoint
 from .config import TrainOptions, check, options_of, parse
+from .corrupt import CorruptImage
 from .errors import UsageError
 from .files import AtomicCheckpointIO, write_text
 from .labels import labels_of
@@ -71,11 +72,16 @@ def train(
     module = Pretraining(method, options, encodings(options, source, trainer))
     try:
         trainer.fit(module, images, ckpt_path=last if last.exists() else None)
+        if trainer.is_global_zero:
+            finish(trainer, method, build_method(options, method_options, source), options, source)
     except SystemExit as stop:  # how Lightning answers Ctrl-C and SIGTERM
         message = f"interrupted; continue with: ssl-fast train --resume {folder}"
         raise UsageError(message) from stop
-    if trainer.is_global_zero:
-        finish(trainer, method, build_method(options, method_options, source), options, source)
+    except CorruptImage as error:
+        raise UsageError(
+            f"{error}. Put a good file in its place and continue with: ssl-fast train --resume "
+            f"{folder}. Or start anew with --corrupt skip."
+        ) from error
 
 
 def use_threads(count: int) -> None:
@@ -88,6 +94,8 @@ def open_source(options: TrainOptions) -> data.Source:
     source = data.open_data(
         options.data, seed=options.seed, data_dir=options.data_dir, image_size=options.image_size
     )
+    if options.corrupt == "skip":
+        source = data.skip_corrupt(source, options.workers)
     if options.long_tail == "none":
         return source
     tail = LongTail(options.long_tail, options.imbalance_factor, options.tail_exponent)
