@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import warnings
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from threadpoolctl import threadpool_limits
 from torch import nn
 
+from ..bench import machine
 from . import data, evaluate, export, report
 from .callbacks import Monitor, ProgressBar, SaveOnTerm, checkpoint
 from .config import TrainOptions, check, options_of, parse
-from .errors import UsageError
+from .errors import Interrupted, UsageError
 from .files import AtomicCheckpointIO, write_text
 from .methods import METHODS, Method, find_method
 from .methods.base import Encodings
@@ -69,7 +70,7 @@ def train(
         trainer.fit(module, images, ckpt_path=last if last.exists() else None)
     except SystemExit as stop:  # how Lightning answers Ctrl-C and SIGTERM
         message = f"interrupted; continue with: ssl-fast train --resume {folder}"
-        raise UsageError(message) from stop
+        raise Interrupted(message) from stop
     if trainer.is_global_zero:
         finish(trainer, method, build_method(options, method_options, source), options, source)
 
@@ -173,6 +174,8 @@ def finish(trainer, method: Method, untrained: Method, options: TrainOptions, so
         "data": options.data,
         "seed": options.seed,
         "seconds": round(monitor.seconds, 1),
+        "date": str(date.today()),
+        "machine": f"{machine.cpu_model()}, {machine.cores()} cores",
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "device": str(device),
