@@ -265,6 +265,7 @@ def test_no_width_squared_matrix(backend, form, shape) -> None:
 
 REFUSED = {
     "z must be a torch.Tensor": (lambda: variance_hinge([1.0]), TypeError),
+    "z1 must be a torch.Tensor": (lambda: vicreg(torch.zeros(3, 4), None), TypeError),
     "z must be a non-empty matrix": (lambda: covariance_penalty(torch.zeros(3)), ValueError),
     "z must have at least 2 rows": (lambda: variance_hinge(torch.zeros(1, 4)), ValueError),
     "z0 must have at least 2 rows": (

@@ -323,6 +323,9 @@ REFUSED = {
         lambda: prior_kl(L, torch.ones(3)), ValueError, ["prior", "sum to 1", "3"]
     ),
     "prior with NaN": (lambda: prior_kl(L, P3 * math.nan), ValueError, ["prior", "nan"]),
+    "prior that learns": (
+        lambda: prior_kl(L, P3.clone().requires_grad_()), ValueError, ["prior.detach"]
+    ),
     "prior elsewhere": (lambda: prior_kl(L, P3.to("meta")), ValueError, ["prior", "meta"]),
     "prior with a zero": (
         lambda: prior_kl(L, ZERO), ValueError, [r"prior\[1\] is 0", "reverse=True"]

@@ -20,6 +20,7 @@ from checks import (
 
 from ssl_fast import backend as dispatch
 from ssl_fast.functional import Assignment, sinkhorn
+from ssl_fast.functional._tiles import product_dtype
 
 pytestmark = [pytest.mark.cpu_kernels, pytest.mark.usefixtures("poisoned")]
 
@@ -312,10 +313,10 @@ def test_softmax_of_pair(backend) -> None:
 def test_from_dense_round_trip(dtype) -> None:
     targets = probabilities(7, 5, dtype=dtype)
     held = Assignment.from_dense(targets)
-    assert same_bits(held.dense(), targets)
+    assert same_bits(held.dense(), targets.to(product_dtype(targets)))
     assert held.shape == (7, 5) and len(held) == 7
     assert held.dtype == dtype and held.device == targets.device
-    assert torch.equal(Assignment.from_dense(targets.T).dense(), targets.T)
+    assert torch.equal(Assignment.from_dense(targets.T).dense(), held.dense().T)
 
 
 MADE = {
@@ -466,6 +467,10 @@ REFUSED = {
     "one row by number": (
         lambda: Assignment.from_dense(S)[0], TypeError, ["int", "slice"]
     ),
+    "one row by a tensor": (
+        lambda: Assignment.from_dense(S)[torch.tensor(0)], TypeError, [r"Tensor \(\)", "slice"]
+    ),
+    "no row": (lambda: Assignment.sinkhorn(S)[2:2], ValueError, ["none of 4 rows", "slice"]),
 }  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from ssl_fast.train import data, evaluate, run  # noqa: E402
 from ssl_fast.train.files import whole_file  # noqa: E402
 from ssl_fast.train.methods import METHODS  # noqa: E402
 from ssl_fast.train.methods.base import MomentumNetwork  # noqa: E402
+from ssl_fast.train.samplers import build_order  # noqa: E402
 
 TINY = (
     "train --data digits --encoder small-4 --epochs 4 --batch-size 256 --eval-every 2 "
@@ -140,7 +141,8 @@ def test_a_rank_sees_its_share_of_the_global_batch():
     source = data.open_data("digits", seed=3)
 
     def first_batch(rank, world):
-        images = data.ViewData(source, ("weak", "strong"), batch_size=8, seed=3, workers=0)
+        order = build_order("epoch", source.pretrain, batch_size=8, seed=3)
+        images = data.ViewData(source, ("weak", "strong"), order, workers=0)
         images.trainer = SimpleNamespace(world_size=world, global_rank=rank, global_step=0)
         return images.on_after_batch_transfer(next(iter(images.train_dataloader())), 0)
 
@@ -161,7 +163,7 @@ def test_digits_are_split_by_digit_and_drawn_by_seed():
     assert first.train.tensors[0].shape[1:] == (1, 32, 32)
 
 
-def test_photographs_are_augmented_by_epoch_and_index(tmp_path):
+def test_photographs_are_augmented_by_draw_and_index(tmp_path):
     from PIL import Image
 
     for folder in ("train/cat", "train/dog", "val/cat", "val/dog"):

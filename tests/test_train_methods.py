@@ -30,10 +30,15 @@ SMALL = {  # where a method has the option
     "whitening_size": 32,
     "clusters": "[5,8]",
     "first_epoch": 0,
+    "decoder_dim": 32,
+    "decoder_depth": 1,
+    "decoder_heads": 2,
+    "top_blocks": 2,
 }
+ENCODER = {"mae": "vit-32/8", "data2vec": "vit-32/8"}  # small-4 elsewhere
 WIDE = {"cw_rgp": {"embedding_dim": 144, "hidden_dim": 256}}  # groups wider than the batch
 COMMAND = (
-    "train --data digits --encoder small-4 --batch-size 64 --threads 1 --accelerator cpu "
+    "train --data digits --batch-size 64 --threads 1 --accelerator cpu "
     "--progress off --warmup-epochs 0.2"
 ).split()
 
@@ -62,6 +67,7 @@ def train(folder, method, *more):
     }
     small = SMALL | WIDE.get(method, {})
     own = [f"--{method}.{name}={value}" for name, value in small.items() if name in known]
+    own += ["--encoder", ENCODER.get(method, "small-4")]
     return main([*COMMAND, "--method", method, *own, "--run-dir", str(folder), *more])
 
 
@@ -143,6 +149,18 @@ def test_ended_in_mid_epoch_and_resumed_is_bitwise_the_same(method, tmp_path, mo
         ("--method msn --msn.prototypes 1", "prototypes must be at least 2"),
         ("--method ibot --ibot.mask-low 0.9", "mask_low <= mask_high"),
         ("--method dino --dino.momentum 2", "between 0 and 1"),
+        ("--method mae --encoder small-4", "--mae: a vision transformer is needed: try --encoder"),
+        ("--method data2vec --encoder resnet18", "try --encoder vit-64/4"),
+        ("--method mae --mae.mask-share 1", "mask_share must lie between 0 and 1, got 1"),
+        (
+            "--method mae --mae.decoder-heads 3",
+            "width that its heads divide, got 2 blocks of width",
+        ),
+        ("--method mae --mae.decoder-dim 6 --mae.decoder-heads 1", "multiple of 4, got 6"),
+        ("--method mae --encoder vit-64/32", "2 patches or more"),
+        ("--method data2vec --data2vec.top-blocks 5", "1 to the encoder's 4, got 5"),
+        ("--method data2vec --data2vec.mask-share 0.001", "one of 8 x 8 patches"),
+        ("--method data2vec --data2vec.beta -1", "beta must be at least 0"),
         ("--method swa", "Did you mean 'swav'?"),
         ("--method swav --swav.prototype 5", "Did you mean --swav.prototypes?"),
         ("--method wmse --batch-size 100", "must be a multiple of it, such as 64"),

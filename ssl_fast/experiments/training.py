@@ -46,7 +46,7 @@ def pretrain(job: Job, source: data.Source, callbacks: Sequence[Callback] = ()) 
     driver.quiet()
     method = driver.build_method(options, job.own, source)
     views = job.views or method.views
-    images = data.ViewData(source, views, options.batch_size, options.seed, workers=0)
+    images = driver.view_data(options, source, views, workers=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = Trainer(

@@ -19,6 +19,7 @@ from ..train import run as driver
 from ..train.config import TrainOptions
 from ..train.errors import UsageError
 from ..train.evaluate import Features
+from ..train.labels import labels_of
 from .frame import Cell, Outcome, track
 from .training import Job, features, pretrain
 from .two_features import two_features
@@ -165,7 +166,7 @@ def _shares(features: list[Features]) -> list[float]:
 
 
 def _chance(source: data.Source) -> list[float]:
-    labels = data.labels_of(source.test).numpy()
+    labels = labels_of(source.test).numpy()
     return [
         float(((np.bincount(part, minlength=10) / len(part)) ** 2).sum())
         for part in (labels // 10, labels % 10)

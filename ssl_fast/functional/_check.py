@@ -78,11 +78,9 @@ def factors(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
 
 
 def constant(name: str, value: Tensor) -> None:
-    """`value` carries no gradient: targets are a teacher's."""
+    """`value` carries no gradient: none would reach it."""
     if value.requires_grad:
-        raise ValueError(
-            f"{name} requires grad, but targets are constants here: pass {name}.detach()"
-        )
+        raise ValueError(f"{name} requires grad, but is a constant here: pass {name}.detach()")
 
 
 def positive(name: str, value: Any) -> float:

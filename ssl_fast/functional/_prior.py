@@ -17,15 +17,16 @@ def prior_logarithm(prior: Any, columns: int, device: torch.device, reverse: boo
     """Checked: log prior, (K,) float64, or None for a uniform one."""
     if prior is None:
         return None
-    prior = _check.prior(prior, columns, device)
+    values = _check.prior(prior, columns, device)
+    _check.constant("prior", prior)
     if not reverse and device.type == "cpu" and not torch.compiler.is_compiling():
-        zeros = (prior == 0).nonzero()
+        zeros = (values == 0).nonzero()
         if len(zeros):
             raise ValueError(
                 f"prior[{int(zeros[0])}] is 0, where KL(p || prior) is infinite: give every "
                 "prototype a positive share, or pass reverse=True for KL(prior || p)"
             )
-    return prior.double().log()
+    return values.double().log()
 
 
 def divergence(

@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import backend
 from . import _check
 from ._operator import full_precision
-from ._tiles import nbytes, product
+from ._tiles import nbytes, product, product_dtype
 from .sinkhorn import evaluate, sinkhorn_arguments, sinkhorn_potentials, softmax_potential
 
 Scores = Tensor | tuple[Tensor, Tensor]
@@ -144,17 +144,21 @@ class Assignment:
 
     def __getitem__(self, rows: slice | Tensor) -> Assignment:
         """The assignment of some rows: a slice, or an index or mask of rows; no copy for slices."""
-        if not isinstance(rows, slice) and not isinstance(rows, Tensor):
+        if not isinstance(rows, slice) and not (isinstance(rows, Tensor) and rows.dim() == 1):
+            shape = f" {tuple(rows.shape)}" if isinstance(rows, Tensor) else ""
             raise TypeError(
-                f"Assignment[...] takes a slice or a tensor of rows, not {type(rows).__name__}: "
-                "write assignment[-n:] or assignment[index]"
+                f"Assignment[...] takes a slice or a vector of rows, not {type(rows).__name__}"
+                f"{shape}: write assignment[-n:] or assignment[index]"
             )
-        return dataclasses.replace(
+        part = dataclasses.replace(
             self,
             values=None if self.values is None else self.values[rows],
             z=None if self.z is None else self.z[rows],
             row=None if self.row is None else self.row[rows].contiguous(),
         )
+        if not torch.compiler.is_compiling() and not len(part):
+            raise ValueError(f"Assignment[...] selects none of {len(self)} rows, got {rows}")
+        return part
 
     def __repr__(self) -> str:
         rows, prototypes = self.shape
@@ -165,7 +169,7 @@ class Assignment:
         """The (N, K) probabilities: float32 for half scores, else the scores' type."""
         if self.scale is None:
             assert self.values is not None
-            return self.values
+            return self.values.to(product_dtype(self.values))
         first, prototypes, name = self._operands()
         return evaluate(first, prototypes, self.scale, self.row, self.col, name)
 

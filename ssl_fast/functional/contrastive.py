@@ -169,10 +169,10 @@ def decoupled_nt_xent(
     views = same_views([z0, z1])
     inv_temperature = 1.0 / _check.positive("temperature", temperature)
     if weights is not None:
-        shape = (len(z0), 2) if weights.dim() == 2 else (len(z0),)
-        _check.tensor("weights", weights, shape)
+        two = isinstance(weights, Tensor) and weights.dim() == 2
+        _check.tensor("weights", weights, (len(z0), 2) if two else (len(z0),))
         _check.constant("weights", weights)
-        weights = weights if weights.dim() == 2 else weights[:, None].expand(-1, 2)
+        weights = weights if two else weights[:, None].expand(-1, 2)
     return _pairs(views, weights, inv_temperature, normalize, True, _check.group_name(group))
 
 

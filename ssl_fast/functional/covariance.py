@@ -35,7 +35,7 @@ def variance_hinge(
     Cost: one read of z forward, one read and one write backward. Kept for backward: z and 2 D
         numbers. The centred batch is not stored.
     """
-    z, numbers, group = _arguments(z, None, gamma, eps, group)
+    z, numbers, group = _arguments("z", z, gamma, eps, group)
     return _terms(z, None, numbers, 1, "variance", group)[1]
 
 
@@ -65,7 +65,7 @@ def covariance_penalty(z: Tensor, *, group: Any = None) -> Tensor:
         forward otherwise. Kept for backward: z and the N x N Gram, else one N x D matrix. No
         D x D matrix is stored.
     """
-    z, numbers, group = _arguments(z, None, 1.0, 1.0, group)
+    z, numbers, group = _arguments("z", z, 1.0, 1.0, group)
     return _terms(z, None, numbers, 1, "covariance", group)[2]
 
 
@@ -101,11 +101,11 @@ def vicreg(
     """
     blocks = 1
     if isinstance(z0, Tensor) and isinstance(z1, Tensor) and z0.dim() > 2:
-        if z0.shape != z1.shape:
-            _different_shapes(z0, z1)
-        blocks = z0[0, ..., 0].numel()
+        _one_shape(z0, z1)
+        blocks = z0.shape[1:-1].numel()
         z0, z1 = z0.flatten(1), z1.flatten(1)
-    z0, numbers, group = _arguments(z0, z1, gamma, eps, group)
+    _two_views(z0, z1)
+    z0, numbers, group = _arguments("z0", z0, gamma, eps, group)
     terms = _terms(z0, _check.rows_contiguous(z1), numbers, blocks, "variance covariance", group)
     return terms[0], terms[1], terms[2]
 
@@ -148,7 +148,8 @@ def cross_correlation_penalty(
         4 N D^2 otherwise. Kept for backward: both gradients, which forward has already formed.
         No D x D matrix is stored.
     """
-    z0, _, group = _arguments(z0, z1, 1.0, eps, group)
+    _two_views(z0, z1)
+    z0, _, group = _arguments("z0", z0, 1.0, eps, group)
     weight = _check.positive("off_diagonal_weight", off_diagonal_weight)
     name = backend.select("covariance", z0.device, z0.dtype)
     z1 = _check.rows_contiguous(z1)
@@ -160,7 +161,7 @@ def cross_correlation_penalty(
 def view_terms(z: Tensor, gamma: float, eps: float, group: Any) -> tuple[Tensor, Tensor]:
     """variance_hinge(z) and covariance_penalty(z), in one call; z (N, ..., D) as in `vicreg`."""
     columns = z.shape[-1]
-    z, numbers, group = _arguments(z.flatten(1), None, gamma, eps, group)
+    z, numbers, group = _arguments("z", z.flatten(1), gamma, eps, group)
     terms = _terms(z, None, numbers, z.shape[1] // columns, "variance covariance", group)
     return terms[1], terms[2]
 
@@ -168,34 +169,36 @@ def view_terms(z: Tensor, gamma: float, eps: float, group: Any) -> tuple[Tensor,
 def covariance_term(z: Tensor, group: Any = None) -> Tensor:
     """covariance_penalty(z); of z (N, ..., D) the mean over the positions in between."""
     columns = z.shape[-1]
-    z, numbers, group = _arguments(z.flatten(1), None, 1.0, 1.0, group)
+    z, numbers, group = _arguments("z", z.flatten(1), 1.0, 1.0, group)
     return _terms(z, None, numbers, z.shape[1] // columns, "covariance", group)[2]
 
 
-def _arguments(
-    z0: Any, z1: Any, gamma: float, eps: float, group: Any
-) -> tuple[Tensor, tuple[float, float], str]:
-    """Checked: the first view, (gamma, eps) and the group's name."""
-    name = "z" if z1 is None else "z0"
-    _check.matrix(name, z0)
-    if z1 is not None:
-        _check.matrix("z1", z1)
-        _check.same(name, z0, "z1", z1)
-        if z0.shape != z1.shape:
-            _different_shapes(z0, z1)
-    numbers = _check.positive("gamma", gamma), _check.positive("eps", eps)
-    if group is None and z0.shape[0] < 2:
+def _two_views(z0: Any, z1: Any) -> None:
+    _check.matrix("z0", z0)
+    _check.matrix("z1", z1)
+    _check.same("z0", z0, "z1", z1)
+    _one_shape(z0, z1)
+
+
+def _one_shape(z0: Tensor, z1: Tensor) -> None:
+    if z0.shape != z1.shape:
         raise ValueError(
-            f"{name} must have at least 2 rows, for a variance, got shape {tuple(z0.shape)}: pass "
+            f"z0 and z1 must have one shape, got z0 {tuple(z0.shape)} and z1 {tuple(z1.shape)}"
+        )
+
+
+def _arguments(
+    name: str, z: Any, gamma: float, eps: float, group: Any
+) -> tuple[Tensor, tuple[float, float], str]:
+    """Checked: the batch, (gamma, eps) and the group's name."""
+    _check.matrix(name, z)
+    numbers = _check.positive("gamma", gamma), _check.positive("eps", eps)
+    if group is None and z.shape[0] < 2:
+        raise ValueError(
+            f"{name} must have at least 2 rows, for a variance, got shape {tuple(z.shape)}: pass "
             "a larger batch"
         )
-    return _check.rows_contiguous(z0), numbers, _check.group_name(group)
-
-
-def _different_shapes(z0: Tensor, z1: Tensor) -> None:
-    raise ValueError(
-        f"z0 and z1 must have one shape, got z0 {tuple(z0.shape)} and z1 {tuple(z1.shape)}"
-    )
+    return _check.rows_contiguous(z), numbers, _check.group_name(group)
 
 
 def _terms(

@@ -49,8 +49,9 @@ def prior_kl(
 
     Args:
         logits: (N, K), float64, float32, bfloat16 or float16.
-        prior: (K,) non-negative, sums to 1 within 1e-3; None is uniform. KL(p || prior) is
-            infinite where it is zero: refused (on CPU tensors, where looking costs nothing).
+        prior: (K,) without gradient, non-negative, sums to 1 within 1e-3; None is uniform.
+            KL(p || prior) is infinite where it is zero: refused (on CPU tensors, where
+            looking costs nothing).
         temperature: > 0, in units of the logits.
         reverse: KL(prior || p) instead; a prior may then have zeros.
         group: process group: p is the mean over the rows of all ranks; every rank returns the

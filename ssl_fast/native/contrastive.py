@@ -87,7 +87,7 @@ def pairs_forward(z: Tensor, a: Tensor | None, scale: float, views: int) -> Tens
     u = _scaled(z, a)
     shift, narrow = _shift(u, a, scale)
     if not narrow:
-        return rows_forward(u, u, None, None, scale, *_blocks(u, views), False)[0]
+        return _wide_pairs(u, scale, views)
     sums = u.new_zeros(u.shape[0], dtype=torch.float64)
     for row, col, tile in _triangle(u, views):
         _run("contrastive_pairs_forward", tile, scale, shift, row, col, views, sums.data_ptr())
@@ -103,6 +103,8 @@ def pairs_backward(
     d_u = torch.empty_like(u)
     blocks = blocks.to(u.dtype).contiguous()
     for row, col, tile in _triangle(u, views):
+        if not narrow and row == col:
+            _mirror(tile)
         _run("contrastive_pairs_backward", tile, scale, shift, row, col, views, lse.data_ptr(),
              blocks.data_ptr(), narrow)  # fmt: skip
         last, end = row + tile.shape[0], col + tile.shape[1]
@@ -113,6 +115,42 @@ def pairs_backward(
             right = tile[:, below - col :].t()
             d_u[below:end].addmm_(right, u[row:last], beta=0 if row == 0 else 1)
     return d_u
+
+
+def _wide_pairs(u: Tensor, scale: float, views: int) -> Tensor:
+    """`pairs_forward` where every row needs its own maximum.
+
+    Both sides of a pair take one product, as in the backward pass: of logits of 1e4 two products,
+    rounded apart, would make shares differ by 1e-3.
+    """
+    stats = u.new_zeros(2, u.shape[0], dtype=torch.float64)
+    stats[0] = -torch.inf
+    without = _blocks(u, views)
+
+    def join(first: int, begin: int, tile: Tensor) -> None:
+        rows = slice(first, first + tile.shape[0])
+        part = stats[:, rows].contiguous()
+        _run("contrastive_rows_forward", tile, 0, abs(scale), *_ranges(*without, rows), begin,
+             part.data_ptr(), 0)  # fmt: skip
+        stats[:, rows] = part
+
+    for row, col, tile in _triangle(u, views):
+        if row == col:
+            _mirror(tile)
+        if scale < 0:  # the kernels take maxima
+            tile.neg_()
+        below = max(col, row + tile.shape[0])
+        right = tile[:, below - col :].t().contiguous()
+        join(row, col, tile)
+        if right.shape[0]:
+            join(below, row, right)
+    return stats[0] * abs(scale) + stats[1].log()
+
+
+def _mirror(tile: Tensor) -> None:
+    """Rounds both sides of the tile's first square alike, which the library's product need not."""
+    half = tile[:, : tile.shape[0]].mul_(0.5)
+    half += half.t().contiguous()
 
 
 def _scaled(x: Tensor, factors: Tensor | None, sign: float = 1.0) -> Tensor:

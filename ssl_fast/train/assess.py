@@ -71,7 +71,7 @@ def open_subject(folder: Path, options: EvalOptions) -> Subject:
     name, place = options.data or trained.data, options.data_dir or trained.data_dir
     if options.data or options.data_dir:
         size = source.image_size
-        other = replace(trained, data=name, data_dir=place, image_size=size)
+        other = replace(trained, data=name, data_dir=place, image_size=size, long_tail="none")
         channels, source = source.channels, run.open_source(other)
         if source.channels != channels:
             raise UsageError(

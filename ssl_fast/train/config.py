@@ -34,12 +34,21 @@ class TrainOptions:
         method: what to train with; `ssl-fast methods` lists them.
         data: digits (comes with scikit-learn), cifar10, cifar100, stl10 or imagefolder.
         data_dir: folder of the data sets that are not digits.
+        long_tail: of the training set: imbalance keeps ever fewer images of each class, evenly in
+            logs, as CIFAR100-LT; power_law 1 / k^exponent of class k. Test sets stay whole.
+        imbalance_factor: of imbalance, images of the first class for each of the last.
+        tail_exponent: of power_law.
         run_dir: folder for everything that the run writes; by default runs/METHOD-DATA-TIME.
         encoder: small-W (four residual blocks of width W to 8W), resnet18, resnet34, resnet50, or
             vit-W/P (timm's, patches of P pixels; width W with four blocks, or tiny, small, base).
         image_size: side of the views in pixels; 0 takes the data set's.
         epochs: passes over the training images.
         batch_size: images a step, all processes together.
+        sampler: which images make a batch: epoch (each once an epoch), class_balanced (many
+            classes, equally many images of each), class_imbalanced (few classes), inverse_sqrt
+            (a class of D images with probability proportional to the root of D).
+        classes_per_batch: of class_balanced, where 0 is as many as divide the batch, and of
+            class_imbalanced, where 0 is 2.
         optimizer: sgd, lars (timm's), adam or adamw.
         lr: peak learning rate, at this batch size.
         sgd_momentum: of SGD and LARS.
@@ -72,11 +81,16 @@ class TrainOptions:
     method: str = "resa"
     data: str = "digits"
     data_dir: str = "data"
+    long_tail: Literal["none", "imbalance", "power_law"] = "none"
+    imbalance_factor: float = 20.0
+    tail_exponent: float = 0.5
     run_dir: str | None = None
     encoder: str = "resnet18"
     image_size: int = 0
     epochs: int = 200
     batch_size: int = 256
+    sampler: str = "epoch"
+    classes_per_batch: int = 0
     optimizer: Literal["sgd", "lars", "adam", "adamw"] = "sgd"
     lr: float = 0.3
     sgd_momentum: float = 0.9
@@ -179,6 +193,10 @@ def check(options: TrainOptions) -> None:
             raise UsageError(f"{name} must be positive, got {getattr(options, name)}")
     if options.clip < 0 or options.uniformity_weight < 0:
         raise UsageError("clip and uniformity_weight must be at least 0")
+    if not options.imbalance_factor >= 1:
+        raise UsageError(f"imbalance_factor must be at least 1, got {options.imbalance_factor}")
+    if not options.tail_exponent >= 0:
+        raise UsageError(f"tail_exponent must be at least 0, got {options.tail_exponent}")
     processes = options.devices * options.num_nodes
     if options.batch_size % processes or options.batch_size // processes < 2:
         raise UsageError(

@@ -1,8 +1,7 @@
-"""Labelled images and the views that a method asks for. Labels serve evaluation only."""
+"""Labelled images and the views that a method asks for."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,24 +9,23 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from torchvision import datasets
 
 from . import views
 from .errors import UsageError, unknown
+from .labels import Images
 from .random import derive_seed, generator
+from .samplers import Order, Share
 
 CANVAS = 32  # pixels
 SMALLEST, LARGEST, DEGREES = 14, 26, 30  # of the digits on it
 
 
-Images = Any  # a map-style data set of (image, label)
-
-
 class Source(NamedTuple):
     """What a data set offers; a view is a weak or strong augmentation, or a small local crop."""
 
-    pretrain: Images  # the labels are never looked at
+    pretrain: Images  # labels serve class priors and samplers by class
     train: Images  # for nearest neighbours and linear probe
     test: Images
     plain: Callable | None  # un-augmented image -> tensor; None: images are tensors already
@@ -118,21 +116,8 @@ def open_data(name: str, *, seed: int, data_dir: str = "data", image_size: int =
     return DATA[name](seed, Path(data_dir), image_size)
 
 
-class EpochSampler(DistributedSampler):
-    """Yields (epoch, index): enough for a worker to seed an image's augmentation.
-
-    `skip` = (epoch, images): what a run that stopped inside that epoch has seen of it already.
-    """
-
-    skip = (0, 0)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        start = self.skip[1] if self.epoch == self.skip[0] else 0
-        return ((self.epoch, index) for index in islice(super().__iter__(), start, None))
-
-
 class Views(Dataset):
-    """Photographs: (epoch, index) -> views and index; seeded by (seed, epoch, index)."""
+    """Photographs: (draw, index) -> views and index; seeded by (seed, draw, index)."""
 
     def __init__(self, images: Images, transforms: Sequence[Callable], seed: int) -> None:
         self.images, self.transforms, self.seed = images, transforms, seed
@@ -158,16 +143,14 @@ class Batches(Dataset):
 class ViewData(LightningDataModule):
     """Batches of `views`, e.g. ("weak", "strong"): a list of (N, C, H, W), and indices (N,).
 
-    `batch_size` counts all processes together; a process gets every world-size-th image of the
-    global batch, with the same augmentation as one process would give it.
+    A process gets every world-size-th image of the order's batches, with the same augmentation as
+    one process would give it.
     """
 
-    def __init__(
-        self, source: Source, views: Sequence[str], batch_size: int, seed: int, workers: int
-    ) -> None:
+    def __init__(self, source: Source, views: Sequence[str], order: Order, workers: int) -> None:
         super().__init__()
-        self.source, self.view_names = source, views
-        self.batch_size, self.seed, self.workers = batch_size, seed, workers
+        self.source, self.view_names, self.order, self.workers = source, views, order, workers
+        self.batch_size, self.seed = order.batch_size, order.seed
         self.skip = (0, 0)
 
     def state_dict(self) -> dict[str, Any]:
@@ -182,10 +165,7 @@ class ViewData(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         world, rank = self._place()
         images, size = self.source.pretrain, self.batch_size // world
-        sampler = EpochSampler(
-            images, world, rank, shuffle=True, seed=self.seed % 2**31, drop_last=True
-        )
-        sampler.skip = self.skip[0], self.skip[1] * size
+        sampler = Share(self.order, world, rank, self.skip)
         if self.source.plain is None:
             batches = Batches(images)
             return DataLoader(batches, size, sampler=sampler, drop_last=True, collate_fn=_unchanged)
@@ -239,10 +219,3 @@ class Plain(Dataset):
 
 def _unchanged(batch: Any) -> Any:
     return batch
-
-
-def labels_of(images: Images) -> Any:  # (N,)
-    """Of a whole data set, without opening its images."""
-    if isinstance(images, TensorDataset):
-        return images.tensors[1]
-    return images.targets if hasattr(images, "targets") else images.labels

@@ -121,10 +121,11 @@ def _for_timm(
     """The weights under timm's names, and the lines that build the network; none for our own."""
     if isinstance(encoder, ViT):
         vit: Any = encoder.network
+        pool = ', global_pool="avg", fc_norm=False' if vit.global_pool == "avg" else ""
         line = (
             f"encoder = timm.models.VisionTransformer({size}, {encoder.patch}, {channels}, 0, "
             f"embed_dim={encoder.dim}, depth={len(vit.blocks)}, "
-            f"num_heads={vit.blocks[0].attn.num_heads}, dynamic_img_size=True)"
+            f"num_heads={vit.blocks[0].attn.num_heads}, dynamic_img_size=True{pool})"
         )
         return vit.state_dict(), [line]
     if not name.startswith("resnet"):

@@ -6,8 +6,12 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torchvision.ops import MLP
+
+from .masks import Grid
+from .models import sine_positions
 
 Last = Literal["none", "plain", "affine"]
 
@@ -66,3 +70,34 @@ class Prototypes(nn.Module):
 
     def forward(self) -> Tensor:
         return F.normalize(self.weight) if self.unit else self.weight
+
+
+class PatchDecoder(nn.Module):
+    """MAE's: tokens of the patches that were seen -> `out` numbers for every patch.
+
+    A learnt token stands for each patch that was not.
+    """
+
+    def __init__(self, dim: int, out: int, grid: Grid, width: int, depth: int, heads: int) -> None:
+        super().__init__()
+        if depth < 1 or heads < 1 or width % heads:
+            raise ValueError(
+                f"a decoder needs blocks, and a width that its heads divide, got {depth} blocks of "
+                f"width {width} with {heads} heads"
+            )
+        self.patches = grid[0] * grid[1]
+        self.embed = nn.Linear(dim, width)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width).normal_(std=0.02))
+        self.positions: Tensor
+        self.register_buffer("positions", sine_positions(grid, width), persistent=False)
+        self.blocks = nn.Sequential(*(Block(width, heads, qkv_bias=True) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.predict = nn.Linear(width, out)
+
+    def forward(self, tokens: Tensor, keep: Tensor) -> Tensor:  # (N, T, out)
+        """`tokens` (N, 1 + k, dim): class token, then the patches `keep` (N, k)."""
+        seen = self.embed(tokens)
+        hidden = self.mask_token.to(seen.dtype).expand(len(seen), self.patches, -1)
+        index = keep[:, :, None].expand_as(seen[:, 1:])
+        x = torch.cat([seen[:, :1], hidden.scatter(1, index, seen[:, 1:])], 1)
+        return self.predict(self.norm(self.blocks(x + self.positions))[:, 1:])

@@ -1,4 +1,7 @@
-"""Which patches an image shows (MSN, PMSN) or hides (iBOT). Drawn on the CPU, seeded globally."""
+"""Which patches an image shows (MSN, PMSN, MAE) or hides (iBOT, data2vec).
+
+Drawn on the CPU, seeded globally.
+"""
 
 import math
 
@@ -26,11 +29,11 @@ def focal_keep(count: int, grid: Grid, side: int) -> Tensor:  # (count, side * s
 
 
 def block_masks(  # (count, patches) bool, True is hidden
-    count: int, grid: Grid, low: float, high: float, share: float
+    count: int, grid: Grid, low: float, high: float, share: float, least: int = 4
 ) -> Tensor:
     """A `share` of the images hide between `low` and `high` of their patches, in rectangles.
 
-    Rectangles have at least four patches where that many are left, aspect .3 to 1/.3; single
+    Rectangles have `least` patches or more where that many are left, aspect .3 to 1/.3; single
     patches fill up to the exact number. Source: bytedance/ibot's block masks, BEiT's before it.
     """
     patches = grid[0] * grid[1]
@@ -38,18 +41,18 @@ def block_masks(  # (count, patches) bool, True is hidden
     wanted = ((low + (high - low) * torch.rand(count)) * patches).round().long()
     wanted[torch.rand(count) >= share] = 0
     for mask, number in zip(out, wanted.tolist(), strict=True):
-        _cover(mask, number)
+        _cover(mask, number, least)
     return out.flatten(1)
 
 
-def _cover(mask: Tensor, number: int) -> None:
+def _cover(mask: Tensor, number: int, least: int) -> None:
     rows, columns = mask.shape
     for _ in range(10):
         left = number - int(mask.sum())
         if left <= 0:
             return
         u = torch.rand(4).tolist()
-        area = min(4, left) + u[0] * (left - min(4, left))
+        area = min(least, left) + u[0] * (left - min(least, left))
         ratio = math.exp((2 * u[1] - 1) * math.log(1 / 0.3))
         height = min(rows, max(1, round(math.sqrt(area * ratio))))
         width = min(columns, max(1, round(math.sqrt(area / ratio))))

@@ -1,10 +1,12 @@
 """Encoders: image -> encoding h, and -> its patches' tokens where a method hides patches."""
 
 import re
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 import torchvision
+from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
@@ -50,7 +52,10 @@ class Encoder(nn.Sequential):
 
 
 class ViT(nn.Module):
-    """timm's vision transformer, class token out: (N, C, H, W) of any size -> (N, dim)."""
+    """timm's vision transformer: (N, C, H, W) of any size -> (N, dim), the class token's output.
+
+    `network.global_pool = "avg"` takes the mean of the patches' instead.
+    """
 
     def __init__(
         self, channels: int, image_size: int, patch: int, width: int, depth: int, heads: int
@@ -74,8 +79,13 @@ class ViT(nn.Module):
     squares = grid
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        return self.network.pool(self.visible(images, keep))
+
+    def visible(  # (N, 1 + k, dim): class token, then the patches in `keep`
+        self, images: Tensor, keep: Tensor | None = None
+    ) -> Tensor:
         """`keep` (N, k): the patches that are seen."""
-        return self._run(self.network.patch_embed(images), keep)[:, 0]
+        return self._run(self.network.patch_embed(images), keep)
 
     def tokens(  # (N, 1 + T, dim): class token, then the patches
         self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None
@@ -88,6 +98,13 @@ class ViT(nn.Module):
             patches = torch.where(hidden, mask_token.to(patches.dtype), patches)
         return self._run(patches, None)
 
+    def last_blocks(self, images: Tensor, count: int) -> list[Tensor]:  # (N, T, dim) each
+        """Patches after each of the last `count` blocks, before the final norm."""
+        out: Any = self.network.forward_intermediates(
+            images, count, output_fmt="NLC", intermediates_only=True
+        )
+        return out
+
     def _run(self, patches: Tensor, keep: Tensor | None) -> Tensor:
         x = self.network._pos_embed(patches)
         if keep is not None:
@@ -97,6 +114,22 @@ class ViT(nn.Module):
 
 
 AnyEncoder = Encoder | ViT
+
+
+def averaging_vit(encoder: AnyEncoder) -> ViT:
+    """The encoder, if it is a transformer; from now on it encodes by the mean of its patches."""
+    if not isinstance(encoder, ViT):
+        raise ValueError("a vision transformer is needed: try --encoder vit-64/4")
+    encoder.network.global_pool = "avg"
+    return encoder
+
+
+def sine_positions(grid: Grid, width: int) -> Tensor:  # (1, 1 + T, width)
+    """Fixed two-dimensional sines and cosines, after zeros for the class token."""
+    if width % 4:
+        raise ValueError(f"positions by sines need a width that is a multiple of 4, got {width}")
+    patches = build_sincos2d_pos_embed(list(grid), width)
+    return torch.cat([torch.zeros(1, width), patches])[None]
 
 
 def build_encoder(name: str, channels: int, image_size: int) -> AnyEncoder:

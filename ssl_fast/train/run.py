@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,15 @@ from .callbacks import Monitor, ProgressBar, SaveOnTerm, checkpoint
 from .config import TrainOptions, check, options_of, parse
 from .errors import Interrupted, UsageError
 from .files import AtomicCheckpointIO, write_text
+from .labels import labels_of
+from .longtail import LongTail, cut
 from .methods import METHODS, Method, find_method
 from .methods.base import Encodings
 from .models import build_encoder
 from .module import Pretraining
 from .prior import Prior
 from .random import derive_seed
+from .samplers import build_order
 
 FOLDER_VARIABLE = "SSL_FAST_RUN_DIR"  # tells the processes that Lightning starts which folder it is
 
@@ -59,7 +63,7 @@ def train(
     source = open_source(options)
     _check_batch(options, len(source.pretrain))
     method = build_method(options, method_options, source)
-    images = data.ViewData(source, method.views, options.batch_size, options.seed, options.workers)
+    images = view_data(options, source, method.views, options.workers)
     trainer = build_trainer(options, folder, source)
     if trainer.is_global_zero:
         write_text(folder / "config.yaml", resolved)
@@ -82,9 +86,26 @@ def use_threads(count: int) -> None:
 
 
 def open_source(options: TrainOptions) -> data.Source:
-    return data.open_data(
+    source = data.open_data(
         options.data, seed=options.seed, data_dir=options.data_dir, image_size=options.image_size
     )
+    if options.long_tail == "none":
+        return source
+    tail = LongTail(options.long_tail, options.imbalance_factor, options.tail_exponent)
+    return cut(source, tail, options.seed)
+
+
+def view_data(
+    options: TrainOptions, source: data.Source, views: Sequence[str], workers: int
+) -> data.ViewData:
+    order = build_order(
+        options.sampler,
+        source.pretrain,
+        options.batch_size,
+        options.seed,
+        options.classes_per_batch,
+    )
+    return data.ViewData(source, views, order, workers)
 
 
 def build_method(options: TrainOptions, method_options: dict[str, Any], source) -> Method:
@@ -109,7 +130,7 @@ def build_method(options: TrainOptions, method_options: dict[str, Any], source) 
 
 
 def prior_of(options: TrainOptions, source: data.Source) -> Prior:
-    labels = data.labels_of(source.pretrain) if options.prior == "class" else None
+    labels = labels_of(source.pretrain) if options.prior == "class" else None
     return Prior(options.prior, options.prior_exponent, options.prior_order, labels)
 
 
@@ -231,7 +252,7 @@ def quiet() -> None:
         ".*number of training batches.*",
         ".*Checkpoint directory .* exists.*",
         ".*isinstance.treespec, LeafSpec.*",
-        ".*checkpoint that ended before the epoch ended.*",  # EpochSampler.skip
+        ".*checkpoint that ended before the epoch ended.*",  # Share.skip
         ".*sync_dist=True.*",  # the loss is the same on every rank, k-nn is rank 0's
         ".*lr_scheduler.step.*",
     ):

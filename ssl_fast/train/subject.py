@@ -27,7 +27,7 @@ class EvalOptions:
     """Options of the measures.
 
     Args:
-        data: measure on this data set instead of the run's (transfer).
+        data: measure on this data set (transfer); the run's own is then whole, without long tail.
         data_dir: its folder; by default the run's.
         neighbours: of knn.
         weighted_neighbours: of weighted_knn, whose temperature is .07.

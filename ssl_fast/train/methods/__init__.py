@@ -10,9 +10,11 @@ from .barlow_twins import BarlowTwins
 from .base import Batch, Method, Output
 from .byol import BYOL
 from .cw_rgp import CWRGP
+from .data2vec import Data2Vec
 from .dino import DINO
 from .ibot import IBOT
 from .intl import INTL
+from .mae import MAE
 from .mec import MEC
 from .moco_v2 import MoCoV2
 from .moco_v3 import MoCoV3
@@ -54,6 +56,8 @@ METHODS: dict[str, type[Method]] = {
     "pcl": PCL,
     "pauc": PAUC,
     "resa": ReSA,
+    "mae": MAE,
+    "data2vec": Data2Vec,
 }
 
 

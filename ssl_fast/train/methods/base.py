@@ -45,7 +45,7 @@ class Method(nn.Module):
 
     paper: ClassVar[str]
     equation: ClassVar[str]
-    loss_class: ClassVar[str]  # its name in ssl_fast.losses
+    loss_class: ClassVar[str]  # its name in ssl_fast.losses; the controls have torch's
     criterion: Any
     online: Any  # networks that the optimiser trains, by position
     views: Sequence[str] = ("strong", "strong")  # names of the source's views, in `loss`'s order

@@ -1,5 +1,7 @@
 """iBOT: DINO on the class token, and on hidden patches against the teacher's view of them."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -76,7 +78,7 @@ class IBOT(Method):
             raise ValueError("0 < mask_low <= mask_high <= 1 and 0 < mask_share <= 1 are needed")
         self.views = ("strong", "strong") + ("local",) * local_crops
         self.freeze_epochs, self.frozen, self.patch_weight = freeze_epochs, False, patch_weight
-        self.hidden = {"low": mask_low, "high": mask_high, "share": mask_share}
+        self.hidden: dict[str, Any] = {"low": mask_low, "high": mask_high, "share": mask_share}
         head = gelu_mlp(encoder.dim, hidden_dim, embedding_dim)
         self.online = nn.ModuleList(
             [encoder, head, Prototypes(prototypes, embedding_dim, unit=True)]
