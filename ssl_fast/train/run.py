@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from threadpoolctl import threadpool_limits
 from torch import nn
 
+from ..bench import machine
 from . import data, evaluate, export, report
 from .callbacks import Monitor, ProgressBar, SaveOnTerm, checkpoint
 from .config import TrainOptions, check, options_of, parse
 from .corrupt import CorruptImage
-from .errors import UsageError
+from .errors import Interrupted, UsageError
 from .files import AtomicCheckpointIO, write_text
 from .labels import labels_of
 from .longtail import LongTail, cut
@@ -76,7 +77,7 @@ def train(
             finish(trainer, method, build_method(options, method_options, source), options, source)
     except SystemExit as stop:  # how Lightning answers Ctrl-C and SIGTERM
         message = f"interrupted; continue with: ssl-fast train --resume {folder}"
-        raise UsageError(message) from stop
+        raise Interrupted(message) from stop
     except CorruptImage as error:
         raise UsageError(
             f"{error}. Put a good file in its place and continue with: ssl-fast train --resume "
@@ -202,6 +203,8 @@ def finish(trainer, method: Method, untrained: Method, options: TrainOptions, so
         "data": options.data,
         "seed": options.seed,
         "seconds": round(monitor.seconds, 1),
+        "date": str(date.today()),
+        "machine": f"{machine.cpu_model()}, {machine.cores()} cores",
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "device": str(device),
