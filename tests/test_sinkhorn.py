@@ -301,6 +301,12 @@ def test_softmax_of_far_scores(backend, case) -> None:
     assert_relative(q, oracles.centred(scores.double(), 0.07, center), 1e-5)
 
 
+def test_softmax_where_float32_skips_nats(backend) -> None:
+    scores = 1e9 * normal(67, 33)
+    q = Assignment.softmax(scores, temperature=0.07).dense()
+    assert_relative(q, oracles.centred(scores.double(), 0.07), 1e-4)
+
+
 def test_softmax_of_pair(backend) -> None:
     assert_right(
         lambda *pair: Assignment.softmax(pair, temperature=0.1).dense(),

@@ -127,15 +127,26 @@ struct Potentials {
   }
 };
 
+// max_k(scale * s_k + col_k + row), rounded to C
+template <typename C>
+inline double largest_exponent(const C* s, int64_t columns, double scale, const double* col,
+                               double row) {
+  using V = Vec<C>;
+  V most((C)-INFINITY);
+  sweep<C>(columns, [&](int64_t k, auto lanes) {
+    most = max(V::exponent(s + k, col + k, scale, row, lanes).or_else(most, lanes), most);
+  });
+  return most.largest();
+}
+
 // -LSE_k(scale * s_k + col_k)
 template <typename C>
 inline double row_potential_of(const C* s, int64_t columns, double scale, const double* col) {
   using V = Vec<C>;
-  V most((C)-INFINITY), sum;
-  sweep<C>(columns, [&](int64_t k, auto lanes) {
-    most = max(V::exponent(s + k, col + k, scale, 0, lanes).or_else(most, lanes), most);
-  });
-  const double shift = most.largest();
+  V sum;
+  double shift = largest_exponent(s, columns, scale, col, 0);
+  if (fabs(shift) > 1e8)  // float32 is off by some nats there
+    shift += largest_exponent(s, columns, scale, col, -shift);
   sweep<C>(columns, [&](int64_t k, auto lanes) {
     sum = sum + Potentials<C>{s, col, scale, -shift}(k, lanes);
   });
