@@ -12,7 +12,11 @@ from ..functional._rows import mises_fisher_weights
 
 
 class DCLLoss(torch.nn.Module):
-    """Decoupled contrastive learning: `decoupled_nt_xent`. Rows are normalised inside.
+    """NT-Xent whose denominator leaves the positive out.
+
+        L = 1/(2N) sum_i [ LSE_{j != i, p(i)} (u_i u_j / T) - w_i u_i u_p(i) / T ]
+
+    u: the rows of both views, brought to unit norm inside; p(i): row i's other view.
 
     Args:
         temperature: > 0, of the cosines.
@@ -20,6 +24,7 @@ class DCLLoss(torch.nn.Module):
         group: process group; rows of all ranks are negatives.
 
     Source: Yeh et al. 2021, Eq. 6, mean over samples and views; lightly DCLLoss.
+    Cost: `functional.nt_xent`: no matrix of similarities.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class DCLWLoss(DCLLoss):
         group: process group.
 
     Source: Yeh et al. 2021, section 3.3; lightly DCLWLoss, whose softmax stays on one rank.
+    Cost: as `DCLLoss`; the weights read both views once.
     """
 
     def __init__(self, temperature: float = 0.1, sigma: float = 0.5, group: Any = None):

@@ -28,6 +28,8 @@ class MoCoLoss(torch.nn.Module):
 
     Source: facebookresearch/moco 8976944 (builder.py), moco-v3 c349e6e (contrastive_loss). The
         queue changes in training mode only.
+    Cost: `functional.info_nce`. v2: the N x queue_size logits are never stored, the queue is read
+        in place. v3 on a CPU: both gradients are formed in the forward pass.
     """
 
     def __init__(

@@ -26,6 +26,8 @@ class NNCLRLoss(torch.nn.Module):
 
     Source: Dwibedi et al. 2021, Eq. 3; solo-learn 9187ea3 nnclr_loss_func. (Lightly's NNCLR is
         another loss: NT-Xent of neighbours and predictions.)
+    Cost: `functional.info_nce` twice; neighbours are found by tiles of the queue, the N x
+        queue_size products are never stored.
     """
 
     def __init__(

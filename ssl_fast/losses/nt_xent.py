@@ -10,9 +10,11 @@ from ..functional._check import positive
 
 
 class NTXentLoss(torch.nn.Module):
-    """SimCLR: `nt_xent` of two views, `multi_view_nt_xent` of more.
+    """Each row finds the other views of its sample among all rows but itself.
 
-    Rows are normalised inside.
+        L = mean_i -log( sum_{p in pos(i)} e_ip / sum_{j != i} e_ij ),   e_ij = exp(u_i u_j / T)
+
+    u: the rows of all V views, brought to unit norm inside. Two views have one positive a row.
 
     Args:
         temperature: > 0, of the cosines.
@@ -20,6 +22,7 @@ class NTXentLoss(torch.nn.Module):
 
     Source: Chen et al. 2020, Eq. 1. Two views: lightly e8d317fc NTXentLoss without memory bank;
         more: solo-learn 9187ea3 simclr_loss_func.
+    Cost: `functional.nt_xent`: no matrix of similarities; each pair of rows is visited once.
     """
 
     def __init__(self, temperature: float = 0.5, group: Any = None):

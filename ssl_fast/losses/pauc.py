@@ -45,6 +45,7 @@ class PAUCLoss(torch.nn.Module):
         softmax_temperature: of the correlation's distributions, > 0.
 
     Source: the paper's Eqs. 2, 4 to 7. Finding the batch's clusters waits for the host.
+    Cost: `ProtoNCELoss`; for C clusters in the batch products of 2 C N D and of C^2 D operations.
     """
 
     def __init__(

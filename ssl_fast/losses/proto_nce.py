@@ -35,6 +35,7 @@ class ProtoNCELoss(torch.nn.Module):
 
     Source: Li et al. 2021, Eq. 11; salesforce/PCL 964da1f. Prototypes are drawn on the device, at
         most K - N of them, so that drawing never waits for the host.
+    Cost: `MoCoLoss`, and `functional.proto_nce` a clustering: no N x K logits are stored.
     """
 
     def __init__(

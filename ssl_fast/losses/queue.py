@@ -28,6 +28,7 @@ class MemoryQueue(torch.nn.Module):
 
     Source: MoCo (He et al. 2020), Algorithm 1; facebookresearch/moco 8976944, which asks that size
         be a multiple of the batch. Rows start as random directions, as there.
+    Cost: size times dim numbers; `enqueue` writes the new rows alone.
     """
 
     rows: Tensor

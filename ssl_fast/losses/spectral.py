@@ -15,8 +15,11 @@ from ..functional.wasserstein import NULL, wasserstein_uniformity
 class WassersteinUniformityLoss(torch.nn.Module):
     """Wasserstein uniformity (Fang et al. 2024) of the online projections of all views together.
 
-    Meant as an auxiliary: the method's loss + weight * this one. The official code concatenates
-    both online views, of unit norm, before mean and covariance; so does this one, normalising them.
+        L = W2( N(m, S), N(0, I/D) ),   L^2 = |m|^2 + 1 + tr S - 2/sqrt(D) tr S^(1/2)
+
+    m, S: mean and covariance (with 1/N) of all rows. Meant as an auxiliary: the method's loss +
+    weight * this one. The official code concatenates both online views, of unit norm, before mean
+    and covariance; so does this one, normalising them.
 
     Args:
         eps: relative threshold of null directions, as in `functional.wasserstein_uniformity`.
@@ -24,6 +27,8 @@ class WassersteinUniformityLoss(torch.nn.Module):
         group: process group: one distance for the rows of all ranks.
 
     Source: statsle/WassersteinSSL a16a931, module.py, without its jitter.
+    Cost: `functional.wasserstein_uniformity`: one decomposition of the smaller Gram gives value
+        and gradient.
     """
 
     def __init__(self, eps: float = NULL, normalize: bool = True, group: Any = None):
@@ -44,7 +49,12 @@ class WassersteinUniformityLoss(torch.nn.Module):
 
 
 class MMCRLoss(torch.nn.Module):
-    """MMCR (Yerxa et al. 2023): -|centroids|_* + weight * mean |manifold|_*, nothing normalised.
+    """MMCR (Yerxa et al. 2023): a capacity of manifolds, by nuclear norms.
+
+        L = -|C|_* + weight mean_b |Z_b|_*
+
+    Z_b (2K, D): all views of sample b from both networks; C (B, D): their means. Nothing is
+    normalised inside.
 
     Args:
         weight: of the manifolds' own nuclear norms, >= 0; lmda of Lightly.
@@ -52,6 +62,8 @@ class MMCRLoss(torch.nn.Module):
 
     Source: the value of MMCRLoss in lightly 1.5; its gradient, except that it stays finite on
         repeated singular values.
+    Cost: one eigendecomposition min(B, D) wide and B of min(2K, D), forward; products of
+        B D min(B, D) operations. No singular vectors are kept.
     """
 
     def __init__(self, weight: float = 5e-3, group: Any = None):
@@ -71,13 +83,16 @@ class MMCRLoss(torch.nn.Module):
 class FroSSLLoss(torch.nn.Module):
     """FroSSL (Skean et al. 2024): Frobenius-norm entropy of each view and distance to their mean.
 
-    Columns are normalised over the batch inside.
+        L = sum_v log |Z_v^T Z_v / tr|_F^2 + weight V sum_v |Z_v - mean|_F^2 / N
+
+    weight: `invariance_weight`. Columns are normalised over the batch inside.
 
     Args:
         invariance_weight: >= 0.
         group: process group: views of all ranks are gathered, with gradients.
 
     Source: the value of FroSSLLoss in lightly 1.5.
+    Cost: one Gram of min(N, D) a view forward, one product backward.
     """
 
     def __init__(self, invariance_weight: float = 1.0, group: Any = None):
@@ -97,6 +112,9 @@ class FroSSLLoss(torch.nn.Module):
 class MECLoss(torch.nn.Module):
     """MEC (Liu et al. 2022): maximum entropy coding by a Taylor polynomial of degree 4.
 
+        L = -l/(2N) [ tr log(I + P_0 Z_1^T / l) + tr log(I + P_1 Z_0^T / l) ],   l = slack N eps / D
+        tr log(I + C) = tr C - tr C^2 / 2 + tr C^3 / 3 - tr C^4 / 4
+
     Rows are normalised inside, after gathering. Teacher views carry no gradient when the momentum
     network runs without one, as it does in the code.
 
@@ -105,6 +123,7 @@ class MECLoss(torch.nn.Module):
         group: process group: views of all ranks are gathered, with gradients.
 
     Source: xinliu20/MEC 35045dc.
+    Cost: C and C^2 alone are formed, min(N, D) square; higher powers enter as inner products.
     """
 
     def __init__(self, eps: float = 64.0, group: Any = None):

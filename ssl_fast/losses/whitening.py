@@ -13,6 +13,9 @@ from ..functional._check import choice, count
 class WMSELoss(torch.nn.Module):
     """W-MSE (Ermolov et al. 2021): 2 - 2 cos of views whitened by Cholesky factors.
 
+        L = mean over pairs of views, and rows, of 2 - 2 cos(w, w'),   w = K^-1 (x - mean)
+        K K^T = (1 - eps) C + eps I,   C: covariance of the row's sub-batch, with n - 1
+
     Random sub-batches are drawn on every call, the same rows in all views. The views are normalised
     after the whitening; gradients reach all of them. Sub-batches stay on their process: DDP's mean
     of the ranks' losses is the loss of all.
@@ -24,6 +27,8 @@ class WMSELoss(torch.nn.Module):
 
     Source: htdt/self-supervised d9662c8. solo-learn's default stops the second view's gradient,
         this one does not.
+    Cost: products of N D^2 operations a view and iteration, one Cholesky factor a sub-batch, all
+        sub-batches and views in one call.
     """
 
     def __init__(self, sub_batch: int = 128, iterations: int = 1, eps: float = 0.0):
@@ -45,9 +50,13 @@ class WMSELoss(torch.nn.Module):
 class CWRGPLoss(torch.nn.Module):
     """CW-RGP (Weng et al. 2022): channel whitening with random group partition.
 
-    Samples are whitened against each other within random groups of channels, drawn for each view
-    on every call; 2 - 2 cos of the whitened views, normalised inside. Sub-batches stay on their
-    process: DDP's mean of the ranks' losses is the loss of all.
+        L = mean over pairs of views, and rows, of 2 - 2 cos(w, w')
+        w = S^(-1/2) x within a group,   S = (1 - eps) x x^T / (D/groups - 1) + eps I
+
+    x (n, D/groups): a group of channels of n samples, each sample centred over all D. Samples are
+    whitened against each other within random groups of channels, drawn for each view on every call;
+    2 - 2 cos of the whitened views, normalised inside. Sub-batches stay on their process: DDP's
+    mean of the ranks' losses is the loss of all.
 
     Args:
         groups: parts of the channels; divides D, and D / groups exceeds the sub-batch.
@@ -56,6 +65,7 @@ class CWRGPLoss(torch.nn.Module):
         eps: shrinkage towards the identity, 0 <= eps < 1.
 
     Source: winci-ai/CW-RGP 24f6a20, by ZCA, with a gradient that repeated eigenvalues leave finite.
+    Cost: products of N n D operations, an eigendecomposition n wide for each sub-batch and group.
     """
 
     def __init__(
@@ -91,9 +101,14 @@ class CWRGPLoss(torch.nn.Module):
 class INTLLoss(torch.nn.Module):
     """INTL (Weng et al. 2024): iterative normalisation with trace loss.
 
-    View 0 is compared with every other by 2 - 2 cos after IterNorm (normalised inside); the trace
-    loss keeps variances at one. Views may come from a momentum network: INTL-M's trace loss on the
-    online views alone is not this class.
+        L = mean over i >= 1 of 2 - 2 cos(t_i, t_0) + trade_off (TL(t_i) + TL(t_0))
+        t = IterNorm(z):   P <- (3 P - P^3 S / tr S) / 2 from P = I,   t = P z / sqrt(tr S)
+        TL(t) = sum (var(t) - 1)^2
+
+    z: centred along the axis, S its second moment, N x N for axis 0. View 0 is compared with every
+    other by 2 - 2 cos after IterNorm (normalised inside); the trace loss keeps variances at one.
+    Views may come from a momentum network: INTL-M's trace loss on the online views alone is not
+    this class.
 
     Args:
         iterations: Newton's steps of IterNorm.
@@ -102,6 +117,7 @@ class INTLLoss(torch.nn.Module):
         group: process group: views of all ranks are gathered, with gradients.
 
     Source: winci-ai/INTL 0aa69af.
+    Cost: 3 products of 2 N^3 operations a step (2 D^3 for axis 1), and autograd's backward of each.
     """
 
     def __init__(
@@ -132,8 +148,12 @@ class INTLLoss(torch.nn.Module):
 class ZeroCLLoss(torch.nn.Module):
     """Zero-CL (Zhang et al. 2022): whitened views whose diagonal correlation should be one.
 
-    Both views are standardised inside, over the batch ("feature") or over the channels
-    ("instance"). The whitening is a constant for the gradient.
+        L = sum_i (c_ii - 1)^2,   c_ii: mean product of row i of both whitened views
+        whitened = ((1 - shrinkage) S + (shrinkage + eps) I)^(-1/2) z
+
+    z: features as rows, (D, N), or instances as rows, (N, D); S its second moment. Both views are
+    standardised inside, over the batch ("feature") or over the channels ("instance"). The whitening
+    is a constant for the gradient.
 
     Args:
         mode: "feature" (FCL, the released CIFAR script with --whiten), "instance" (ICL), or "both".
@@ -142,6 +162,8 @@ class ZeroCLLoss(torch.nn.Module):
         group: process group: views of all ranks are gathered, with gradients.
 
     Source: Sherrylone/Zero-CL 5ae44f8.
+    Cost: an eigendecomposition D wide a view (N wide for instances), without backward; the
+        off-diagonal correlations are not formed.
     """
 
     def __init__(
