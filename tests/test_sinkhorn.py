@@ -19,7 +19,13 @@ from checks import (
 )
 
 from ssl_fast import backend as dispatch
-from ssl_fast.functional import Assignment, sinkhorn
+from ssl_fast.functional import (
+    Assignment,
+    linear_soft_cross_entropy,
+    multi_crop_cross_entropy,
+    sinkhorn,
+    soft_cross_entropy,
+)
 from ssl_fast.functional._tiles import product_dtype
 
 pytestmark = [pytest.mark.cpu_kernels, pytest.mark.usefixtures("poisoned")]
@@ -237,6 +243,24 @@ def test_columns_survive_underflow(backend) -> None:
     assert error(row, expected) < 1e-5
     assert error(columns, (20 * scores.double() + expected[:, None]).logsumexp(0)) < 1e-3
     assert same_bits(kernels.row_potential(scores, 20.0, col), row)
+
+
+def test_far_pair_rounds_alike_in_every_pass(backend) -> None:
+    """Scores of 1e4 that are no integers: its mass shows where two passes round apart."""
+    z, prototypes = normal(33, 12) * 1e2, normal(20, 12, seed=1) * 1e2
+    for held in (
+        Assignment.sinkhorn((z, prototypes)),
+        Assignment.softmax((z, prototypes), temperature=0.04),
+    ):
+        assert held.z is not None
+        assert_relative(held.dense().sum(1), torch.ones(33).double(), 1e-6)
+        student, weight = torch.zeros(33, 3, requires_grad=True), torch.zeros(20, 3)
+        for loss in (
+            soft_cross_entropy(torch.zeros(33, 20), held),
+            linear_soft_cross_entropy(student, weight, held),
+            multi_crop_cross_entropy([student, student], [held], weight, temperature=1.0),
+        ):
+            assert_relative(loss, torch.tensor(20.0).double().log(), 1e-6)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
