@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from threadpoolctl import threadpool_limits
 from torch import nn
 
+from ..backend import get_backend, set_backend, why_not
 from . import data, evaluate, export, report
 from .callbacks import Monitor, ProgressBar, SaveOnTerm, checkpoint
 from .config import TrainOptions, check, options_of, parse
@@ -64,13 +65,16 @@ def train(
     method = build_method(options, method_options, source)
     images = data.ViewData(source, method.views, options.batch_size, options.seed, options.workers)
     trainer = build_trainer(options, folder, source)
+    _check_backend(options, trainer)
     if trainer.is_global_zero:
         write_text(folder / "config.yaml", resolved)
         print(f"run folder: {folder}", flush=True)
     last = folder / "last.ckpt"
     module = Pretraining(method, options, encodings(options, source, trainer))
+    choice = get_backend() if options.loss_backend == "auto" else options.loss_backend
     try:
-        trainer.fit(module, images, ckpt_path=last if last.exists() else None)
+        with set_backend(choice):
+            trainer.fit(module, images, ckpt_path=last if last.exists() else None)
     except SystemExit as stop:  # how Lightning answers Ctrl-C and SIGTERM
         message = f"interrupted; continue with: ssl-fast train --resume {folder}"
         raise UsageError(message) from stop
@@ -205,6 +209,13 @@ def _check_batch(options: TrainOptions, images: int) -> None:
             f"batch_size {options.batch_size} is more than the {images} training images of "
             f"{options.data}: try --batch-size {fits}"
         )
+
+
+def _check_backend(options: TrainOptions, trainer: Trainer) -> None:
+    choice, device = options.loss_backend, trainer.strategy.root_device.type
+    reason = None if choice == "auto" else why_not(choice, device, torch.float32)
+    if reason:
+        raise UsageError(f"--loss-backend {choice}: {reason}; auto takes what there is")
 
 
 def quiet() -> None:
