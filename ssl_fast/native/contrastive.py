@@ -128,9 +128,9 @@ def _wide_pairs(u: Tensor, scale: float, views: int) -> Tensor:
     without = _blocks(u, views)
 
     def join(first: int, begin: int, tile: Tensor) -> None:
-        rows = slice(first, first + tile.shape[0])
+        rows, columns = (slice(i, i + n) for i, n in zip((first, begin), tile.shape, strict=True))
         part = stats[:, rows].contiguous()
-        _run("contrastive_rows_forward", tile, 0, abs(scale), *_ranges(*without, rows), begin,
+        _run("contrastive_rows_forward", tile, 0, abs(scale), _ranges(*without, rows, columns),
              part.data_ptr(), 0)  # fmt: skip
         stats[:, rows] = part
 

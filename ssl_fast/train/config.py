@@ -69,6 +69,8 @@ class TrainOptions:
         uniformity: w2 adds the Wasserstein uniformity of both views' normalised projections.
         uniformity_weight: of that term.
         uniformity_decay: linear lowers the weight epoch by epoch, to 0 in the last.
+        loss_backend: what computes the losses: native, triton, reference (plain PyTorch: the same
+            curve, to see the time saved) or auto, which leaves it to SSL_FAST_BACKEND and device.
         seed: of data, augmentation and weights.
         eval_every: epochs between two k-nn accuracies.
         eval_limit: images of each set used for them while training; the end uses all.
@@ -111,6 +113,7 @@ class TrainOptions:
     uniformity: Literal["none", "w2"] = "none"
     uniformity_weight: float = 0.2
     uniformity_decay: Literal["linear", "constant"] = "linear"
+    loss_backend: Literal["auto", "native", "triton", "reference"] = "auto"
     seed: int = 0
     eval_every: int = 1
     eval_limit: int = 5000

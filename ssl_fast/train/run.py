@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from threadpoolctl import threadpool_limits
 from torch import nn
 
+from ..backend import get_backend, set_backend, why_not
 from ..bench import machine
 from . import data, evaluate, export, report
 from .callbacks import Monitor, ProgressBar, SaveOnTerm, checkpoint
@@ -66,13 +67,16 @@ def train(
     method = build_method(options, method_options, source)
     images = view_data(options, source, method.views, options.workers)
     trainer = build_trainer(options, folder, source)
+    _check_backend(options, trainer)
     if trainer.is_global_zero:
         write_text(folder / "config.yaml", resolved)
         print(f"run folder: {folder}", flush=True)
     last = folder / "last.ckpt"
     module = Pretraining(method, options, encodings(options, source, trainer))
+    choice = get_backend() if options.loss_backend == "auto" else options.loss_backend
     try:
-        trainer.fit(module, images, ckpt_path=last if last.exists() else None)
+        with set_backend(choice):
+            trainer.fit(module, images, ckpt_path=last if last.exists() else None)
         if trainer.is_global_zero:
             finish(trainer, method, build_method(options, method_options, source), options, source)
     except SystemExit as stop:  # how Lightning answers Ctrl-C and SIGTERM
@@ -249,6 +253,13 @@ def _check_batch(options: TrainOptions, images: int) -> None:
             f"batch_size {options.batch_size} is more than the {images} training images of "
             f"{options.data}: try --batch-size {fits}"
         )
+
+
+def _check_backend(options: TrainOptions, trainer: Trainer) -> None:
+    choice, device = options.loss_backend, trainer.strategy.root_device.type
+    reason = None if choice == "auto" else why_not(choice, device, torch.float32)
+    if reason:
+        raise UsageError(f"--loss-backend {choice}: {reason}; auto takes what there is")
 
 
 def quiet() -> None:
