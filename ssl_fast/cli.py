@@ -13,8 +13,8 @@ usage: ssl-fast COMMAND [OPTIONS]
   train       train an encoder, measure it, draw it    ssl-fast train --method resa --data digits
   zoo         train every method, one table over all   ssl-fast zoo --data digits
   eval        measure a trained run in many ways       ssl-fast eval runs/NAME
-  compare     one table and picture over several runs  ssl-fast compare runs/*
-  plot        the curves of several runs               ssl-fast plot runs/*
+  compare     one table and picture over several runs  ssl-fast compare runs/*/
+  plot        the curves of several runs               ssl-fast plot runs/*/
   methods     list the methods and their sources       ssl-fast methods
   bench       time the losses against plain PyTorch    ssl-fast bench --help
   info        versions, instruction sets, backends     ssl-fast info
