@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from ssl_fast.functional import info_nce, nt_xent, proto_nce
 from ssl_fast.functional.contrastive import queue_info_nce
 
-from .cases import Bar, Case, Floor, Limit, Memory, Problem, Skip, full, nbytes, unit
+from .cases import Bar, Case, Floor, Limit, Memory, Problem, full, lightly, nbytes, unit
 from .pytest_cases import parametrize, run
 
 TEMPERATURE = 0.2
@@ -27,14 +27,6 @@ def nt_xent_eager(z0: Tensor, z1: Tensor) -> Tensor:
 
 def nt_xent_ours(z0: Tensor, z1: Tensor) -> Tensor:
     return nt_xent(z0, z1, temperature=TEMPERATURE)
-
-
-def lightly_nt_xent():
-    try:
-        from lightly.loss import NTXentLoss
-    except ImportError as error:
-        raise Skip("lightly is not installed: pip install lightly") from error
-    return NTXentLoss(temperature=TEMPERATURE)
 
 
 def triangle(z0: Tensor, _: Tensor) -> Floor:
@@ -125,7 +117,7 @@ NT_XENT = Problem(
     triangle,
     differentiable=(0, 1),
     memory=some_numbers_a_row,
-    rivals=(("lightly", lightly_nt_xent),),
+    rivals=(("lightly", lightly("NTXentLoss", temperature=TEMPERATURE)),),
 )
 IN_BATCH = Problem(
     "contrastive",

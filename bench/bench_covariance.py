@@ -1,13 +1,11 @@
 """VICReg and Barlow Twins on two views, forward and backward."""
 
-import importlib
-
 import torch
 from torch import Tensor
 
 from ssl_fast.losses import BarlowTwinsLoss, VICRegLoss
 
-from .cases import Bar, Case, Floor, Memory, Problem, Skip, full, nbytes
+from .cases import Bar, Case, Floor, Memory, Problem, full, lightly, nbytes
 from .pytest_cases import parametrize, run
 
 EPS, WEIGHT = 1e-4, 5e-3
@@ -44,16 +42,6 @@ def barlow_eager(z0: Tensor, z1: Tensor) -> Tensor:
     a, b = (torch.nn.functional.batch_norm(full(z), None, None, training=True) for z in (z0, z1))
     c = a.t() @ b / len(a)
     return (c.diagonal() - 1).pow(2).sum() + WEIGHT * off_diagonal(c).pow(2).sum()
-
-
-def lightly(name: str):
-    def load():
-        try:
-            return getattr(importlib.import_module("lightly.loss"), name)()
-        except ImportError:
-            raise Skip("lightly is not installed: pip install lightly") from None
-
-    return load
 
 
 def products(z0: Tensor, *_: Tensor) -> Floor:

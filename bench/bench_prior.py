@@ -1,14 +1,12 @@
 """Prototype losses: MSN and PMSN on 11 views of a batch; SwAV and DINO on multi-crops."""
 
-import importlib
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ssl_fast.functional import Assignment, msn, multi_crop_cross_entropy, power_law_prior
 
-from .cases import Bar, Case, Floor, Limit, Memory, Problem, Skip, full, nbytes, unit
+from .cases import Bar, Case, Floor, Limit, Memory, Problem, full, lightly, nbytes, unit
 from .pytest_cases import parametrize, run
 
 TEMPERATURE, SHARPENING, EPSILON, TEACHER = 0.1, 0.25, 0.05, 0.04
@@ -68,17 +66,6 @@ def pmsn_ours(anchors: Tensor, targets: Tensor, prototypes: Tensor) -> Tensor:
         anchors, targets, prototypes, temperature=TEMPERATURE, sharpening=SHARPENING, prior=prior,
         reverse=True, sinkhorn_iterations=3,
     )  # fmt: skip
-
-
-def lightly(name: str, call=lambda loss: loss):
-    def load():
-        try:
-            module = importlib.import_module("lightly.loss")
-        except ImportError:
-            raise Skip("lightly is not installed: pip install lightly") from None
-        return call(getattr(module, name)())
-
-    return load
 
 
 def msn_products(anchors: Tensor, targets: Tensor, prototypes: Tensor) -> Floor:
@@ -157,17 +144,14 @@ def dino_ours(students: Tensor, teachers: Tensor) -> Tensor:
 
 
 def dino_lightly():
-    try:
-        module = importlib.import_module("lightly.loss")
-    except ImportError:
-        raise Skip("lightly is not installed: pip install lightly") from None
     losses: dict[int, torch.nn.Module] = {}
 
     def run(students: Tensor, teachers: Tensor) -> Tensor:
         width = students.shape[-1]
-        loss = losses.setdefault(width, module.DINOLoss(width).to(students.device))
-        loss.center.zero_()
-        return loss(list(teachers), list(students))
+        if width not in losses:
+            losses[width] = lightly("DINOLoss", output_dim=width)().to(students.device)
+        losses[width].center.zero_()
+        return losses[width](list(teachers), list(students))
 
     return run
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from ssl_fast.functional import wasserstein_uniformity
 from ssl_fast.losses import MMCRLoss
 
-from .cases import Bar, Case, Floor, Problem, Skip, full, unit
+from .cases import Bar, Case, Floor, Problem, full, lightly, unit
 from .pytest_cases import parametrize, run
 
 WEIGHT = 5e-3  # of MMCR's manifolds
@@ -58,14 +58,6 @@ def mmcr_products(online: Tensor, _: Tensor) -> Floor:
     return products(online.new_empty(batch, width))
 
 
-def lightly():
-    try:
-        from lightly.loss import MMCRLoss as Rival
-    except ImportError as error:
-        raise Skip(f"Lightly is not installed: {error}") from error
-    return Rival(WEIGHT)
-
-
 W2 = Problem(
     "wasserstein",
     "wasserstein_uniformity",
@@ -83,7 +75,7 @@ MMCR = Problem(
     mmcr_ours,
     mmcr_products,
     differentiable=(0, 1),
-    rivals=(("Lightly MMCRLoss", lightly),),
+    rivals=(("lightly", lightly("MMCRLoss", lmda=WEIGHT)),),
 )
 
 TALL = ((32, 16), (256, 128), (512, 256), (1024, 512), (2048, 512), (4096, 2048))

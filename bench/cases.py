@@ -1,6 +1,7 @@
 """What is timed: a Problem is an operation, a Case one size of it with the speed it must reach."""
 
 import dataclasses
+import pkgutil
 from collections.abc import Callable
 
 import torch
@@ -99,6 +100,21 @@ class Case:
         if dtype == self.dtype:
             return self
         return dataclasses.replace(self, dtype=dtype, bar=None, limit=None)
+
+
+def lightly(
+    name: str, call: Callable[..., Callable] = lambda loss: loss, **options
+) -> Callable[[], Callable[..., Tensor]]:
+    """A rival's loader: the class `name` of lightly.loss, as `call` makes it take our arguments."""
+
+    def load() -> Callable[..., Tensor]:
+        try:
+            cls = pkgutil.resolve_name(f"lightly.loss.{name}")
+        except ImportError:
+            raise Skip("lightly is not installed: pip install lightly") from None
+        return call(cls(**options))
+
+    return load
 
 
 def unit(rows: int, width: int, device: torch.device) -> Tensor:

@@ -36,7 +36,7 @@ class WrongResult(Exception):
 @dataclasses.dataclass(frozen=True)
 class Options:
     rounds: int = ROUNDS
-    compile: bool = True
+    without_compile: str = ""  # why torch.compile is left out, if it is
     backend: str = "auto"
     quick: bool = False
 
@@ -62,6 +62,7 @@ class Row:
     launch: str  # "python", or "graph" for CUDA graph replay
     direction: str
     milliseconds: dict[str, float]  # contender -> median
+    ratios: dict[str, float]  # contender -> its time over ours, median over the rounds
     fastest: str  # of eager and compile
     speedup: Spread  # of ours over `fastest`
     floor: str
@@ -91,9 +92,10 @@ def measure(case: Case, options: Options) -> Iterator[Row]:
         functions, skipped = contenders(oracle, options)
         errors = oracle.errors
         del oracle  # its float64 results may be as large as all else
+        measured = {} if options.quick and not case.problem.memory else functions
         sizes = {
             name: memory.extra(function, arguments, case.problem.differentiable)
-            for name, function in functions.items()
+            for name, function in measured.items()
         }
         for launch in launches(case, arguments):
             samples, inner, left_out = sample(case, arguments, functions, launch, options)
@@ -163,13 +165,14 @@ def contenders(
     problem = oracle.case.problem
     functions, skipped = {"eager": problem.eager}, {}
     loaders = dict(problem.rivals)
-    if options.compile:
-        loaders = {"compile": lambda: _compiled(problem.eager), **loaders}
+    if options.without_compile:
+        skipped["compile"] = options.without_compile
     else:
-        skipped["compile"] = "--no-compile"
+        loaders = {"compile": lambda: _compiled(problem.eager), **loaders}
     for name, load in loaders.items():
         try:
-            function = load()
+            with torch.device(oracle.case.device):
+                function = load()
             oracle.judge(name, function, times=4, granted=_RIVAL_ERROR)
             functions[name] = function
         except Skip as skip:
@@ -220,6 +223,7 @@ def summarise(
             device=case.device,
             direction=direction,
             milliseconds={name: 1e3 * each for name, each in medians.items()},
+            ratios={name: spread(each / seconds["ours"]).median for name, each in seconds.items()},
             fastest=fastest,
             speedup=spread(seconds[fastest] / seconds["ours"]),
             floor=case.problem.floor(*arguments).label,

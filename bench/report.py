@@ -38,15 +38,26 @@ class Results:
     warnings: list[str] = dataclasses.field(default_factory=list)
 
 
-def markdown(results: Results) -> str:
-    return "\n\n".join(filter(None, [_machine(results), _table(results.rows), _notes(results)]))
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """How results are shown, and what their files are called: <stem>_<device>."""
+
+    stem: str
+    table: Callable[[list[Row]], str]
+    draw: Callable[[Results, Path], None]
 
 
-def write(results: Results, folder: Path, figure: bool = True) -> list[str]:
-    """Write bench_<device>.md, .json, .csv and, with matplotlib, .png; what was left out."""
+def markdown(results: Results, form: Form) -> str:
+    parts = [_machine(results), form.table(results.rows), _notes(results)]
+    return "\n\n".join(filter(None, parts))
+
+
+def write(results: Results, form: Form, folder: Path, figure: bool = True) -> list[str]:
+    """Write <stem>_<device>.md, .json, .csv and, with matplotlib, .png; what to say about it."""
     folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / f"bench_{'cuda' if 'gpu' in results.machine else 'cpu'}"
-    replace(stem.with_suffix(".md"), lambda path: path.write_text(markdown(results) + "\n"))
+    stem = folder / f"{form.stem}_{'cuda' if 'gpu' in results.machine else 'cpu'}"
+    text = markdown(results, form) + "\n"
+    replace(stem.with_suffix(".md"), lambda path: path.write_text(text))
     replace(stem.with_suffix(".json"), lambda path: path.write_text(as_json(results)))
     replace(stem.with_suffix(".csv"), lambda path: path.write_text(as_csv(results.rows)))
     if not figure or not results.rows:
@@ -57,8 +68,8 @@ def write(results: Results, folder: Path, figure: bool = True) -> list[str]:
         matplotlib.use("Agg")
     except ImportError:
         return ["no PNG: matplotlib is not installed (pip install matplotlib)"]
-    replace(stem.with_suffix(".png"), lambda path: draw(results, path))
-    return []
+    replace(stem.with_suffix(".png"), lambda path: form.draw(results, path))
+    return [f"wrote {stem}.png, .md, .json, .csv"]
 
 
 def replace(path: Path, write_to: Callable[[Path], Any]) -> None:
@@ -92,7 +103,7 @@ def draw(results: Results, path: Path) -> None:
     """Speedup of each case, with its spread and the bar that it must reach."""
     from matplotlib import pyplot
 
-    rows = [row for row in results.rows if _is_last(row, results.rows)][::-1]
+    rows = last(results.rows)[::-1]
     figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.35 * len(rows)), layout="constrained")
     for y, row in enumerate(rows):
         s = row.speedup
@@ -104,11 +115,24 @@ def draw(results: Results, path: Path) -> None:
     axes.margins(x=0.1, y=0.02)
     axes.set_yticks(range(len(rows)), [f"{row.title}\n{row.direction}" for row in rows], fontsize=7)
     axes.set_xlabel("x faster than eager and torch.compile (orange: a bar is missed)")
-    machine = results.machine
-    where = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
-    axes.set_title(f"ssl_fast {machine['ssl_fast']}, torch {machine['torch']}\n{where}", fontsize=9)
+    axes.set_title(place(results.machine), fontsize=9)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
+
+
+def place(machine: dict[str, Any]) -> str:
+    """A figure's title: versions and hardware."""
+    where = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
+    return f"ssl_fast {machine['ssl_fast']}, torch {machine['torch']}\n{where}"
+
+
+def last(rows: list[Row]) -> list[Row]:
+    """Of every case the direction that its bars are about: both, or forward alone."""
+    return list({(row.title, row.device): row for row in rows}.values())
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
 def _machine(results: Results) -> str:
@@ -132,10 +156,10 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         row.title,
         row.direction,
-        _number(ms.get("eager")),
-        _number(ms.get("compile")),
+        number(ms.get("eager")),
+        number(ms.get("compile")),
         others or "-",
-        _number(ms["ours"]),
+        number(ms["ours"]),
         f"{s.median:.2f} ({s.low:.2f}-{s.high:.2f})",
         f"{row.floor_percent:.0f} of {row.floor}",
         _megabytes(row.peak_bytes),
@@ -155,7 +179,10 @@ def _notes(results: Results) -> str:
         for name, why in row.skipped.items():
             skipped.setdefault(f"{name} left out: {why}", []).append(row.title)
     lines = [f"- {why} ({_some(titles)})" for why, titles in skipped.items()]
-    lines += [f"- not run: {case}: {why}" for case, why in results.not_run.items()]
+    not_run: dict[str, list[str]] = {}
+    for case, why in results.not_run.items():
+        not_run.setdefault(why, []).append(case)
+    lines += [f"- not run: {_some(cases)}: {why}" for why, cases in not_run.items()]
     lines += [f"- **failed**: {case}: {message}" for case, message in results.failures.items()]
     bars = [bar for row in results.rows for bar in row.bars]
     met = sum(bar["met"] for bar in bars)
@@ -166,12 +193,6 @@ def _notes(results: Results) -> str:
 def _some(titles: list[str]) -> str:
     distinct = list(dict.fromkeys(titles))
     return ", ".join(distinct) if len(distinct) <= 3 else f"{len(distinct)} cases"
-
-
-def _is_last(row: Row, rows: list[Row]) -> bool:
-    """The direction that its bars are about: both, or forward where there is no gradient."""
-    same = [r for r in rows if (r.title, r.device) == (row.title, row.device)]
-    return row is same[-1]
 
 
 def _flat(row: Row) -> dict[str, Any]:
@@ -187,9 +208,8 @@ def _flat(row: Row) -> dict[str, Any]:
     return flat
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
-
-
 def _megabytes(sizes: dict[str, int]) -> str:
     return f"{sizes['eager'] / 1e6:.3g} / {sizes['ours'] / 1e6:.3g}"
+
+
+FULL = Form("bench", _table, draw)

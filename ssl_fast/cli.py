@@ -11,9 +11,10 @@ HELP = """\
 usage: ssl-fast COMMAND [OPTIONS]
 
   train       train an encoder, measure it, draw it    ssl-fast train --method resa --data digits
+  zoo         train every method, one table over all   ssl-fast zoo --data digits
   eval        measure a trained run in many ways       ssl-fast eval runs/NAME
-  compare     one table and picture over several runs  ssl-fast compare runs/*
-  plot        the curves of several runs               ssl-fast plot runs/*
+  compare     one table and picture over several runs  ssl-fast compare runs/*/
+  plot        the curves of several runs               ssl-fast plot runs/*/
   methods     list the methods and their sources       ssl-fast methods
   bench       time the losses against plain PyTorch    ssl-fast bench --help
   info        versions, instruction sets, backends     ssl-fast info
@@ -86,6 +87,7 @@ COMMANDS: dict[str, Command] = {
     "train": driver("train", ".train.run"),
     "compare": driver("compare", ".train.compare", "compare"),
     "plot": driver("plot", ".train.compare", "plot"),
+    "zoo": driver("zoo", ".train.zoo"),
     "eval": driver("eval", ".train.assess"),
     "methods": methods,
     "bench": bench,

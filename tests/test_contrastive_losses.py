@@ -66,6 +66,13 @@ def test_dclw(backend) -> None:
     assert_right(DCLWLoss(0.2, sigma=0.4), lambda *z: oracles.decoupled(*z, 0.2, weights), z, wrt=2)
 
 
+def test_weights_of_dclw_are_float64_where_views_are() -> None:
+    z = [x.double() for x in views(2)]
+    cosine = F.cosine_similarity(*z)
+    weights = (2 - 17 * (cosine / 0.5).softmax(0))[:, None].expand(-1, 2)
+    assert_relative(DCLWLoss()(*z), oracles.decoupled(*z, 0.1, weights), 1e-14)
+
+
 def test_moco_is_its_listing(backend) -> None:
     """Logits against the queue, then enqueue: three steps, through a wrap of the queue."""
     loss = MoCoLoss(queue_size=40, dim=5, temperature=0.2)
@@ -142,6 +149,7 @@ def test_byol_and_simsiam(dtype) -> None:
 def test_positives_alone_of_zero_rows() -> None:
     p0, p1, z0, z1 = views(4)
     p0[3] = z0[4] = 0
+    p0[5] = 1e-18  # whose square float32 barely holds, its cube not
     for loss in (BYOLLoss(), SimSiamLoss()):
         _, d_p0, d_p1 = value_and_grads(lambda a, b: loss(a, b, z0, z1), [p0, p1], 2)  # noqa: B023
         assert not bool(d_p0[3].any()) and not bool(d_p1[4].any())

@@ -20,7 +20,7 @@ import torch
 from checks import assert_right
 from torch import Tensor
 
-from ssl_fast import backend, native_cuda_covariance
+from ssl_fast import backend
 from ssl_fast._polar import TorchKernels
 from ssl_fast.functional import (
     covariance_penalty,
@@ -29,6 +29,8 @@ from ssl_fast.functional import (
     vicreg,
 )
 from ssl_fast.functional._prior import divergence
+from ssl_fast.native import matrix
+from ssl_fast.native.cuda import covariance, cross_entropy, launch, prior, sinkhorn, wasserstein
 from ssl_fast.reference import contrastive as contrastive_reference
 from ssl_fast.reference import cross_entropy as cross_entropy_reference
 from ssl_fast.reference import prior as prior_reference
@@ -63,8 +65,9 @@ def machine():
 
 @pytest.fixture
 def kernels(machine):
-    with harness.installed(machine) as module:
-        yield module
+    """The emulated module behind `ssl_fast.native.cuda`."""
+    with harness.installed(machine):
+        yield
 
 
 def random(*shape: int, dtype=torch.float32, size: float = 1.0, seed: int = 0) -> Tensor:
@@ -109,13 +112,13 @@ def test_sinkhorn(kernels, shape, dtype, size, softmax_start, prior, on_chip):
     log_prior = prior_with_zeros(shape[1]) if prior else None
     arguments = (scores, 5.0, log_prior, 3, softmax_start)
     q = torch.full(shape, math.nan)
-    row, col, ran_on_chip = kernels._sinkhorn(*arguments, q, on_chip)
+    row, col, ran_on_chip = sinkhorn.run(*arguments, q, on_chip)
     assert ran_on_chip == on_chip
     expected_row, expected_col = sinkhorn_reference.potentials(*arguments)
     torch.testing.assert_close(row, expected_row, rtol=1e-12, atol=TOLERANCE)
     torch.testing.assert_close(col, expected_col, rtol=1e-12, atol=TOLERANCE)
     assert_near(q, sinkhorn_reference.dense(scores.double(), *arguments[1:]), TOLERANCE)
-    again, col_again, _ = kernels._sinkhorn(*arguments, None, on_chip)
+    again, col_again, _ = sinkhorn.run(*arguments, None, on_chip)
     assert torch.equal(col_again, col)
     torch.testing.assert_close(again, row, rtol=0, atol=1e-6)
 
@@ -124,17 +127,17 @@ def test_sinkhorn(kernels, shape, dtype, size, softmax_start, prior, on_chip):
 def test_more_columns_than_registers_hold(kernels, size):
     scores = random(5, 8800, size=size)
     arguments = (scores, 4.0, None, 2, True)
-    q = kernels.dense(*arguments)
+    q = sinkhorn.dense(*arguments)
     assert_near(q, sinkhorn_reference.dense(scores.double(), *arguments[1:]), TOLERANCE)
 
 
 def test_dense_is_potentials_evaluated(kernels):
     scores = random(40, 72, dtype=torch.bfloat16)
     arguments = (scores, 20.0, prior_with_zeros(72), 3, False)
-    row, col = kernels.potentials(*arguments)
-    q = kernels.dense(*arguments)
+    row, col = sinkhorn.potentials(*arguments)
+    q = sinkhorn.dense(*arguments)
     assert q.dtype == torch.float32
-    assert_near(kernels.evaluate(scores, 20.0, row, col), q, TOLERANCE)
+    assert_near(sinkhorn.evaluate(scores, 20.0, row, col), q, TOLERANCE)
     torch.testing.assert_close(q.sum(1), torch.ones(40), rtol=0, atol=1e-6)
 
 
@@ -148,7 +151,7 @@ def test_step_and_row_potential(kernels, shape, size, kind):
         col = random(1, shape[1], size=3).double()[0] - 5 * size
         col[1::3] = -math.inf
     for actual, expected in zip(
-        (*kernels.step(scores, 5.0, col), kernels.row_potential(scores, 5.0, col)),
+        (*sinkhorn.step(scores, 5.0, col), sinkhorn.row_potential(scores, 5.0, col)),
         (
             *sinkhorn_reference.step(scores, 5.0, col),
             sinkhorn_reference.row_potential(scores, 5.0, col),
@@ -166,10 +169,10 @@ def test_evaluate(kernels, dtype, spread):
     col[3] = -math.inf
     row = sinkhorn_reference.row_potential(scores, 30.0, col)
     expected = sinkhorn_reference.evaluate(scores.double(), 30.0, row, col)
-    assert_near(kernels.evaluate(scores, 30.0, row, col), expected, TOLERANCE)
+    assert_near(sinkhorn.evaluate(scores, 30.0, row, col), expected, TOLERANCE)
     flat = sinkhorn_reference.row_potential(scores, 30.0, None)
     expected = sinkhorn_reference.evaluate(scores.double(), 30.0, flat, None)
-    assert_near(kernels.evaluate(scores, 30.0, flat, None), expected, TOLERANCE)
+    assert_near(sinkhorn.evaluate(scores, 30.0, flat, None), expected, TOLERANCE)
 
 
 def make_targets(shape, dtype, kind: str) -> SimpleNamespace:
@@ -188,7 +191,7 @@ def check_cross_entropy(kernels, logits, targets, symmetric, tolerance):
     n = logits.shape[0]
     arguments = (logits, 7.0, targets, symmetric, 1 / n)
     expected, expected_rows, expected_cols = cross_entropy_reference.forward(*arguments)
-    loss, rows, cols = kernels.forward(*arguments)
+    loss, rows, cols = cross_entropy.forward(*arguments)
     assert loss.dtype == torch.float32
     assert_near(loss[None], expected[None], tolerance)
     for i in (2, 3):
@@ -201,7 +204,7 @@ def check_cross_entropy(kernels, logits, targets, symmetric, tolerance):
     rounding = {torch.float32: tolerance, torch.bfloat16: 2**-8, torch.float16: 2**-10}
     for d_loss in upstream:
         tail = (rows, cols, d_loss, 1 / n)
-        actual = kernels.backward(logits, 7.0, targets, *tail)
+        actual = cross_entropy.backward(logits, 7.0, targets, *tail)
         exact = cross_entropy_reference.backward(logits.double(), 7.0, targets, *tail)
         assert actual.dtype == logits.dtype
         assert_near(actual, exact, rounding[logits.dtype])
@@ -236,11 +239,11 @@ def test_gradient_in_place_and_in_another_type(kernels):
         random(9, 48, dtype=torch.bfloat16),
         make_targets((9, 48), torch.float32, "dense"),
     )
-    _, rows, _ = kernels.forward(logits, 7.0, targets, False, 1.0)
-    expected = kernels.backward(logits, 7.0, targets, rows, None, None, 1.0)
-    wide = kernels.backward(logits, 7.0, targets, rows, None, None, 1.0, torch.empty(9, 48))
+    _, rows, _ = cross_entropy.forward(logits, 7.0, targets, False, 1.0)
+    expected = cross_entropy.backward(logits, 7.0, targets, rows, None, None, 1.0)
+    wide = cross_entropy.backward(logits, 7.0, targets, rows, None, None, 1.0, torch.empty(9, 48))
     assert torch.equal(wide, expected.float())
-    assert kernels.backward(logits, 7.0, targets, rows, None, None, 1.0, logits) is logits
+    assert cross_entropy.backward(logits, 7.0, targets, rows, None, None, 1.0, logits) is logits
     assert torch.equal(logits, expected)
 
 
@@ -252,7 +255,9 @@ def tiles_on_the_machine(kernels, rows: int, columns: int):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("ROW_TILE", "PAIR_TILE"):
             patch.setattr(contrastive, name, {"cpu": (rows, columns)})
-        patch.setattr(contrastive, "_run", kernels.contrastive)
+        patch.setattr(
+            contrastive, "_run", lambda name, tile, *rest: launch(name, tile, matrix(tile), *rest)
+        )
         yield contrastive
 
 
@@ -298,10 +303,10 @@ def test_contrastive_pairs(kernels, samples, views, scale):
 
 def test_statistics_of_a_slice_of_rows(kernels):
     logits, targets = random(20, 24), make_targets((20, 24), torch.float32, "dense")
-    _, rows, _ = kernels.forward(logits, 7.0, targets, False, 1.0)
-    expected = kernels.backward(logits, 7.0, targets, rows, None, None, 1.0)[5:12]
+    _, rows, _ = cross_entropy.forward(logits, 7.0, targets, False, 1.0)
+    expected = cross_entropy.backward(logits, 7.0, targets, rows, None, None, 1.0)[5:12]
     part = SimpleNamespace(values=targets.values[5:12], scale=None, row=None, col=None)
-    actual = kernels.backward(logits[5:12], 7.0, part, rows[:, 5:12], None, None, 1.0)
+    actual = cross_entropy.backward(logits[5:12], 7.0, part, rows[:, 5:12], None, None, 1.0)
     assert torch.equal(actual, expected)
 
 
@@ -309,14 +314,14 @@ def check_prior(kernels, logits, targets, reverse: bool, d_loss: Tensor | None =
     """Statistics, log of the column sums, and the divergence's gradient, in place too."""
     n, k = logits.shape
     wide = logits.double()
-    row_stats, log_mass = kernels.prior_forward(logits, 7.0, targets)
+    row_stats, log_mass = prior.forward(logits, 7.0, targets)
     exact_stats, exact_mass = prior_reference.forward(wide, 7.0, targets)
     assert_near(row_stats[2:3], exact_stats[2:3], TOLERANCE)
     assert_near(log_mass, exact_mass, TOLERANCE)
     log_prior = random(1, k, seed=5)[0].double().log_softmax(0)
-    prior = divergence(exact_mass, n, log_prior, reverse, 2.0)[1]
-    tail = (prior, d_loss, 1 / n)
-    actual = kernels.prior_backward(logits, 7.0, targets, row_stats, *tail)
+    pulls = divergence(exact_mass, n, log_prior, reverse, 2.0)[1]
+    tail = (pulls, d_loss, 1 / n)
+    actual = prior.backward(logits, 7.0, targets, row_stats, *tail)
     exact = prior_reference.backward(wide, 7.0, targets, exact_stats, *tail)
     rounding = {torch.float32: 5 * TOLERANCE, torch.bfloat16: 2**-8, torch.float16: 2**-10}
     assert actual.dtype == logits.dtype
@@ -324,7 +329,7 @@ def check_prior(kernels, logits, targets, reverse: bool, d_loss: Tensor | None =
     error = float((actual.double() - exact).abs().max())
     assert error <= rounding[logits.dtype] * largest + cancelled
     own = logits.clone()
-    assert kernels.prior_backward(own, 7.0, targets, row_stats, *tail, own) is own
+    assert prior.backward(own, 7.0, targets, row_stats, *tail, own) is own
     assert torch.equal(own, actual)
 
 
@@ -355,7 +360,7 @@ def test_prior_of_unusual_logits(kernels, case, reverse):
 @pytest.mark.parametrize("shape", [(37, 13), (3, 70)] + ([] if SANITIZED else [(1, 1), (700, 33)]))
 def test_polar_updates(kernels, shape, dtype):
     """Each step between the products, on rows further apart than their width."""
-    ours, plain = kernels.PolarKernels, TorchKernels
+    ours, plain = wasserstein.PolarKernels, TorchKernels
     z = strided(random(*shape, dtype=dtype))
     mean = plain.column_sums(z) / len(z)
     assert_near(ours.column_sums(z), plain.column_sums(z), 1e-13)
@@ -374,7 +379,7 @@ def test_polar_updates(kernels, shape, dtype):
 def test_polar_iteration(kernels, shape, center, distance):
     z = random(*shape)
     arguments = (center, 1e-6, distance, True, len(z), lambda value, op: value)
-    value, gradient = kernels.wasserstein(z, *arguments)
+    value, gradient = wasserstein.forward(z, *arguments)
     exact, expected = wasserstein_reference.forward(z.double(), *arguments)
     assert_near(value[None], exact[None], 1e-6)
     assert_near(gradient, expected, 1e-6)
@@ -383,7 +388,7 @@ def test_polar_iteration(kernels, shape, center, distance):
 @pytest.fixture
 def covariance_kernels(kernels, monkeypatch):
     """The public functions run the covariance kernels of the emulated module."""
-    monkeypatch.setattr(backend, "implementation", lambda name, stem: native_cuda_covariance)
+    monkeypatch.setattr(backend, "implementation", lambda name, stem: covariance)
 
 
 def vicreg_terms(z0: Tensor, z1: Tensor) -> Tensor:
@@ -426,8 +431,8 @@ def test_order_of_threads_does_not_matter(machine, kernels, on_chip):
     targets = make_targets((45, 45), torch.float32, "sinkhorn")
 
     def run() -> list[Tensor]:
-        row, col, _ = kernels._sinkhorn(scores, 20.0, None, 3, True, None, on_chip)
-        loss, rows, cols = kernels.forward(logits, 7.0, targets, True, 1.0)
+        row, col, _ = sinkhorn.run(scores, 20.0, None, 3, True, None, on_chip)
+        loss, rows, cols = cross_entropy.forward(logits, 7.0, targets, True, 1.0)
         return [row, col, loss, rows, cols]
 
     forwards = run()
@@ -436,7 +441,7 @@ def test_order_of_threads_does_not_matter(machine, kernels, on_chip):
 
 
 def test_too_large_for_the_chip_streams(kernels):
-    _, _, ran_on_chip = kernels._sinkhorn(random(300, 200), 20.0, None, 1, False, None, True)
+    _, _, ran_on_chip = sinkhorn.run(random(300, 200), 20.0, None, 1, False, None, True)
     assert not ran_on_chip
 
 
@@ -444,12 +449,12 @@ def test_a_missing_driver_is_explained(machine, kernels):
     machine.reset(driver=False)
     assert "insufficient" in machine.module.device_error()
     with pytest.raises(RuntimeError, match=r"driver.*update the driver, or use set_backend"):
-        kernels.dense(random(4, 4), 20.0, None, 1, False)
+        sinkhorn.dense(random(4, 4), 20.0, None, 1, False)
 
 
 def test_float64_is_refused(kernels):
     with pytest.raises(RuntimeError, match="take float32, bfloat16 and float16"):
-        kernels.dense(random(4, 4).double(), 20.0, None, 1, False)
+        sinkhorn.dense(random(4, 4).double(), 20.0, None, 1, False)
 
 
 @pytest.mark.slow

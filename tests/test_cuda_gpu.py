@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ssl_fast import native
+from ssl_fast.native.cuda import cross_entropy, sinkhorn
 from ssl_fast.reference import cross_entropy as cross_entropy_reference
 from ssl_fast.reference import sinkhorn as sinkhorn_reference
 
@@ -34,13 +35,6 @@ def poisoned():
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(before)
-
-
-@pytest.fixture
-def kernels():
-    from ssl_fast import native_cuda
-
-    return native_cuda
 
 
 def random(*shape: int, dtype=torch.float32, size: float = 1.0, seed: int = 0) -> Tensor:
@@ -78,11 +72,11 @@ def assert_near(actual: Tensor, expected: Tensor, tolerance: float) -> None:
         (torch.float16, 1e3, False),
     ],
 )
-def test_sinkhorn(kernels, shape, dtype, size, softmax_start, on_chip):
+def test_sinkhorn(shape, dtype, size, softmax_start, on_chip):
     scores = strided(random(*shape, dtype=dtype, size=size))
     arguments = (scores, 5.0, prior_with_zeros(shape[1]), 3, softmax_start)
     q = torch.empty(shape, device="cuda")
-    row, col, ran_on_chip = kernels._sinkhorn(*arguments, q, on_chip)
+    row, col, ran_on_chip = sinkhorn.run(*arguments, q, on_chip)
     if not on_chip:
         assert not ran_on_chip
     elif shape[1] <= 8192 and math.prod(shape) * scores.element_size() < 2**23:
@@ -91,25 +85,25 @@ def test_sinkhorn(kernels, shape, dtype, size, softmax_start, on_chip):
     torch.testing.assert_close(row, expected_row, rtol=1e-12, atol=TOLERANCE)
     torch.testing.assert_close(col, expected_col, rtol=1e-12, atol=TOLERANCE)
     assert_near(q, sinkhorn_reference.dense(scores.double(), *arguments[1:]), TOLERANCE)
-    again = kernels._sinkhorn(*arguments, None, on_chip)
+    again = sinkhorn.run(*arguments, None, on_chip)
     assert torch.equal(again[1], col)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", [1.0, 1e4])
 @pytest.mark.parametrize("start", [True, False])
-def test_step_row_potential_and_evaluate(kernels, shape, size, start):
+def test_step_row_potential_and_evaluate(shape, size, start):
     scores = strided(random(*shape, size=size))
     col = None if start else random(shape[1], size=3).double() - 5 * size
-    row, column_lse = kernels.step(scores, 5.0, col)
+    row, column_lse = sinkhorn.step(scores, 5.0, col)
     expected_row, expected_lse = sinkhorn_reference.step(scores, 5.0, col)
     torch.testing.assert_close(row, expected_row, rtol=1e-12, atol=TOLERANCE)
     torch.testing.assert_close(column_lse, expected_lse, rtol=1e-12, atol=TOLERANCE)
-    row = kernels.row_potential(scores, 5.0, col)
+    row = sinkhorn.row_potential(scores, 5.0, col)
     expected_row = sinkhorn_reference.row_potential(scores, 5.0, col)
     torch.testing.assert_close(row, expected_row, rtol=1e-12, atol=TOLERANCE)
     expected = sinkhorn_reference.evaluate(scores.double(), 5.0, row, col)
-    assert_near(kernels.evaluate(scores, 5.0, row, col), expected, TOLERANCE)
+    assert_near(sinkhorn.evaluate(scores, 5.0, row, col), expected, TOLERANCE)
 
 
 def make_targets(shape, dtype, kind: str) -> SimpleNamespace:
@@ -134,12 +128,12 @@ def make_targets(shape, dtype, kind: str) -> SimpleNamespace:
         ((513, 131), False),
     ],
 )
-def test_cross_entropy(kernels, shape, symmetric, size, dtype, target_dtype, kind):
+def test_cross_entropy(shape, symmetric, size, dtype, target_dtype, kind):
     logits = strided(random(*shape, dtype=dtype, size=size, seed=3))
     targets = make_targets(shape, target_dtype, kind)
     arguments = (logits, 7.0, targets, symmetric, 1 / shape[0])
     expected, expected_rows, _ = cross_entropy_reference.forward(*arguments)
-    loss, rows, cols = kernels.forward(*arguments)
+    loss, rows, cols = cross_entropy.forward(*arguments)
     assert_near(loss[None], expected[None], TOLERANCE)
     for i in (2, 3):
         assert_near(rows[i], expected_rows[i], TOLERANCE)
@@ -147,22 +141,22 @@ def test_cross_entropy(kernels, shape, symmetric, size, dtype, target_dtype, kin
     exact = cross_entropy_reference.backward(
         logits.double(), 7.0, targets, rows, cols, d_loss, 1 / shape[0]
     )
-    actual = kernels.backward(logits, 7.0, targets, rows, cols, d_loss, 1 / shape[0])
+    actual = cross_entropy.backward(logits, 7.0, targets, rows, cols, d_loss, 1 / shape[0])
     rounding = {torch.float32: TOLERANCE, torch.bfloat16: 2**-8, torch.float16: 2**-10}
     assert_near(actual, exact, rounding[dtype])
-    again = kernels.forward(*arguments)
+    again = cross_entropy.forward(*arguments)
     assert torch.equal(again[0], loss) and torch.equal(again[1], rows)
 
 
 @pytest.mark.parametrize("shape", [(512, 512), (4096, 4096)])
-def test_captured_in_a_graph(kernels, shape):
+def test_captured_in_a_graph(shape):
     scores, logits = random(*shape), random(*shape, seed=1)
 
     def work() -> tuple[Tensor, Tensor]:
-        row, col = kernels.potentials(scores, 20.0, None, 3, False)
+        row, col = sinkhorn.potentials(scores, 20.0, None, 3, False)
         targets = SimpleNamespace(values=scores, scale=20.0, row=row, col=col)
-        loss, rows, cols = kernels.forward(logits, 10.0, targets, True, 1.0)
-        return loss, kernels.backward(logits, 10.0, targets, rows, cols, None, 1.0)
+        loss, rows, cols = cross_entropy.forward(logits, 10.0, targets, True, 1.0)
+        return loss, cross_entropy.backward(logits, 10.0, targets, rows, cols, None, 1.0)
 
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -178,15 +172,15 @@ def test_captured_in_a_graph(kernels, shape):
         assert torch.equal(actual, expected)
 
 
-def test_more_than_two_to_the_31_elements(kernels):
+def test_more_than_two_to_the_31_elements():
     if torch.cuda.mem_get_info()[0] < 24 * 2**30:
         pytest.skip("needs 24 GiB of free GPU memory")
     n, k = 2**18 + 3, 8200
     scores = torch.empty(n, k, dtype=torch.float16, device="cuda")
     scores[:] = random(1, k, dtype=torch.float16)
     scores[-5:] = random(5, k, dtype=torch.float16, seed=9)
-    row, col = kernels.potentials(scores, 5.0, None, 2, False)
-    tail = kernels.evaluate(scores[-5:], 5.0, row[-5:], col)
+    row, col = sinkhorn.potentials(scores, 5.0, None, 2, False)
+    tail = sinkhorn.evaluate(scores[-5:], 5.0, row[-5:], col)
     expected = sinkhorn_reference.evaluate(scores[-5:].double(), 5.0, row[-5:], col)
     assert_near(tail, expected, TOLERANCE)
     torch.testing.assert_close(tail.sum(1), torch.ones(5, device="cuda"), rtol=0, atol=1e-5)

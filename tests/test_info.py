@@ -41,9 +41,10 @@ def test_reasons_of_a_build_without_compiler(monkeypatch):
     reason = "no C++ compiler was found (g++); install g++ and reinstall ssl_fast"
     monkeypatch.setattr(native, "build_record", lambda: {"cpu": reason, "cuda": reason})
     monkeypatch.setattr(native, "import_module", missing)
+    monkeypatch.setattr(native.cuda, "import_module", missing)
     native.why_not.cache_clear()
     native.cpu.cache_clear()
-    native.cuda.cache_clear()
+    native.cuda.module.cache_clear()
     try:
         collected = info.collect()
         assert collected["backends"]["native cpu"] == reason

@@ -216,6 +216,15 @@ def test_some_crops_frozen(backend) -> None:
         assert all(same_bits(a, b) for a, b in zip(first, every[:3], strict=True))
 
 
+def test_autocast_takes_crops_of_two_types(backend) -> None:
+    x, prototypes = unit(5, 4), unit(9, 4, seed=1)
+    held = [Assignment.softmax(scores(5, 9), temperature=0.1)]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = multi_crop_cross_entropy([x, x.bfloat16()], held, prototypes, temperature=0.1)
+        alike = multi_crop_cross_entropy([x, x], held, prototypes, temperature=0.1)
+    assert same_bits(mixed, alike)
+
+
 def test_backward_twice(backend) -> None:
     teachers = [Assignment.sinkhorn(scores(67, 257))]
     for width, c in ((64, unit(257, 64)), (1, unit(257, 1)), (257, None)):

@@ -19,7 +19,13 @@ from checks import (
 )
 
 from ssl_fast import backend as dispatch
-from ssl_fast.functional import Assignment, sinkhorn
+from ssl_fast.functional import (
+    Assignment,
+    linear_soft_cross_entropy,
+    multi_crop_cross_entropy,
+    sinkhorn,
+    soft_cross_entropy,
+)
 from ssl_fast.functional._tiles import product_dtype
 
 pytestmark = [pytest.mark.cpu_kernels, pytest.mark.usefixtures("poisoned")]
@@ -239,6 +245,24 @@ def test_columns_survive_underflow(backend) -> None:
     assert same_bits(kernels.row_potential(scores, 20.0, col), row)
 
 
+def test_far_pair_rounds_alike_in_every_pass(backend) -> None:
+    """Scores of 1e4 that are no integers: its mass shows where two passes round apart."""
+    z, prototypes = normal(33, 12) * 1e2, normal(20, 12, seed=1) * 1e2
+    for held in (
+        Assignment.sinkhorn((z, prototypes)),
+        Assignment.softmax((z, prototypes), temperature=0.04),
+    ):
+        assert held.z is not None
+        assert_relative(held.dense().sum(1), torch.ones(33).double(), 1e-6)
+        student, weight = torch.zeros(33, 3, requires_grad=True), torch.zeros(20, 3)
+        for loss in (
+            soft_cross_entropy(torch.zeros(33, 20), held),
+            linear_soft_cross_entropy(student, weight, held),
+            multi_crop_cross_entropy([student, student], [held], weight, temperature=1.0),
+        ):
+            assert_relative(loss, torch.tensor(20.0).double().log(), 1e-6)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 def test_layouts(backend, layout, dtype) -> None:
@@ -299,6 +323,12 @@ def test_softmax_of_far_scores(backend, case) -> None:
     center = 100 * normal(scores.shape[1], seed=2)
     q = Assignment.softmax(scores, temperature=0.07, center=center).dense()
     assert_relative(q, oracles.centred(scores.double(), 0.07, center), 1e-5)
+
+
+def test_softmax_where_float32_skips_nats(backend) -> None:
+    scores = 1e9 * normal(67, 33)
+    q = Assignment.softmax(scores, temperature=0.07).dense()
+    assert_relative(q, oracles.centred(scores.double(), 0.07), 1e-4)
 
 
 def test_softmax_of_pair(backend) -> None:

@@ -139,6 +139,17 @@ def test_refusals(call, message):
         call()
 
 
+def test_what_is_zero_gets_no_gradient():
+    """A zero row of MEC, a dead column of FroSSL: not 1e12 times what its unit vector gets."""
+    x, y, z = normal(9, 4), normal(9, 4, seed=1), normal(9, 4, seed=2)
+    x[3] = 0
+    _, gradient = value_and_grads(lambda p: MECLoss()([p, y], [y, z]), [x], 1)
+    assert not bool(gradient[3].any()) and bool(gradient[2].any())
+    y[:, 1] = 0
+    _, gradient = value_and_grads(lambda v: FroSSLLoss()([v, z]), [y], 1)
+    assert not bool(gradient[:, 1].any()) and bool(gradient[:, 2].any())
+
+
 def test_what_is_not_finite_propagates():
     x = normal(9, 4)
     x[2, 1] = math.nan

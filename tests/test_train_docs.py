@@ -1,4 +1,4 @@
-"""The page on training: its method trains."""
+"""The page on training: its method trains, its commands have options that exist."""
 
 import re
 from pathlib import Path
@@ -10,6 +10,7 @@ for package in ("lightning", "torchvision", "sklearn", "timm", "jsonargparse"):
 
 from ssl_fast.cli import main  # noqa: E402
 from ssl_fast.train import callbacks, run  # noqa: E402
+from ssl_fast.train.config import check, options_of, parse  # noqa: E402
 from ssl_fast.train.methods import METHODS  # noqa: E402
 
 PAGE = (Path(__file__).parents[1] / "docs/training.md").read_text()
@@ -28,6 +29,20 @@ def test_a_method_of_your_own(tmp_path, monkeypatch):
     finally:
         METHODS.clear()
         METHODS.update(before)
+
+
+COMMANDS = re.findall(r"^ssl-fast train (.*?)(?: +#.*)?$", PAGE, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.endswith("--help")])
+def test_commands_are_valid(command):
+    """Up to the data, which need not be here."""
+    options, own = options_of(parse(command.split())[1])
+    check(options)
+    if options.data == "digits" and "--resume" not in command:
+        source = run.open_source(options)
+        run.build_method(options, own, source)
+        run.view_data(options, source, (), workers=0)
 
 
 def test_the_page_names_real_commands():

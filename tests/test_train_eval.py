@@ -16,11 +16,11 @@ from threadpoolctl import threadpool_limits  # noqa: E402
 
 from ssl_fast import metrics  # noqa: E402
 from ssl_fast.cli import main  # noqa: E402
-from ssl_fast.train import assess, callbacks, measures, probes, run  # noqa: E402
+from ssl_fast.train import assess, callbacks, measures, run  # noqa: E402
 from ssl_fast.train.errors import UsageError  # noqa: E402
 from ssl_fast.train.evaluate import Features  # noqa: E402
 from ssl_fast.train.measures import MEASURES  # noqa: E402
-from ssl_fast.train.models import build_encoder  # noqa: E402
+from ssl_fast.train.models import averaging_vit, build_encoder  # noqa: E402
 from ssl_fast.train.prior import Prior  # noqa: E402
 from ssl_fast.train.subject import EvalOptions  # noqa: E402
 
@@ -62,52 +62,6 @@ def runs(tmp_path_factory):
 def subject(runs, name, **options):
     options = {"limit": 300, "device": "cpu", "linear_epochs": 20} | options
     return assess.open_subject(runs / name, EvalOptions(**options))
-
-
-def blobs(scale=1.0, count=60):
-    """Three classes apart from each other, their labels not 0, 1, 2."""
-    random = np.random.default_rng(0)
-    labels = np.repeat([2, 5, 9], count)
-    rows = np.eye(3, 8)[np.repeat([0, 1, 2], count)] + 0.1 * random.normal(size=(3 * count, 8))
-    rows = (scale * rows).astype(np.float32)
-    return Features(rows[::2], labels[::2], rows[1::2], labels[1::2])
-
-
-def test_linear_classifiers():
-    f = blobs()
-    assert probes.linear_accuracy(f) == 1
-    shuffled = f._replace(train_labels=np.random.default_rng(1).permutation(f.train_labels))
-    assert probes.linear_accuracy(shuffled) < 0.7
-    far = f._replace(train=f.train + 1000, test=f.test + 1000)
-    near = probes.linear_accuracy(f, batch_norm=True, epochs=50)
-    assert near > 0.7
-    assert probes.linear_accuracy(far, batch_norm=True, epochs=50) == pytest.approx(near, abs=0.02)
-    assert probes.linear_accuracy(far, epochs=50) < 0.5
-    unseen = f._replace(test_labels=np.full_like(f.test_labels, 7))
-    assert probes.linear_accuracy(unseen, epochs=1) == 0
-
-
-def test_a_share_of_each_class():
-    labels = np.repeat([0, 1, 2], [1, 50, 200])
-    rows = probes.some_of_each_class(labels, 0.1, seed=0)
-    assert np.bincount(labels[rows]).tolist() == [1, 5, 20]
-    assert np.array_equal(rows, probes.some_of_each_class(labels, 0.1, seed=0))
-    assert not np.array_equal(rows, probes.some_of_each_class(labels, 0.1, seed=1))
-
-
-def test_finetuning_learns_and_leaves_the_encoder():
-    """Two classes that differ in brightness, from an encoder that is drawn at random."""
-    torch.manual_seed(0)
-    encoder = build_encoder("small-4", 1, 32)
-    before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    labels = np.repeat([3, 8], 16)
-    images = torch.rand(32, 1, 32, 32) * torch.tensor(labels).view(-1, 1, 1, 1) / 8
-    dataset = torch.utils.data.TensorDataset(images, torch.tensor(labels))
-    test = torch.utils.data.DataLoader(dataset, 8)
-    found = probes.finetuned_accuracy(encoder, dataset, labels, test, epochs=40, lr=0.05)
-    assert found > 0.9
-    after = encoder.state_dict()
-    assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
 def test_everything_that_a_run_can_have(runs, capsys):
@@ -194,8 +148,11 @@ def test_clusters_are_prototypes_too(runs):
     assert "prototypes nearest to an image, of 8" in rows
 
 
-def test_class_tokens_of_four_layers():
+@pytest.mark.parametrize("averaging", [False, True])
+def test_four_layers_of_a_transformer(averaging):
     encoder = build_encoder("vit-32/8", 1, 32).eval()
+    if averaging:
+        averaging_vit(encoder)
     images = torch.rand(3, 1, 32, 32)
     with torch.no_grad():
         found = measures.LastFour(encoder)(images)

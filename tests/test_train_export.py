@@ -19,9 +19,8 @@ BLOCK = "import sys; sys.modules['ssl_fast'] = None\n"
 ENCODERS = {  # name: side of the images
     "small-4": 32,
     "resnet18": 32,  # the stem for small images
-    "resnet34": 96,
+    "resnet34": 96,  # the stem for large ones
     "vit-32/8": 32,
-    "vit-tiny/16": 64,
 }
 AVERAGING = "vit-32/8"  # the mean of its patches, as MAE's and data2vec's encoders
 

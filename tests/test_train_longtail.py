@@ -8,12 +8,13 @@ for package in ("lightning", "torchvision", "sklearn", "jsonargparse"):
     pytest.importorskip(package, reason="the driver needs pip install ssl_fast[train]")
 
 from ssl_fast.cli import main  # noqa: E402
-from ssl_fast.train import callbacks, data, run  # noqa: E402
+from ssl_fast.train import assess, callbacks, data, run  # noqa: E402
 from ssl_fast.train.config import TrainOptions  # noqa: E402
 from ssl_fast.train.errors import UsageError  # noqa: E402
 from ssl_fast.train.labels import labels_of, take  # noqa: E402
 from ssl_fast.train.longtail import LongTail, cut  # noqa: E402
 from ssl_fast.train.prior import Prior  # noqa: E402
+from ssl_fast.train.subject import EvalOptions  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -120,6 +121,11 @@ def test_a_run(tmp_path, monkeypatch):
     digits = run.open_source(TrainOptions(long_tail="imbalance"))
     assert state["global_step"] == len(digits.pretrain) // 12
     assert "imbalance_factor: 20.0" in (tmp_path / "config.yaml").read_text()
+
+    def measured(**options):
+        return len(assess.open_subject(tmp_path, EvalOptions(**options)).source.train)
+
+    assert (measured(), measured(data="digits")) == (len(digits.pretrain), 1437)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Every method of the driver: twenty steps on digits, refusals, and a resume in mid-epoch."""
 
+import copy
 import inspect
 import os
 import signal
@@ -13,9 +14,11 @@ for package in ("lightning", "torchvision", "sklearn", "timm", "jsonargparse", "
 
 from threadpoolctl import threadpool_limits  # noqa: E402
 
+from ssl_fast import backend, losses  # noqa: E402
 from ssl_fast.cli import main  # noqa: E402
 from ssl_fast.train import callbacks, run  # noqa: E402
 from ssl_fast.train.methods import METHODS  # noqa: E402
+from ssl_fast.train.module import Pretraining  # noqa: E402
 
 SMALL = {  # where a method has the option
     "hidden_dim": 32,
@@ -173,6 +176,8 @@ def test_ended_in_mid_epoch_and_resumed_is_bitwise_the_same(method, tmp_path, mo
         ("--method pcl --pcl.clusters [2000]", "2000 clusters of 1437 images"),
         ("--method barlow", "Did you mean 'barlow_twins'?"),
         ("--clip -1", "at least 0"),
+        ("--accelerator cpu --loss-backend triton", "--loss-backend triton: Triton runs on cuda"),
+        ("--loss-backend eager", "reference"),
         ("--optimizer adamm", "adamw"),
         ("--uniformity w3", "w2"),
     ],
@@ -188,7 +193,6 @@ def test_mistakes_are_explained(arguments, message, tmp_path, monkeypatch, capsy
 def test_the_auxiliary_term(method, tmp_path, monkeypatch):
     """Its weight times W2 is what it adds to the method's loss."""
     from ssl_fast.functional import wasserstein_uniformity
-    from ssl_fast.train.module import Pretraining
 
     found = []
     old_step, old_loss = Pretraining.training_step, METHODS[method].loss
@@ -210,6 +214,66 @@ def test_the_auxiliary_term(method, tmp_path, monkeypatch):
     assert train(tmp_path, method, "--epochs", "4", *more) == 0
     weights = [(total - alone) / w2 for alone, w2, total in found]
     assert weights == pytest.approx([3.75] * 2 + [2.5] * 2 + [1.25] * 2 + [0.0] * 2, abs=1e-4)
+
+
+NO_KERNELS = backend.why_not("native", "cpu", torch.float32)
+with_kernels = pytest.mark.skipif(NO_KERNELS is not None, reason=str(NO_KERNELS))
+
+
+@with_kernels
+@pytest.mark.parametrize("method", ["simclr", "swav", "vicreg", "msn"])
+def test_both_backends_give_the_same_curve(method, tmp_path, monkeypatch):
+    """At a tenth of the preset's rate, at which training multiplies roundings tenfold a step."""
+    old, found, present = Pretraining.training_step, {}, backend.get_backend()
+
+    def step(self, *arguments):
+        loss = old(self, *arguments)
+        values.append(loss.item())
+        return loss
+
+    monkeypatch.setattr(Pretraining, "training_step", step)
+    for choice in ("native", "reference"):
+        values = found[choice] = []
+        more = ("--batch-size", "128", "--epochs", "1", "--lr", "2e-4", "--loss-backend", choice)
+        with backend.trace() as ran:
+            assert train(tmp_path / choice, method, *more) == 0
+        assert {name for _, name in ran} == {choice}
+        assert backend.get_backend() == present, "the choice ends with the run"
+    assert len(found["native"]) == 11
+    assert found["native"] == pytest.approx(found["reference"], rel=1e-4)
+
+
+@with_kernels
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [n for n, m in METHODS.items() if hasattr(losses, m.loss_class)])
+def test_each_loss_of_forty_steps_is_plain_pytorchs(method, tmp_path, monkeypatch):
+    """A copy of the criterion as it was, queue and generator included, repeats each call."""
+    found, twins = [], {}
+
+    def before(criterion, *_):
+        twins[criterion] = copy.deepcopy(criterion), torch.get_rng_state()
+
+    def after(criterion, arguments, options, loss):
+        twin, state = twins[criterion]
+        with torch.random.fork_rng([]), torch.no_grad(), backend.set_backend("reference"):
+            torch.set_rng_state(state)
+            found.append((loss.item(), twin.forward(*arguments, **options).item()))
+
+    def build(*arguments):
+        built = old(*arguments)
+        for module in built.modules():
+            if type(module).__name__ in dir(losses):
+                module.register_forward_pre_hook(before)
+                module.register_forward_hook(after, with_kwargs=True)
+        return built
+
+    old = run.build_method
+    monkeypatch.setattr(run, "build_method", build)
+    more = ("--epochs", "2", "--loss-backend", "native")
+    assert train(tmp_path, method, *more) == 0
+    assert len(found) >= 44
+    ours, plain = zip(*found, strict=True)
+    assert ours == pytest.approx(plain, rel=1e-4)
 
 
 @pytest.mark.parametrize("order", ["fixed", "sorted"])

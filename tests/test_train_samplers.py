@@ -1,5 +1,7 @@
 """Samplers: probabilities by enumeration, counts over whole epochs, shares, resuming, refusals."""
 
+import os
+import signal
 from collections import Counter
 from fractions import Fraction
 from itertools import permutations
@@ -247,21 +249,41 @@ def test_mistakes_are_explained(arguments, message, tmp_path, monkeypatch, capsy
     assert not list(tmp_path.iterdir()), "a refused run leaves no folder behind"
 
 
-def test_the_option_reaches_the_training(tmp_path, monkeypatch):
-    """All batches of a run hold two digits, other ones in its second epoch."""
-    drawn = []
+def test_a_run_terminated_inside_an_epoch_goes_on(tmp_path, monkeypatch):
+    """All batches hold two digits, and the weights at the end are bitwise those of one run."""
+    drawn, last = [], 0
     forward = data.ViewData.on_after_batch_transfer
 
     def watched(self, batch, dataloader_idx):
         drawn.append(batch[1])
+        if len(drawn) == last:
+            os.kill(os.getpid(), signal.SIGTERM)
         return forward(self, batch, dataloader_idx)
 
     monkeypatch.setattr(data.ViewData, "on_after_batch_transfer", watched)
     monkeypatch.setattr(run, "finish", lambda *arguments: None)
     monkeypatch.setattr(callbacks.Monitor, "_accuracy", lambda *arguments: 0.0)
-    command = "train --method simclr --encoder small-4 --epochs 2 --sampler class_imbalanced"
-    assert main([*command.split(), "--progress", "off", "--run-dir", str(tmp_path)]) == 0
-    labels = data.open_data("digits", seed=0).pretrain.tensors[1][torch.stack(drawn)]
-    assert [row.unique(return_counts=True)[1].tolist() for row in labels] == [[32, 32]] * 44
-    order = build_order("class_imbalanced", data.open_data("digits", seed=0).pretrain, 64, 0)
+    command = (
+        "train --method simclr --encoder small-4 --epochs 2 --batch-size 256 "
+        "--sampler class_imbalanced --progress off"
+    ).split()
+
+    def checkpoint(name):
+        return torch.load(tmp_path / name / "last.ckpt", weights_only=True)
+
+    assert main([*command, "--run-dir", str(tmp_path / "whole")]) == 0
+    images = data.open_data("digits", seed=0).pretrain
+    order = build_order("class_imbalanced", images, 256, 0)
     assert torch.equal(torch.cat(drawn), torch.cat([order(0), order(1)]))
+    labels = images.tensors[1][torch.stack(drawn)]
+    assert [row.unique(return_counts=True)[1].tolist() for row in labels] == [[128, 128]] * 10
+
+    drawn, last = [], 7
+    assert main([*command, "--run-dir", str(tmp_path / "stopped")]) == 2
+    assert checkpoint("stopped")["global_step"] == 7
+    drawn, last = drawn[:7], 0  # without what was fetched ahead
+    assert main(["train", "--resume", str(tmp_path / "stopped")]) == 0
+    assert torch.equal(torch.cat(drawn), torch.cat([order(0), order(1)]))
+    resumed = checkpoint("stopped")["state_dict"]
+    expected = checkpoint("whole")["state_dict"]
+    assert all(torch.equal(resumed[name], value) for name, value in expected.items())

@@ -9,7 +9,12 @@ for package in ("lightning", "torchvision", "sklearn", "matplotlib", "timm", "js
     pytest.importorskip(package, reason="experiments need pip install ssl_fast[train]")
 
 from ssl_fast.cli import main  # noqa: E402
-from ssl_fast.experiments import clustering_properties, resa_ablations  # noqa: E402
+from ssl_fast.experiments import (  # noqa: E402
+    class_imbalance,
+    clustering_properties,
+    long_tail,
+    resa_ablations,
+)
 from ssl_fast.experiments.training import digits_job  # noqa: E402
 
 
@@ -40,6 +45,7 @@ def test_a_claim_on_encodings_follows_the_numbers():
     }
 
 
+@pytest.mark.slow
 def test_resa_ablations(tmp_path):
     found = run(tmp_path, "resa-ablations", "--parts=[assignment]", "--epochs=1")
     assert [row[1] for row in found["rows"]] == ["encodings", "embeddings"]
@@ -55,12 +61,51 @@ def test_claims_of_the_ablations_follow_the_numbers():
     assert list(resa_ablations.claims(options, means, early).values()) == [False, False, False]
 
 
+@pytest.mark.slow
 def test_uniformity_training(tmp_path):
     found = run(tmp_path, "uniformity-training", "--methods=[moco_v2]", "--epochs=1", "--seeds=1")
     without, with_w2 = found["rows"]
     assert without[:3] == ["moco_v2", "without", 0] and with_w2[1] == "with W2"
     assert without[3:] != with_w2[3:], "the term reaches the loss"
     assert (tmp_path / "spectrum.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_class_imbalance(tmp_path):
+    arguments = ("--methods=[simclr]", "--epochs=1", "--seeds=1")
+    ((method, *numbers),) = run(tmp_path, "class-imbalance", *arguments)["rows"]
+    assert method == "simclr"
+    balanced, imbalanced, drop, deviation = numbers[:4]
+    assert drop == pytest.approx(100 * (balanced - imbalanced)) and deviation == 0
+    assert numbers[:2] != numbers[2:4] and drop != 0, "the sampler reaches the training"
+    assert (tmp_path / "drops.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_claims_on_drops_follow_the_numbers():
+    linear = {"simclr": (0.6, 0.5), "vicreg": (0.5, 0.6), "mae": (0.4, 0.38)}
+    found = {
+        (method, sampler): [(0.0, value)]
+        for method, values in linear.items()
+        for sampler, value in zip(class_imbalance.SAMPLERS, values, strict=True)
+    }
+    assert list(class_imbalance.claims(["simclr", "mae"], found).values()) == [True, True]
+    assert list(class_imbalance.claims(list(linear), found).values()) == [True, False, False]
+
+
+@pytest.mark.slow
+def test_long_tail(tmp_path):
+    found = run(tmp_path, "long-tail", "--methods=[]", "--steps=2", "--seeds=1")
+    assert [row[0] for row in found["rows"]] == ["long-tailed"] * 4 + ["balanced"] * 4
+    assert len({tuple(row[2:]) for row in found["rows"]}) > 4, "set and prior reach the training"
+    assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_both_sets_are_trained_on_for_as_many_steps():
+    options = long_tail.Options(steps=100)
+    for kind in long_tail.SETS:
+        job, source = long_tail.job_of(options, options.variants()[0], kind, 0)
+        steps = job.options.epochs * (len(source.pretrain) // job.options.batch_size)
+        assert 100 <= steps < 100 + len(source.pretrain) // job.options.batch_size
 
 
 def test_shorter_trainings_keep_the_share_of_warm_up():
@@ -75,6 +120,9 @@ def test_shorter_trainings_keep_the_share_of_warm_up():
         ("clustering-properties", "--methods=[simclrr]", "simclr"),
         ("resa-ablations", "--parts=[tempo]", "parts are some of assignment"),
         ("resa-ablations", "--epochs=0", "epochs and seeds must be at least 1"),
+        ("class-imbalance", "--classes-per-batch=11", "classes_per_batch of 1 to 10"),
+        ("class-imbalance", "--methods=[maee]", "mae"),
+        ("long-tail", "--steps=0", "seeds and steps must be at least 1"),
         ("uniformity-training", "--methods=[swav]", "methods are some of moco_v2"),
     ],
 )

@@ -305,6 +305,15 @@ def test_loss_is_of_all_views_together():
     assert "eps=0.01" in repr(raw)
 
 
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+def test_loss_of_zero_rows(dtype):
+    z = normal(12, 5, dtype=dtype)
+    z[3] = 0
+    value, gradient = value_and_grads(WassersteinUniformityLoss(), [z], 1)
+    assert bool(value.isfinite()) and bool(gradient.isfinite().all())
+    assert not bool(gradient[3].any()) and bool(gradient[2].any())
+
+
 @pytest.mark.parametrize("shape", [(5, 4, 9), (3, 9, 4), (7, 1, 6), (2, 3, 1)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_norms_of_a_batch(shape, dtype):

@@ -228,7 +228,7 @@ def test_collapse_is_finite(name):
     """Equal rows, zeros and a repeated row: no eigenvalue is divided by."""
     for x in (torch.ones(12, 6), torch.zeros(12, 6), normal(1, 6).expand(12, -1).contiguous()):
         value, *grads = value_and_grads(LOSSES[name], [x, normal(12, 6)], 2)
-        assert bool(value.isfinite()) and all(bool(g.isfinite().all()) for g in grads)
+        assert bool(value.isfinite()) and all(bool((g.abs() < 1e6).all()) for g in grads)
 
 
 @pytest.mark.parametrize(

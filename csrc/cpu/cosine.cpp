@@ -102,11 +102,9 @@ double cosine_forward(const Matrix& x, const Matrix& y, double eps, double* stat
 }
 
 void cosine_backward(const Matrix& x, const Matrix& y, double eps, const double* stats, double g,
-                     const Matrix& d_x, const Matrix& d_y, int threads) {
-  if (x.dtype == kFloat64)
-    backward<double>(x, y, eps, stats, g, d_x, d_y, threads);
-  else
-    backward<float>(x, y, eps, stats, g, d_x, d_y, threads);
+                     void* d_x, void* d_y, int threads) {
+  const auto kernel = x.dtype == kFloat64 ? backward<double> : backward<float>;
+  kernel(x, y, eps, stats, g, dense_like(x, d_x), dense_like(x, d_y), threads);
 }
 
 void nearest(const Matrix& tile, const int64_t* own, int64_t* index, int threads) {

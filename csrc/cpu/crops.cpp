@@ -147,7 +147,7 @@ void add_mass(const Tile<C>& tile, Team team, const C* inverse, double* p) {
 }
 
 template <typename C>
-void forward(const Tile<C>& tile, double inv_temperature, const Stats& stats, double* p,
+void forward(const Tile<C>& tile, double inv_temperature, const ViewStats& stats, double* p,
              int threads) {
   const int64_t columns = tile.columns();
   Sums<C> sums(3, columns, threads);
@@ -230,7 +230,7 @@ void gradient_rows(const Tile<C>& tile, Team team, const Columns<C>& of, C k2, c
 
 // prior [2, K] as in prior_backward, or null.
 template <typename C>
-void backward(const Tile<C>& tile, double inv_temperature, bool has_exp, const Stats& stats,
+void backward(const Tile<C>& tile, double inv_temperature, bool has_exp, const ViewStats& stats,
               const double* prior, int threads) {
   const int64_t columns = tile.columns(), prototypes = tile.prototypes;
   const C k2 = (C)(inv_temperature * kLog2e);
@@ -264,7 +264,7 @@ void backward(const Tile<C>& tile, double inv_temperature, bool has_exp, const S
 
 }  // namespace
 
-void crops_forward(const Crops& crops, double inv_temperature, const Stats& stats, double* mass,
+void crops_forward(const Crops& crops, double inv_temperature, const ViewStats& stats, double* mass,
                    int threads) {
   const auto run = [&](auto x) {
     using C = decltype(x);
@@ -275,8 +275,8 @@ void crops_forward(const Crops& crops, double inv_temperature, const Stats& stat
   crops.dtype == kFloat64 ? run(double()) : run(float());
 }
 
-void crops_backward(const Crops& crops, double inv_temperature, bool has_exp, const Stats& stats,
-                    const double* prior, int threads) {
+void crops_backward(const Crops& crops, double inv_temperature, bool has_exp,
+                    const ViewStats& stats, const double* prior, int threads) {
   const auto run = [&](auto x) {
     using C = decltype(x);
     backward<C>({static_cast<C*>(crops.x), crops.prototypes, crops.views, crops.samples,

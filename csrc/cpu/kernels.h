@@ -1,34 +1,9 @@
 // The table of CPU kernels: kernels.cpp fills one per instruction set. No STL here: the linker may
 // keep one object's copy of an inline function for all, and that copy may be the AVX-512 one.
 #pragma once
-#include <stdint.h>
+#include "common/matrix.h"
 
 namespace ssl_fast {
-
-enum Dtype : int { kFloat32 = 0, kFloat64 = 1, kBfloat16 = 2, kFloat16 = 3 };
-
-struct Matrix {
-  void* data;
-  int64_t rows, cols;
-  int64_t stride;  // elements between rows; columns are adjacent
-  int dtype;
-};
-
-// q = values where row is null, else exp(scale * values + row + col).
-struct Targets {
-  Matrix values;  // [N, K]
-  double scale;
-  const double* row;  // [N] or null
-  const double* col;  // [K] or null for zeros
-};
-
-// The statistics that forward leaves for backward; LSE = shift * inv_temperature + log.
-struct Stats {
-  double* row;              // [4, N] shift, log, mass, loss
-  int64_t row_stride;       // between the four
-  double* col;              // [3, K] shift, log, mass, or null
-  int64_t view_stride = 0;  // of `Crops`: between the first rows of two views
-};
 
 // A tile of logits with prototypes as rows, [K, views * samples], and each view's targets.
 struct Crops {
@@ -38,10 +13,11 @@ struct Crops {
   const void* const* q;  // [views], each [K, samples]
 };
 
-// Columns lo_i <= j < hi_i of row i are left out; the tile begins at column `begin`.
-struct Ranges {
-  const int64_t *lo, *hi;  // [N], or null: none are
-  int64_t begin;
+// As `Stats`, of rows in several views.
+struct ViewStats {
+  double* row;          // [4, views, samples] shift, log, mass, loss
+  int64_t row_stride;   // between the four
+  int64_t view_stride;  // between two views
 };
 
 // n points, float32 or float64, row by row and transposed.
@@ -50,6 +26,12 @@ struct Points {
   const void* columns;  // [d, n]
   int64_t n, d;
   int dtype;
+};
+
+// Over a tile of pairs: the smallest square but those of a row to itself; whether any pair is near.
+struct Closest {
+  double square;
+  bool near;
 };
 
 struct Kernels {
@@ -127,10 +109,9 @@ struct Kernels {
                                      int64_t col, int64_t views, const double* lse,
                                      const void* blocks, bool narrow, int threads);
   // tile [R, C] of products to squares of distances; norms squared, of the tile's type; x [N, D]
-  // any type. out [2]: the smallest square but those of a row to itself; whether any pair is near.
-  void (*pair_distances)(const Matrix& tile, const void* row_norms, const void* col_norms,
-                         const Matrix& x, int64_t first_row, int64_t first_col, double* out,
-                         int threads);
+  // any type.
+  Closest (*pair_distances)(const Matrix& tile, const void* row_norms, const void* col_norms,
+                            const Matrix& x, int64_t first_row, int64_t first_col, int threads);
   // squares to weights exp(t (shift - square)), negative for near pairs; returns their sum. rows
   // [R] and cols [C], of the tile's type, either may be null, gain the sums of those that are not
   // near.
@@ -142,12 +123,12 @@ struct Kernels {
   // x, y, d_x, d_y [N, D] of one type.
   double (*distance_power)(const Matrix& x, const Matrix& y, double alpha, int threads);
   void (*distance_power_backward)(const Matrix& x, const Matrix& y, double alpha, double g,
-                                  const Matrix& d_x, const Matrix& d_y, int threads);
+                                  void* d_x, void* d_y, int threads);
   // c [K, D]; row [2, K] shift, log; col [2, D] means.
   double (*correlation)(const Matrix& c, double inv_temperature, double* row, double* col,
                         int threads);
   void (*correlation_backward)(const Matrix& c, double inv_temperature, const double* col, double g,
-                               const Matrix& d_c, int threads);
+                               void* d_c, int threads);
   // squares [count] of the singular values of X / scale, `stranger` among them if not 0; mean [D]
   // or null; value [1], weight [count], row [D] or null.
   void (*spectral_weights)(const double* squares, int64_t count, double scale, double stranger,
@@ -158,11 +139,11 @@ struct Kernels {
   // x [N, D] = z - mean, contiguous, float32 or float64.
   void (*subtract_mean)(const Matrix& z, const double* mean, void* x, int dtype, int threads);
   // x becomes exp(l - shift). mass [K] += column sums of P in float32, or null.
-  void (*crops_forward)(const Crops& crops, double inv_temperature, const Stats& stats,
+  void (*crops_forward)(const Crops& crops, double inv_temperature, const ViewStats& stats,
                         double* mass, int threads);
   // x, logits or what forward left (`has_exp`), becomes d_logits; prior [2, K] or null.
   void (*crops_backward)(const Crops& crops, double inv_temperature, bool has_exp,
-                         const Stats& stats, const double* prior, int threads);
+                         const ViewStats& stats, const double* prior, int threads);
   // x [N, D] of any type; unit [N, D] and norm [N] float32, or float64 for float64.
   void (*unit_rows_forward)(const Matrix& x, void* unit, void* norm, int threads);
   // out [N, D] of x's type may be d_unit.
@@ -180,9 +161,9 @@ struct Kernels {
   // x, y [N, D] of one type; stats [3, N]: xy, |x|, |y|. Returns the sum of the cosines.
   double (*cosine_forward)(const Matrix& x, const Matrix& y, double eps, double* stats,
                            int threads);
-  // d_x, d_y [N, D] of x's type, either without data.
+  // d_x, d_y [N, D] of x's type, either may be null.
   void (*cosine_backward)(const Matrix& x, const Matrix& y, double eps, const double* stats,
-                          double g, const Matrix& d_x, const Matrix& d_y, int threads);
+                          double g, void* d_x, void* d_y, int threads);
   // tile [R, C] is overwritten at own [R]; index [R].
   void (*nearest)(const Matrix& tile, const int64_t* own, int64_t* index, int threads);
 };

@@ -51,28 +51,27 @@ void contrastive_pairs_forward(const Matrix& tile, double scale, double shift, i
 void contrastive_pairs_backward(const Matrix& tile, double scale, double shift, int64_t row,
                                 int64_t col, int64_t views, const double* lse, const void* blocks,
                                 bool narrow, int threads);
-void pair_distances(const Matrix& tile, const void* row_norms, const void* col_norms,
-                    const Matrix& x, int64_t first_row, int64_t first_col, double* out,
-                    int threads);
+Closest pair_distances(const Matrix& tile, const void* row_norms, const void* col_norms,
+                       const Matrix& x, int64_t first_row, int64_t first_col, int threads);
 double pair_weights(const Matrix& tile, double t, double shift, bool marked, void* rows, void* cols,
                     int threads);
 void pair_close(const Matrix& tile, const Matrix& x, int64_t first_row, int64_t first_col,
                 const Matrix& rows, const Matrix& cols, int threads);
 double distance_power(const Matrix& x, const Matrix& y, double alpha, int threads);
-void distance_power_backward(const Matrix& x, const Matrix& y, double alpha, double g,
-                             const Matrix& d_x, const Matrix& d_y, int threads);
+void distance_power_backward(const Matrix& x, const Matrix& y, double alpha, double g, void* d_x,
+                             void* d_y, int threads);
 double correlation(const Matrix& c, double inv_temperature, double* row, double* col, int threads);
 void correlation_backward(const Matrix& c, double inv_temperature, const double* col, double g,
-                          const Matrix& d_c, int threads);
+                          void* d_c, int threads);
 void spectral_weights(const double* squares, int64_t count, double scale, double stranger,
                       const double* mean, int64_t rows, int64_t width, double eps, bool distance,
                       double* value, double* weight, double* row);
 void column_sums(const Matrix& z, double* sums, int threads);
 void subtract_mean(const Matrix& z, const double* mean, void* x, int dtype, int threads);
-void crops_forward(const Crops& crops, double inv_temperature, const Stats& stats, double* mass,
+void crops_forward(const Crops& crops, double inv_temperature, const ViewStats& stats, double* mass,
                    int threads);
-void crops_backward(const Crops& crops, double inv_temperature, bool has_exp, const Stats& stats,
-                    const double* prior, int threads);
+void crops_backward(const Crops& crops, double inv_temperature, bool has_exp,
+                    const ViewStats& stats, const double* prior, int threads);
 void unit_rows_forward(const Matrix& x, void* unit, void* norm, int threads);
 void unit_rows_backward(const Matrix& d_unit, const void* unit, const void* norm, const Matrix& out,
                         int threads);
@@ -85,7 +84,7 @@ void transport_pairs(const Points& points, const int64_t* starts, const int64_t*
 
 double cosine_forward(const Matrix& x, const Matrix& y, double eps, double* stats, int threads);
 void cosine_backward(const Matrix& x, const Matrix& y, double eps, const double* stats, double g,
-                     const Matrix& d_x, const Matrix& d_y, int threads);
+                     void* d_x, void* d_y, int threads);
 void nearest(const Matrix& tile, const int64_t* own, int64_t* index, int threads);
 
 // max_k l_k
@@ -127,15 +126,26 @@ struct Potentials {
   }
 };
 
+// max_k(scale * s_k + col_k + row), rounded to C
+template <typename C>
+inline double largest_exponent(const C* s, int64_t columns, double scale, const double* col,
+                               double row) {
+  using V = Vec<C>;
+  V most((C)-INFINITY);
+  sweep<C>(columns, [&](int64_t k, auto lanes) {
+    most = max(V::exponent(s + k, col + k, scale, row, lanes).or_else(most, lanes), most);
+  });
+  return most.largest();
+}
+
 // -LSE_k(scale * s_k + col_k)
 template <typename C>
 inline double row_potential_of(const C* s, int64_t columns, double scale, const double* col) {
   using V = Vec<C>;
-  V most((C)-INFINITY), sum;
-  sweep<C>(columns, [&](int64_t k, auto lanes) {
-    most = max(V::exponent(s + k, col + k, scale, 0, lanes).or_else(most, lanes), most);
-  });
-  const double shift = most.largest();
+  V sum;
+  double shift = largest_exponent(s, columns, scale, col, 0);
+  if (fabs(shift) > 1e8)  // float32 is off by some nats there
+    shift += largest_exponent(s, columns, scale, col, -shift);
   sweep<C>(columns, [&](int64_t k, auto lanes) {
     sum = sum + Potentials<C>{s, col, scale, -shift}(k, lanes);
   });

@@ -58,8 +58,8 @@ C square_again(C* squares, int64_t columns, C norm, const C* norms, const Matrix
 }
 
 template <typename C>
-void distances(const Matrix& tile, const C* row_norms, const C* col_norms, const Matrix& x,
-               int64_t first_row, int64_t first_col, double* out, int threads) {
+Closest distances(const Matrix& tile, const C* row_norms, const C* col_norms, const Matrix& x,
+                  int64_t first_row, int64_t first_col, int threads) {
   const int64_t columns = tile.cols;
   Scratch<double> smallest(2 * threads);
   smallest.fill(threads, kFar);
@@ -93,12 +93,12 @@ void distances(const Matrix& tile, const C* row_norms, const C* col_norms, const
     smallest[team.thread] = least;
     marked[team.thread] = near;
   });
-  out[0] = kFar;
-  out[1] = 0;
+  Closest closest{kFar, false};
   for (int t = 0; t < threads; t++) {
-    if (smallest[t] < out[0]) out[0] = smallest[t];
-    if (marked[t]) out[1] = 1;
+    if (smallest[t] < closest.square) closest.square = smallest[t];
+    closest.near |= marked[t] != 0;
   }
+  return closest;
 }
 
 // Squares to weights exp2((shift - d) k2); returns their sum. Near pairs keep their sign; the

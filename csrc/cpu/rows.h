@@ -63,6 +63,11 @@ inline bool converts(const Matrix& m) {
   return m.dtype != TypeOf<C>::value;
 }
 
+// A contiguous matrix of m's shape and type.
+inline Matrix dense_like(const Matrix& m, void* data) {
+  return {data, m.rows, m.cols, m.cols, m.dtype};
+}
+
 inline char* row_address(const Matrix& m, int64_t i) {
   const int bytes = m.dtype == kFloat64 ? 8 : m.dtype == kFloat32 ? 4 : 2;
   return static_cast<char*>(m.data) + i * m.stride * bytes;

@@ -199,15 +199,13 @@ void correlation_gradient(const Matrix& c, double inv_temperature, const double*
 
 }  // namespace
 
-void pair_distances(const Matrix& tile, const void* row_norms, const void* col_norms,
-                    const Matrix& x, int64_t first_row, int64_t first_col, double* out,
-                    int threads) {
+Closest pair_distances(const Matrix& tile, const void* row_norms, const void* col_norms,
+                       const Matrix& x, int64_t first_row, int64_t first_col, int threads) {
   if (tile.dtype == kFloat64)
-    distances(tile, (const double*)row_norms, (const double*)col_norms, x, first_row, first_col,
-              out, threads);
-  else
-    distances(tile, (const float*)row_norms, (const float*)col_norms, x, first_row, first_col, out,
-              threads);
+    return distances(tile, (const double*)row_norms, (const double*)col_norms, x, first_row,
+                     first_col, threads);
+  return distances(tile, (const float*)row_norms, (const float*)col_norms, x, first_row, first_col,
+                   threads);
 }
 
 double pair_weights(const Matrix& tile, double t, double shift, bool marked, void* rows, void* cols,
@@ -230,12 +228,10 @@ double distance_power(const Matrix& x, const Matrix& y, double alpha, int thread
                              : power_sum<float>(x, y, alpha, threads);
 }
 
-void distance_power_backward(const Matrix& x, const Matrix& y, double alpha, double g,
-                             const Matrix& d_x, const Matrix& d_y, int threads) {
-  if (x.dtype == kFloat64)
-    power_backward<double>(x, y, alpha, g, d_x, d_y, threads);
-  else
-    power_backward<float>(x, y, alpha, g, d_x, d_y, threads);
+void distance_power_backward(const Matrix& x, const Matrix& y, double alpha, double g, void* d_x,
+                             void* d_y, int threads) {
+  const auto kernel = x.dtype == kFloat64 ? power_backward<double> : power_backward<float>;
+  kernel(x, y, alpha, g, dense_like(x, d_x), dense_like(x, d_y), threads);
 }
 
 double correlation(const Matrix& c, double inv_temperature, double* row, double* col, int threads) {
@@ -244,11 +240,10 @@ double correlation(const Matrix& c, double inv_temperature, double* row, double*
 }
 
 void correlation_backward(const Matrix& c, double inv_temperature, const double* col, double g,
-                          const Matrix& d_c, int threads) {
-  if (c.dtype == kFloat64)
-    correlation_gradient<double>(c, inv_temperature, col, g, d_c, threads);
-  else
-    correlation_gradient<float>(c, inv_temperature, col, g, d_c, threads);
+                          void* d_c, int threads) {
+  const auto kernel =
+      c.dtype == kFloat64 ? correlation_gradient<double> : correlation_gradient<float>;
+  kernel(c, inv_temperature, col, g, dense_like(c, d_c), threads);
 }
 
 }  // namespace ssl_fast::SSL_FAST_ISA

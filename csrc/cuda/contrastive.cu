@@ -7,8 +7,8 @@
 // Bytes: a tile is read twice by rows_forward and pairs_forward (a block reads its row again from
 // L2), once by the others, and written once. One exp2 an element, two in pairs_backward when
 // exponents are not narrow. van den Oord et al. 2018; Chen et al. 2020.
+#include "launchers.h"
 #include "reduce.cuh"
-#include "ssl_fast_cuda.h"
 
 namespace ssl_fast {
 namespace {
@@ -21,11 +21,6 @@ struct Tile {
   int64_t n, k, stride;
 };
 
-struct Without {
-  const int64_t *lo, *hi;  // (N) or null
-  int64_t begin;           // the tile's first column
-};
-
 __device__ __forceinline__ bool left_out(int64_t j, int64_t first, int64_t last) {
   return first <= j && j < last;
 }
@@ -33,7 +28,7 @@ __device__ __forceinline__ bool left_out(int64_t j, int64_t first, int64_t last)
 // shift, sum: running, of row i; the terms replace t when rescale is given.
 __global__ void __launch_bounds__(kRowThreads, 4)
     contrast_rows_forward(Tile tile, const float* b /*(K) or null*/, float scale2, double scale,
-                          Without without, double* shift /*(N)*/, double* sum /*(N)*/,
+                          Ranges without, double* shift /*(N)*/, double* sum /*(N)*/,
                           float* rescale /*(N) or null*/) {
   const int64_t i = blockIdx.x;
   float* const t = tile.data + i * tile.stride;
@@ -79,7 +74,7 @@ struct Split {
 // t = weight_i exp(l - lse_i)
 __global__ void __launch_bounds__(kRowThreads, 4)
     contrast_rows_backward(Tile tile, const float* b /*(K) or null*/, float scale2, double scale,
-                           Without without, const double* lse /*(N)*/,
+                           Ranges without, const double* lse /*(N)*/,
                            const double* weight /*(N)*/) {
   const int64_t i = blockIdx.x;
   float* const t = tile.data + i * tile.stride;
@@ -155,50 +150,50 @@ __global__ void __launch_bounds__(kRowThreads, 4)
   }
 }
 
-Tile view(const Scores& tile) {
+Tile view(const Matrix& tile) {
   if (tile.dtype != 0)
     throw std::runtime_error("ssl_fast: contrastive tiles are float32, got dtype code " +
                              std::to_string(tile.dtype));
-  return {static_cast<float*>(const_cast<void*>(tile.data)), tile.n, tile.k, tile.stride};
+  return {static_cast<float*>(tile.data), tile.rows, tile.cols, tile.stride};
 }
 
-Launch by_rows(const Scores& tile, cudaStream_t stream) {
-  return {static_cast<unsigned>(tile.n), kRowThreads, kReduceBytes, stream};
+Launch by_rows(const Matrix& tile, cudaStream_t stream) {
+  return {static_cast<unsigned>(tile.rows), kRowThreads, kReduceBytes, stream};
 }
 
 float base_two(double scale) { return static_cast<float>(scale * kLog2e); }
 
 }  // namespace
 
-void contrastive_rows_forward(const Scores& tile, const float* b, double scale, const int64_t* lo,
-                              const int64_t* hi, int64_t begin, double* stats, float* rescale,
+void contrastive_rows_forward(const Matrix& tile, const float* b, double scale,
+                              const Ranges& without, double* stats, float* rescale,
                               cudaStream_t stream) {
   launch("contrast_rows_forward", by_rows(tile, stream), contrast_rows_forward, view(tile), b,
-         base_two(scale), scale, Without{lo, hi, begin}, stats, stats + tile.n, rescale);
+         base_two(scale), scale, without, stats, stats + tile.rows, rescale);
 }
 
-void contrastive_rows_backward(const Scores& tile, const float* b, double scale, const int64_t* lo,
-                               const int64_t* hi, int64_t begin, const double* lse,
-                               const double* weight, cudaStream_t stream) {
+void contrastive_rows_backward(const Matrix& tile, const float* b, double scale,
+                               const Ranges& without, const double* lse, const double* weight,
+                               cudaStream_t stream) {
   launch("contrast_rows_backward", by_rows(tile, stream), contrast_rows_backward, view(tile), b,
-         base_two(scale), scale, Without{lo, hi, begin}, lse, weight);
+         base_two(scale), scale, without, lse, weight);
 }
 
-void contrastive_pairs_forward(const Scores& tile, double scale, double shift, int64_t row,
+void contrastive_pairs_forward(const Matrix& tile, double scale, double shift, int64_t row,
                                int64_t col, int64_t views, double* sums, cudaStream_t stream) {
   const Place at{row, col, views};
   launch("contrast_pairs_rows", by_rows(tile, stream), contrast_pairs_rows, view(tile),
          base_two(scale), static_cast<float>(shift), at, sums);
   // The square on the diagonal serves both its sides by its rows.
-  const int64_t square = row + tile.n > col ? row + tile.n - col : 0;
-  if (square >= tile.k) return;
+  const int64_t square = row + tile.rows > col ? row + tile.rows - col : 0;
+  if (square >= tile.cols) return;
   launch("contrast_pairs_columns",
-         {static_cast<unsigned>(ceil_div(tile.k - square, kColumns)), kColumns * kRowLanes,
+         {static_cast<unsigned>(ceil_div(tile.cols - square, kColumns)), kColumns * kRowLanes,
           kColumns * kRowLanes * sizeof(double), stream},
          contrast_pairs_columns, view(tile), square, at, sums);
 }
 
-void contrastive_pairs_backward(const Scores& tile, double scale, double shift, int64_t row,
+void contrastive_pairs_backward(const Matrix& tile, double scale, double shift, int64_t row,
                                 int64_t col, int64_t views, const double* lse, const float* blocks,
                                 bool narrow, cudaStream_t stream) {
   launch("contrast_pairs_backward", by_rows(tile, stream), contrast_pairs_backward, view(tile),

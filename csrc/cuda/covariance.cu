@@ -9,9 +9,9 @@
 //              Gram dual cancelled digits, so that the host never waits
 //
 // Bardes et al. 2022 (VICReg), Eq. 1, 4; Zbontar et al. 2021 (Barlow Twins), Eq. 1, 2.
+#include "launchers.h"
 #include "load.cuh"
 #include "reduce.cuh"
-#include "ssl_fast_cuda.h"
 
 namespace ssl_fast {
 namespace {
@@ -35,7 +35,7 @@ struct View {
 };
 
 template <typename T>
-View<T> view(const Scores& m) {
+View<T> view(const Matrix& m) {
   return {static_cast<const T*>(m.data), m.stride};
 }
 
@@ -348,7 +348,7 @@ void sums(const char* name, const Op& op, int64_t n, int64_t d, double* partial,
 
 // function(Type<T>, Type<Out>) for an output of the input's type or of float32.
 template <typename Function>
-void dispatch_pair(const Scores& z, const Output& out, Function function) {
+void dispatch_pair(const Matrix& z, const Matrix& out, Function function) {
   dispatch(z.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     if (out.dtype == kFloat32) return function(Type<T>(), Type<float>());
@@ -357,9 +357,9 @@ void dispatch_pair(const Scores& z, const Output& out, Function function) {
 }
 
 template <typename T, typename Out>
-Gradient<T, Out> gradient_of(const Scores& push, const Scores& z, const Scores& other,
+Gradient<T, Out> gradient_of(const Matrix& push, const Matrix& z, const Matrix& other,
                              const double* mean, const double* beta, const double* factors,
-                             const Output& out) {
+                             const Matrix& out) {
   return {view<float>(push),           view<T>(z), view<T>(other), mean, beta, factors,
           static_cast<Out*>(out.data), out.stride};
 }
@@ -376,99 +376,100 @@ int64_t covariance_tiles(int64_t d) {
   return tiles * (tiles + 1) / 2;
 }
 
-void covariance_moments(const Scores& z, int64_t parts, double* partial, cudaStream_t stream) {
-  Launch how = blocks(ceil_div(z.k, kColumns), kThreads * sizeof(Moments), stream);
+void covariance_moments(const Matrix& z, int64_t parts, double* partial, cudaStream_t stream) {
+  Launch how = blocks(ceil_div(z.cols, kColumns), kThreads * sizeof(Moments), stream);
   how.grid.y = static_cast<unsigned>(parts);
   dispatch(z.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
-    launch("covariance_moments", how, covariance_moments<T>, view<T>(z), z.n, z.k, partial);
+    launch("covariance_moments", how, covariance_moments<T>, view<T>(z), z.rows, z.cols, partial);
   });
 }
 
-void covariance_center(const Scores& z, const double* mean, const double* scale, const Output& out,
+void covariance_center(const Matrix& z, const double* mean, const double* scale, const Matrix& out,
                        cudaStream_t stream) {
   dispatch(z.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     each("covariance_center",
-         Center<T>{view<T>(z), mean, scale, static_cast<float*>(out.data), out.stride}, z.n, z.k,
+         Center<T>{view<T>(z), mean, scale, static_cast<float*>(out.data), out.stride}, z.rows,
+         z.cols, stream);
+  });
+}
+
+void covariance_inner(const Matrix& a, const Matrix& b, double* partial, cudaStream_t stream) {
+  sums("covariance_inner", Inner{view<float>(a), view<float>(b)}, a.rows, a.cols, partial, stream);
+}
+
+void covariance_distance(const Matrix& a, const Matrix& b, double* partial, cudaStream_t stream) {
+  dispatch(a.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    sums("covariance_distance", Distance<T>{view<T>(a), view<T>(b)}, a.rows, a.cols, partial,
          stream);
   });
 }
 
-void covariance_inner(const Scores& a, const Scores& b, double* partial, cudaStream_t stream) {
-  sums("covariance_inner", Inner{view<float>(a), view<float>(b)}, a.n, a.k, partial, stream);
+void covariance_strip(const Matrix& tile, double scale, double* partial, cudaStream_t stream) {
+  const Strip op{static_cast<float*>(tile.data), tile.stride, tile.rows, static_cast<float>(scale)};
+  sums("covariance_strip", op, tile.rows, tile.cols, partial, stream);
 }
 
-void covariance_distance(const Scores& a, const Scores& b, double* partial, cudaStream_t stream) {
-  dispatch(a.dtype, [&](auto type) {
-    using T = typename decltype(type)::type;
-    sums("covariance_distance", Distance<T>{view<T>(a), view<T>(b)}, a.n, a.k, partial, stream);
-  });
-}
-
-void covariance_strip(const Output& tile, int64_t n, int64_t d, double scale, double* partial,
-                      cudaStream_t stream) {
-  const Strip op{static_cast<float*>(tile.data), tile.stride, n, static_cast<float>(scale)};
-  sums("covariance_strip", op, n, d, partial, stream);
-}
-
-void covariance_squares(const Scores& z, const double* mean, double scale, const bool* flag,
+void covariance_squares(const Matrix& z, const double* mean, double scale, const bool* flag,
                         double* partial, cudaStream_t stream) {
   const size_t shared = kReduceBytes + 2 * kStep * kTile * sizeof(float);
   dispatch(z.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
-    launch("covariance_triangle", blocks(covariance_tiles(z.k), shared, stream),
-           covariance_triangle<T>, view<T>(z), mean, z.n, z.k, static_cast<float>(scale), flag,
-           partial);
+    launch("covariance_triangle", blocks(covariance_tiles(z.cols), shared, stream),
+           covariance_triangle<T>, view<T>(z), mean, z.rows, z.cols, static_cast<float>(scale),
+           flag, partial);
   });
 }
 
-void covariance_rescue(const Scores& z, const Scores& own, const Scores& other, const double* mean,
+void covariance_rescue(const Matrix& z, const Matrix& own, const Matrix& other, const double* mean,
                        const double* beta, const double* factors, const bool* flag,
-                       const Output& out, cudaStream_t stream) {
+                       const Matrix& out, cudaStream_t stream) {
   const size_t shared = (2 * kStep * kTile + 2 * kTile * kTile) * sizeof(float);
-  const int64_t count = ceil_div(own.n, kTile) * ceil_div(z.k, kTile);
+  const int64_t count = ceil_div(own.rows, kTile) * ceil_div(z.cols, kTile);
   dispatch_pair(z, out, [&](auto type, auto out_type) {
     using T = typename decltype(type)::type;
     using Out = typename decltype(out_type)::type;
     const auto op = gradient_of<T, Out>({}, own, other, mean, beta, factors, out);
     launch("covariance_rescue", blocks(count, shared, stream), covariance_rescue<T, Out>,
-           view<T>(z), z.n, z.k, own.n, flag, op);
+           view<T>(z), z.rows, z.cols, own.rows, flag, op);
   });
 }
 
-void covariance_gradient(const Scores& push, const Scores& z, const Scores& other,
+void covariance_gradient(const Matrix& push, const Matrix& z, const Matrix& other,
                          const double* mean, const double* beta, const double* factors,
-                         const Output& out, cudaStream_t stream) {
+                         const Matrix& out, cudaStream_t stream) {
   dispatch_pair(z, out, [&](auto type, auto out_type) {
     using T = typename decltype(type)::type;
     using Out = typename decltype(out_type)::type;
-    each("covariance_gradient", gradient_of<T, Out>(push, z, other, mean, beta, factors, out), z.n,
-         z.k, stream);
+    each("covariance_gradient", gradient_of<T, Out>(push, z, other, mean, beta, factors, out),
+         z.rows, z.cols, stream);
   });
 }
 
-void correlation_strip(const Output& tile, int64_t n, int64_t d, int64_t first, double inverse,
-                       double weight, double* partial, cudaStream_t stream) {
+void correlation_strip(const Matrix& tile, int64_t first, double inverse, double weight,
+                       double* partial, cudaStream_t stream) {
   const CorrelationStrip op{static_cast<float*>(tile.data), tile.stride, first,
                             static_cast<float>(inverse), static_cast<float>(weight)};
-  sums("correlation_strip", op, n, d, partial, stream);
+  sums("correlation_strip", op, tile.rows, tile.cols, partial, stream);
 }
 
-void correlation_dots(const Scores& push, const Scores& own, const Scores& other, double alpha,
+void correlation_dots(const Matrix& push, const Matrix& own, const Matrix& other, double alpha,
                       const double* beta, double* dots, cudaStream_t stream) {
   const Combined g{view<float>(push), view<float>(other), static_cast<float>(alpha), beta};
-  launch("correlation_dots", blocks(ceil_div(own.k, kColumns), kThreads * sizeof(double), stream),
-         covariance_dots, g, view<float>(own), own.n, own.k, dots);
+  launch("correlation_dots",
+         blocks(ceil_div(own.cols, kColumns), kThreads * sizeof(double), stream), covariance_dots,
+         g, view<float>(own), own.rows, own.cols, dots);
 }
 
-void correlation_gradient(const Scores& push, const Scores& own, const Scores& other, double alpha,
+void correlation_gradient(const Matrix& push, const Matrix& own, const Matrix& other, double alpha,
                           const double* beta, const double* dots, const double* scale,
-                          const Output& out, cudaStream_t stream) {
+                          const Matrix& out, cudaStream_t stream) {
   const Combined g{view<float>(push), view<float>(other), static_cast<float>(alpha), beta};
   each("correlation_gradient",
        Standardised{g, view<float>(own), dots, scale, static_cast<float*>(out.data), out.stride},
-       own.n, own.k, stream);
+       own.rows, own.cols, stream);
 }
 
 }  // namespace ssl_fast

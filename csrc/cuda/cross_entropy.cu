@@ -6,8 +6,8 @@
 // targets once (twice when symmetric: N is a batch there, L2 holds it); backward reads both once
 // and writes the gradient. One exp2 an element, one more where q is evaluated.
 #include "evaluate.cuh"
+#include "launchers.h"
 #include "logits.cuh"
-#include "ssl_fast_cuda.h"
 
 namespace ssl_fast {
 namespace {
@@ -20,7 +20,7 @@ constexpr int kColumnThreads = 128;
 
 // Softmax and cross terms of a set of elements, relative to their largest logit (in logit units):
 //   sum = sum_k exp(l_k - l_max),  mass = sum_k q_k,  cross = sum_k q_k (max - logit_k)
-struct Stats {
+struct Terms {
   float max = -3.402823466e38f;  // finite: mass 0 times the first move stays 0
   float sum = 0, mass = 0, cross = 0;
 
@@ -40,8 +40,8 @@ struct Stats {
   }
 };
 
-__device__ __forceinline__ Stats exchange(Stats x, int mask) {
-  Stats other;
+__device__ __forceinline__ Terms exchange(Terms x, int mask) {
+  Terms other;
   other.max = ssl_fast::exchange(x.max, mask);
   other.sum = ssl_fast::exchange(x.sum, mask);
   other.mass = ssl_fast::exchange(x.mass, mask);
@@ -49,9 +49,9 @@ __device__ __forceinline__ Stats exchange(Stats x, int mask) {
   return other;
 }
 
-struct MergeStats {
+struct MergeTerms {
   float scale2;
-  __device__ __forceinline__ Stats operator()(Stats a, Stats b) const {
+  __device__ __forceinline__ Terms operator()(Terms a, Terms b) const {
     const float top = fmaxf(a.max, b.max);
     a.raise(top, scale2);
     b.raise(top, scale2);
@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(256, 1)
   const Q* const s = targets.values + i * targets.stride;
   const RowTerm term = row_term(targets, i);
   const int step = blockDim.x * V;
-  Stats stats;
+  Terms terms;
   for (int k0 = threadIdx.x * V; k0 < logits.columns; k0 += step * kPacksAtOnce) {
     Pack<T, V> packs[kPacksAtOnce];
     Pack<Q, V> values[kPacksAtOnce];
@@ -85,23 +85,23 @@ __global__ void __launch_bounds__(256, 1)
     for (int j = 0; j < kPacksAtOnce; ++j) {
       const int k = k0 + j * step;
       if (k >= logits.columns) break;
-      float col2[V], q[V], top = stats.max;
+      float col2[V], q[V], top = terms.max;
       load_col2<V>(targets, k, col2);
       evaluate_pack<V>(targets, term, values[j], col2, k, q);
 #pragma unroll
       for (int v = 0; v < V; ++v) top = fmaxf(top, to_float(packs[j].value[v]));
-      stats.raise(top, logits.scale2);
+      terms.raise(top, logits.scale2);
 #pragma unroll
-      for (int v = 0; v < V; ++v) stats.add(to_float(packs[j].value[v]), q[v], logits.scale2);
+      for (int v = 0; v < V; ++v) terms.add(to_float(packs[j].value[v]), q[v], logits.scale2);
     }
   }
   BlockReduce reduce;
-  stats = reduce(stats, MergeStats{logits.scale2});
+  terms = reduce(terms, MergeTerms{logits.scale2});
   if (threadIdx.x != 0) return;
-  row_stats[i] = stats.max;
-  row_stats[n + i] = stats.log();
-  row_stats[2 * n + i] = stats.mass;
-  row_stats[3 * n + i] = stats.loss(logits.inv_temperature);
+  row_stats[i] = terms.max;
+  row_stats[n + i] = terms.log();
+  row_stats[2 * n + i] = terms.mass;
+  row_stats[3 * n + i] = terms.loss(logits.inv_temperature);
 }
 
 // V columns of kRowsAtOnce rows, all loads before the first use; past the end the first row again.
@@ -131,52 +131,52 @@ __device__ __forceinline__ void visit_rows(const Logits<T>& logits, const Target
 template <typename T, typename Q, int V>
 __global__ void __launch_bounds__(kColumnThreads, 1)
     cross_entropy_columns(Logits<T> logits, TargetView<Q> targets,
-                          Stats* partials /*(gridDim.y, K)*/) {
+                          Terms* partials /*(gridDim.y, K)*/) {
   const int k = (blockIdx.x * blockDim.x + threadIdx.x) * V;
   if (k >= logits.columns) return;
   float col2[V];
   load_col2<V>(targets, k, col2);
-  Stats stats[V];
+  Terms terms[V];
   for (int64_t i0 = blockIdx.y; i0 < logits.n;
        i0 += static_cast<int64_t>(gridDim.y) * kRowsAtOnce) {
     float l[kRowsAtOnce][V], q[kRowsAtOnce][V];
     visit_rows(logits, targets, i0, k, col2, l, q);
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      float top = stats[v].max;
+      float top = terms[v].max;
 #pragma unroll
       for (int r = 0; r < kRowsAtOnce; ++r) top = fmaxf(top, l[r][v]);
-      stats[v].raise(top, logits.scale2);
+      terms[v].raise(top, logits.scale2);
 #pragma unroll
       for (int r = 0; r < kRowsAtOnce; ++r)
         if (i0 + static_cast<int64_t>(r) * gridDim.y < logits.n)
-          stats[v].add(l[r][v], q[r][v], logits.scale2);
+          terms[v].add(l[r][v], q[r][v], logits.scale2);
     }
   }
 #pragma unroll
   for (int v = 0; v < V; ++v)
-    partials[static_cast<int64_t>(blockIdx.y) * logits.columns + k + v] = stats[v];
+    partials[static_cast<int64_t>(blockIdx.y) * logits.columns + k + v] = terms[v];
 }
 
 __global__ void __launch_bounds__(kCombineThreads)
-    cross_entropy_combine(const Stats* partials /*(parts, K)*/, int parts, int columns,
+    cross_entropy_combine(const Terms* partials /*(parts, K)*/, int parts, int columns,
                           double inv_temperature, double* col_stats /*(3, K)*/,
                           double* col_loss /*(K)*/) {
-  Stats* shared = reinterpret_cast<Stats*>(dynamic_shared());
+  Terms* shared = reinterpret_cast<Terms*>(dynamic_shared());
   const int slices = blockDim.x / kTile, slice = threadIdx.x / kTile,
             k = blockIdx.x * kTile + threadIdx.x % kTile;
-  const MergeStats merge{static_cast<float>(inv_temperature * kLog2e)};
-  Stats stats;
+  const MergeTerms merge{static_cast<float>(inv_temperature * kLog2e)};
+  Terms terms;
   for (int64_t p = slice; p < parts && k < columns; p += slices)
-    stats = merge(stats, partials[p * columns + k]);
-  shared[threadIdx.x] = stats;
+    terms = merge(terms, partials[p * columns + k]);
+  shared[threadIdx.x] = terms;
   __syncthreads();
   if (slice != 0 || k >= columns) return;
-  for (int s = 1; s < slices; ++s) stats = merge(stats, shared[s * kTile + threadIdx.x]);
-  col_stats[k] = stats.max;
-  col_stats[columns + k] = stats.log();
-  col_stats[2 * static_cast<int64_t>(columns) + k] = stats.mass;
-  col_loss[k] = stats.loss(inv_temperature);
+  for (int s = 1; s < slices; ++s) terms = merge(terms, shared[s * kTile + threadIdx.x]);
+  col_stats[k] = terms.max;
+  col_stats[columns + k] = terms.log();
+  col_stats[2 * static_cast<int64_t>(columns) + k] = terms.mass;
+  col_loss[k] = terms.loss(inv_temperature);
 }
 
 __global__ void __launch_bounds__(kMaxThreads, 1)
@@ -252,19 +252,19 @@ int row_threads(int64_t k, int width) {
 
 int64_t cross_entropy_scratch_bytes(int64_t n, int64_t k, bool symmetric) {
   const int64_t partials =
-      symmetric ? column_chunks(n, k) * k * static_cast<int64_t>(sizeof(Stats)) : 0;
+      symmetric ? column_chunks(n, k) * k * static_cast<int64_t>(sizeof(Terms)) : 0;
   return prepare_bytes(k) + ceil_div(k * static_cast<int64_t>(sizeof(double)), 256) * 256 +
          partials;
 }
 
-void cross_entropy_forward(const Scores& logits, double inv_temperature, const Targets& targets,
-                           double factor, double* row_stats, double* col_stats, float* loss,
-                           void* scratch, cudaStream_t stream) {
-  const int64_t n = logits.n, k = logits.k;
+void cross_entropy_forward(const Matrix& logits, double inv_temperature, const Targets& targets,
+                           const Stats& stats, double factor, float* loss, void* scratch,
+                           cudaStream_t stream) {
+  const int64_t n = logits.rows, k = logits.cols;
   const int columns = static_cast<int>(k);
   char* const free = static_cast<char*>(scratch) + prepare_bytes(k);
-  double* const col_loss = col_stats == nullptr ? nullptr : reinterpret_cast<double*>(free);
-  auto* const partials = reinterpret_cast<Stats*>(
+  double* const col_loss = stats.col == nullptr ? nullptr : reinterpret_cast<double*>(free);
+  auto* const partials = reinterpret_cast<Terms*>(
       free + ceil_div(k * static_cast<int64_t>(sizeof(double)), 256) * 256);
   dispatch_pair(logits, targets.values, true, [&](auto t, auto q, auto width) {
     using T = typename decltype(t)::type;
@@ -274,37 +274,33 @@ void cross_entropy_forward(const Scores& logits, double inv_temperature, const T
     launch(
         "cross_entropy_rows",
         {static_cast<unsigned>(n), static_cast<unsigned>(row_threads(k, V)), kReduceBytes, stream},
-        cross_entropy_rows<T, Q, V>, view<T>(logits, inv_temperature), values, row_stats);
-    if (col_stats == nullptr) return;
+        cross_entropy_rows<T, Q, V>, view<T>(logits, inv_temperature), values, stats.row);
+    if (stats.col == nullptr) return;
     Launch how = column_owner(n, k, V, stream);
     how.grid.y = static_cast<unsigned>(column_chunks(n, k));
     launch("cross_entropy_columns", how, cross_entropy_columns<T, Q, V>,
            view<T>(logits, inv_temperature), values, partials);
     launch("cross_entropy_combine",
            {static_cast<unsigned>(ceil_div(k, kTile)), kCombineThreads,
-            kCombineThreads * sizeof(Stats), stream},
-           cross_entropy_combine, partials, how.grid.y, columns, inv_temperature, col_stats,
+            kCombineThreads * sizeof(Terms), stream},
+           cross_entropy_combine, partials, how.grid.y, columns, inv_temperature, stats.col,
            col_loss);
   });
   launch("cross_entropy_total", {1, kMaxThreads, kReduceBytes, stream}, cross_entropy_total,
-         row_stats + 3 * n, n, col_loss, columns, factor, loss);
+         stats.row + 3 * n, n, col_loss, columns, factor, loss);
 }
 
-void cross_entropy_backward(const Scores& logits, double inv_temperature, const Targets& targets,
-                            const double* row_stats, int64_t row_stats_stride,
-                            const double* col_stats, const float* d_loss, int64_t d_loss_stride,
-                            double factor, void* d_logits, int64_t d_logits_stride, void* scratch,
-                            cudaStream_t stream) {
-  const bool out_aligned = reinterpret_cast<uintptr_t>(d_logits) % 16 == 0 &&
-                           d_logits_stride * element_size(logits.dtype) % 16 == 0;
-  dispatch_pair(logits, targets.values, out_aligned, [&](auto t, auto q, auto width) {
+void cross_entropy_backward(const Matrix& logits, double inv_temperature, const Targets& targets,
+                            const Stats& stats, const float* d_loss, int64_t d_loss_stride,
+                            double factor, const Matrix& out, void* scratch, cudaStream_t stream) {
+  dispatch_pair(logits, targets.values, has_aligned_rows(out), [&](auto t, auto q, auto width) {
     using T = typename decltype(t)::type;
     using Q = typename decltype(q)::type;
     constexpr int V = decltype(width)::value;
-    launch("cross_entropy_gradient", column_owner(logits.n, logits.k, V, stream),
+    launch("cross_entropy_gradient", column_owner(logits.rows, logits.cols, V, stream),
            cross_entropy_gradient<T, Q, V>, view<T>(logits, inv_temperature),
-           prepare<Q>(targets, scratch, stream), row_stats, row_stats_stride, col_stats, d_loss,
-           d_loss_stride, factor, static_cast<T*>(d_logits), d_logits_stride);
+           prepare<Q>(targets, scratch, stream), stats.row, stats.row_stride, stats.col, d_loss,
+           d_loss_stride, factor, static_cast<T*>(out.data), out.stride);
   });
 }
 

@@ -5,9 +5,9 @@
 #pragma once
 #include <algorithm>
 
+#include "launchers.h"
 #include "load.cuh"
 #include "reduce.cuh"
-#include "ssl_fast_cuda.h"
 
 namespace ssl_fast {
 
@@ -93,11 +93,12 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
 // Fills the head of `scratch` with the columns' terms; what follows it is free.
 template <typename Q>
 TargetView<Q> prepare(const Targets& targets, void* scratch, cudaStream_t stream) {
+  const bool dense = targets.row == nullptr;
   auto* state = static_cast<ColumnState*>(scratch);
   auto* col2 = reinterpret_cast<float*>(static_cast<char*>(scratch) + 256);
-  if (!targets.dense())
+  if (!dense)
     launch("prepare_columns", {1, kMaxThreads, kReduceBytes, stream}, prepare_columns, targets.col,
-           static_cast<int>(targets.values.k), col2, state);
+           static_cast<int>(targets.values.cols), col2, state);
   return {static_cast<const Q*>(targets.values.data),
           targets.values.stride,
           targets.scale,
@@ -105,7 +106,7 @@ TargetView<Q> prepare(const Targets& targets, void* scratch, cudaStream_t stream
           targets.col,
           col2,
           state,
-          targets.dense()};
+          dense};
 }
 
 inline int64_t prepare_bytes(int64_t k) { return 256 + ceil_div(k * sizeof(float), 256) * 256; }

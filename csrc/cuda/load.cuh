@@ -1,10 +1,9 @@
 // 16-byte loads and stores, and the dispatch from dtype codes to types.
 #pragma once
+#include "../common/matrix.h"
 #include "launch.cuh"
 
 namespace ssl_fast {
-
-enum DType { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
 
 // V neighbouring elements of a row: V * sizeof(T) is a multiple of 16 bytes, or V = 1 where rows
 // are unaligned.
@@ -45,10 +44,16 @@ bool is_aligned(const void* data, int64_t stride, int64_t k) {
   return k % width == 0 && stride % width == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0;
 }
 
+// The same for rows that are only written, of any type.
+inline bool has_aligned_rows(const Matrix& m) {
+  return reinterpret_cast<uintptr_t>(m.data) % 16 == 0 &&
+         m.stride * element_size(m.dtype) % 16 == 0;
+}
+
 template <typename Function>
 void dispatch(int dtype, Function function) {
   if (dtype == kFloat32) return function(Type<float>());
-  if (dtype == kBFloat16) return function(Type<bf16>());
+  if (dtype == kBfloat16) return function(Type<bf16>());
   if (dtype == kFloat16) return function(Type<f16>());
   throw std::runtime_error(
       "ssl_fast: the CUDA kernels take float32, bfloat16 and float16 (codes 0, 2, 3), got code " +

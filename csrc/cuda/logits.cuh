@@ -1,8 +1,8 @@
 // Logits beside their targets, for the losses that compare them: views, softmax, dispatch.
 #pragma once
 #include "evaluate.cuh"
+#include "launchers.h"
 #include "load.cuh"
-#include "ssl_fast_cuda.h"
 
 namespace ssl_fast {
 
@@ -29,23 +29,23 @@ __device__ __forceinline__ Softmax softmax_of(const double* stats /*(3, ...)*/, 
 namespace {
 
 template <typename T>
-Logits<T> view(const Scores& s, double inv_temperature) {
+Logits<T> view(const Matrix& s, double inv_temperature) {
   return {
-      static_cast<const T*>(s.data), s.stride,        s.n,
-      static_cast<int>(s.k),         inv_temperature, static_cast<float>(inv_temperature * kLog2e)};
+      static_cast<const T*>(s.data), s.stride,        s.rows,
+      static_cast<int>(s.cols),      inv_temperature, static_cast<float>(inv_temperature * kLog2e)};
 }
 
 // Calls function(T, Q, V) for logits of T against targets of float32 or of T.
 template <typename Function>
-void dispatch_pair(const Scores& logits, const Scores& values, bool more_aligned,
+void dispatch_pair(const Matrix& logits, const Matrix& values, bool more_aligned,
                    Function function) {
   dispatch(logits.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     auto with = [&](auto value_type) {
       using Q = typename decltype(value_type)::type;
       constexpr int width = 16 / sizeof(T);
-      const bool fits = more_aligned && is_aligned<T>(logits.data, logits.stride, logits.k) &&
-                        is_aligned<Q>(values.data, values.stride, values.k) &&
+      const bool fits = more_aligned && is_aligned<T>(logits.data, logits.stride, logits.cols) &&
+                        is_aligned<Q>(values.data, values.stride, values.cols) &&
                         values.stride % width == 0;
       dispatch_width<T>(fits, [&](auto v) { function(type, value_type, v); });
     };

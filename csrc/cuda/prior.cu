@@ -158,44 +158,43 @@ int64_t prior_scratch_bytes(int64_t n, int64_t k) {
   return std::max(partial_bytes(n, k), prepare_bytes(k) + sums);
 }
 
-void prior_columns(const Scores& logits, double inv_temperature, const double* row_stats,
-                   int64_t row_stats_stride, double* log_mass, void* scratch, cudaStream_t stream) {
+void prior_columns(const Matrix& logits, double inv_temperature, const Stats& stats,
+                   double* log_mass, void* scratch, cudaStream_t stream) {
   auto* const partials = static_cast<LogSum2*>(scratch);
   dispatch(logits.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    dispatch_width<T>(is_aligned<T>(logits.data, logits.stride, logits.k), [&](auto width) {
+    dispatch_width<T>(is_aligned<T>(logits.data, logits.stride, logits.cols), [&](auto width) {
       constexpr int V = decltype(width)::value;
-      Launch how = column_owner(logits.n, logits.k, V, stream);
-      how.grid.y = static_cast<unsigned>(chunks(logits.n, logits.k));
-      launch("prior_columns", how, prior_columns<T, V>, view<T>(logits, inv_temperature), row_stats,
-             row_stats_stride, partials);
-      launch(
-          "prior_combine",
-          {static_cast<unsigned>(ceil_div(logits.k, kCombineThreads)), kCombineThreads, 0, stream},
-          prior_combine, partials, how.grid.y, static_cast<int>(logits.k), log_mass);
+      Launch how = column_owner(logits.rows, logits.cols, V, stream);
+      how.grid.y = static_cast<unsigned>(chunks(logits.rows, logits.cols));
+      launch("prior_columns", how, prior_columns<T, V>, view<T>(logits, inv_temperature), stats.row,
+             stats.row_stride, partials);
+      launch("prior_combine",
+             {static_cast<unsigned>(ceil_div(logits.cols, kCombineThreads)), kCombineThreads, 0,
+              stream},
+             prior_combine, partials, how.grid.y, static_cast<int>(logits.cols), log_mass);
     });
   });
 }
 
-void prior_backward(const Scores& logits, double inv_temperature, const Targets& targets,
-                    const double* row_stats, int64_t row_stats_stride, const double* prior,
-                    const float* d_loss, double factor, void* d_logits, int64_t d_logits_stride,
-                    void* scratch, cudaStream_t stream) {
-  const bool out_aligned = reinterpret_cast<uintptr_t>(d_logits) % 16 == 0 &&
-                           d_logits_stride * element_size(logits.dtype) % 16 == 0;
-  auto* const h = reinterpret_cast<float*>(static_cast<char*>(scratch) + prepare_bytes(logits.k));
-  dispatch_pair(logits, targets.values, out_aligned, [&](auto t, auto q, auto width) {
+void prior_backward(const Matrix& logits, double inv_temperature, const Targets& targets,
+                    const Stats& stats, const double* prior, const float* d_loss, double factor,
+                    const Matrix& out, void* scratch, cudaStream_t stream) {
+  auto* const h =
+      reinterpret_cast<float*>(static_cast<char*>(scratch) + prepare_bytes(logits.cols));
+  dispatch_pair(logits, targets.values, has_aligned_rows(out), [&](auto t, auto q, auto width) {
     using T = typename decltype(t)::type;
     using Q = typename decltype(q)::type;
     constexpr int V = decltype(width)::value;
-    const int64_t warps = ceil_div(ceil_div(logits.k, V), kWarp);
+    const int64_t warps = ceil_div(ceil_div(logits.cols, V), kWarp);
     const auto threads = static_cast<unsigned>(std::min<int64_t>(kRowThreads, warps * kWarp));
-    launch("prior_rows", {static_cast<unsigned>(logits.n), threads, kReduceBytes, stream},
-           prior_rows<T, V>, view<T>(logits, inv_temperature), row_stats, row_stats_stride, prior,
+    launch("prior_rows", {static_cast<unsigned>(logits.rows), threads, kReduceBytes, stream},
+           prior_rows<T, V>, view<T>(logits, inv_temperature), stats.row, stats.row_stride, prior,
            h);
-    launch("prior_gradient", column_owner(logits.n, logits.k, V, stream), prior_gradient<T, Q, V>,
-           view<T>(logits, inv_temperature), prepare<Q>(targets, scratch, stream), row_stats,
-           row_stats_stride, prior, h, d_loss, factor, static_cast<T*>(d_logits), d_logits_stride);
+    launch("prior_gradient", column_owner(logits.rows, logits.cols, V, stream),
+           prior_gradient<T, Q, V>, view<T>(logits, inv_temperature),
+           prepare<Q>(targets, scratch, stream), stats.row, stats.row_stride, prior, h, d_loss,
+           factor, static_cast<T*>(out.data), out.stride);
   });
 }
 

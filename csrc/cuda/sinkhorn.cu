@@ -174,9 +174,9 @@ __global__ void __launch_bounds__(128, 1)
 template <typename T, int V>
 class Sinkhorn {
  public:
-  Sinkhorn(const Scores& scores, double scale, void* memory, cudaStream_t stream)
-      : s_(scores), plan_(make_plan(s_.n, s_.k, sizeof(T))), stream_(stream) {
-    const Scratch scratch = lay_out(plan_, s_.k, memory);
+  Sinkhorn(const Matrix& scores, double scale, void* memory, cudaStream_t stream)
+      : s_(scores), plan_(make_plan(s_.rows, s_.cols, sizeof(T))), stream_(stream) {
+    const Scratch scratch = lay_out(plan_, s_.cols, memory);
     pass_ = {};
     pass_.scale = scale, pass_.rows_at_once = plan_.rows_at_once;
     pass_.maxima = scratch.maxima, pass_.sums = scratch.sums;
@@ -186,7 +186,7 @@ class Sinkhorn {
   void start() {
     const dim3 grid(plan_.start_tiles_of(V), static_cast<unsigned>(plan_.chunks));
     launch("sinkhorn_start", {grid, kStartThreads, kReduceBytes, stream_}, sinkhorn_start<T, V>,
-           data(), s_.stride, s_.n, columns(), pass_);
+           data(), s_.stride, s_.rows, columns(), pass_);
   }
 
   void rows(Form form, Finish finish, const double* col, double* row, float* q) {
@@ -194,13 +194,13 @@ class Sinkhorn {
     pass.col = col, pass.row = row, pass.q = q, pass.finish = finish;
     launch("sinkhorn_step",
            {static_cast<unsigned>(plan_.parts), plan_.threads, kReduceBytes, stream_},
-           sinkhorn_step<T, V>, data(), s_.stride, s_.n, columns(), pass, form);
+           sinkhorn_step<T, V>, data(), s_.stride, s_.rows, columns(), pass, form);
   }
 
   // `ranges` > 0: also finds whether the scores span too much for float32.
   void combine(Form form, int64_t parts, int64_t ranges, double sign, const double* log_prior,
                double* out) {
-    const auto grid = static_cast<unsigned>(ceil_div(s_.k, kTile));
+    const auto grid = static_cast<unsigned>(ceil_div(s_.cols, kTile));
     launch("sinkhorn_combine", {grid, kCombineThreads, kCombineShared, stream_}, sinkhorn_combine,
            pass_, form, parts, ranges, columns(), sign, log_prior, out);
   }
@@ -250,16 +250,16 @@ class Sinkhorn {
     launch("sinkhorn_on_chip",
            {static_cast<unsigned>(plan_.on_chip_blocks), plan_.on_chip_threads,
             plan_.on_chip_shared, stream_, true},
-           kernel, data(), s_.stride, s_.n, columns(), pass, col, log_prior, iterations,
+           kernel, data(), s_.stride, s_.rows, columns(), pass, col, log_prior, iterations,
            softmax_start);
     return true;
   }
 
  private:
   const T* data() const { return static_cast<const T*>(s_.data); }
-  int columns() const { return static_cast<int>(s_.k); }
+  int columns() const { return static_cast<int>(s_.cols); }
 
-  Scores s_;
+  Matrix s_;
   Plan plan_;
   cudaStream_t stream_;
   Pass pass_;
@@ -267,11 +267,11 @@ class Sinkhorn {
 
 // Calls function(Sinkhorn<T, V>) with the type and the width of loads that fit the scores.
 template <typename Function>
-void with_sinkhorn(const Scores& scores, double scale, void* scratch, cudaStream_t stream,
+void with_sinkhorn(const Matrix& scores, double scale, void* scratch, cudaStream_t stream,
                    Function function) {
   dispatch(scores.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
-    dispatch_width<T>(is_aligned<T>(scores.data, scores.stride, scores.k), [&](auto width) {
+    dispatch_width<T>(is_aligned<T>(scores.data, scores.stride, scores.cols), [&](auto width) {
       Sinkhorn<T, decltype(width)::value> call(scores, scale, scratch, stream);
       function(call);
     });
@@ -284,10 +284,10 @@ int64_t sinkhorn_scratch_bytes(int64_t n, int64_t k, int dtype) {
   return lay_out(make_plan(n, k, element_size(dtype)), k, nullptr).bytes;
 }
 
-void sinkhorn_step(const Scores& scores, double scale, const double* col, double* row,
+void sinkhorn_step(const Matrix& scores, double scale, const double* col, double* row,
                    double* column_lse, void* scratch, cudaStream_t stream) {
   if (col == nullptr)
-    check(cudaMemsetAsync(row, 0, scores.n * sizeof(double), stream), "cudaMemsetAsync");
+    check(cudaMemsetAsync(row, 0, scores.rows * sizeof(double), stream), "cudaMemsetAsync");
   with_sinkhorn(scores, scale, scratch, stream, [&](auto& call) {
     if (col == nullptr)
       call.start_columns(1, nullptr, column_lse);
@@ -296,15 +296,15 @@ void sinkhorn_step(const Scores& scores, double scale, const double* col, double
   });
 }
 
-void sinkhorn_row_potential(const Scores& scores, double scale, const double* col, double* row,
-                            void* scratch, cudaStream_t stream) {
+void row_potential(const Matrix& scores, double scale, const double* col, double* row,
+                   void* scratch, cudaStream_t stream) {
   with_sinkhorn(scores, scale, scratch, stream,
                 [&](auto& call) { call.rows(Form::kWide, Finish::kRows, col, row, nullptr); });
 }
 
-bool sinkhorn_potentials(const Scores& scores, double scale, const double* log_prior,
-                         int iterations, bool softmax_start, double* row, double* col, float* q,
-                         bool on_chip, void* scratch, cudaStream_t stream) {
+bool sinkhorn(const Matrix& scores, double scale, const double* log_prior, int iterations,
+              bool softmax_start, float* q, double* row, double* col, bool on_chip, void* scratch,
+              cudaStream_t stream) {
   bool ran_on_chip = false;
   with_sinkhorn(scores, scale, scratch, stream, [&](auto& call) {
     ran_on_chip =
@@ -314,14 +314,16 @@ bool sinkhorn_potentials(const Scores& scores, double scale, const double* log_p
   return ran_on_chip;
 }
 
-void evaluate(const Targets& targets, float* q, void* scratch, cudaStream_t stream) {
-  const Scores& s = targets.values;
+void evaluate(const Matrix& scores, double scale, const double* row, const double* col, float* q,
+              void* scratch, cudaStream_t stream) {
+  const Matrix& s = scores;
+  const Targets targets{scores, scale, row, col};
   dispatch(s.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
-    dispatch_width<T>(is_aligned<T>(s.data, s.stride, s.k), [&](auto width) {
+    dispatch_width<T>(is_aligned<T>(s.data, s.stride, s.cols), [&](auto width) {
       constexpr int V = decltype(width)::value;
-      launch("sinkhorn_evaluate", column_owner(s.n, s.k, V, stream), sinkhorn_evaluate<T, V>,
-             prepare<T>(targets, scratch, stream), s.n, static_cast<int>(s.k), q);
+      launch("sinkhorn_evaluate", column_owner(s.rows, s.cols, V, stream), sinkhorn_evaluate<T, V>,
+             prepare<T>(targets, scratch, stream), s.rows, static_cast<int>(s.cols), q);
     });
   });
 }

@@ -7,8 +7,8 @@
 //
 // Not stored: no identity, no scaled copies. The products between them are the library's.
 // Fang et al. 2024 (W2); Amsel et al. 2025 (the polynomials).
+#include "launchers.h"
 #include "load.cuh"
-#include "ssl_fast_cuda.h"
 
 namespace ssl_fast {
 namespace {
@@ -89,24 +89,24 @@ Launch flat(int64_t elements, cudaStream_t stream) {
 
 }  // namespace
 
-void column_sums(const Scores& z, int64_t parts, double* partial, double* sums,
+void column_sums(const Matrix& z, int64_t parts, double* partial, double* sums,
                  cudaStream_t stream) {
   Launch how = flat(1, stream);
-  how.grid = dim3(static_cast<unsigned>(ceil_div(z.k, kColumns)), static_cast<unsigned>(parts));
+  how.grid = dim3(static_cast<unsigned>(ceil_div(z.cols, kColumns)), static_cast<unsigned>(parts));
   how.shared = kThreads * sizeof(double);
   dispatch(z.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
-    launch("column_partials", how, column_partials<T>, static_cast<const T*>(z.data), z.n, z.k,
-           z.stride, partial);
+    launch("column_partials", how, column_partials<T>, static_cast<const T*>(z.data), z.rows,
+           z.cols, z.stride, partial);
   });
-  launch("column_totals", flat(z.k, stream), column_totals, partial, parts, z.k, sums);
+  launch("column_totals", flat(z.cols, stream), column_totals, partial, parts, z.cols, sums);
 }
 
-void center(const Scores& z, const double* mean, double* x, cudaStream_t stream) {
+void center(const Matrix& z, const double* mean, double* x, cudaStream_t stream) {
   dispatch(z.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
-    launch("center", flat(z.n * z.k, stream), center_rows<T>, static_cast<const T*>(z.data), z.n,
-           z.k, z.stride, mean, x);
+    launch("center", flat(z.rows * z.cols, stream), center_rows<T>, static_cast<const T*>(z.data),
+           z.rows, z.cols, z.stride, mean, x);
   });
 }
 

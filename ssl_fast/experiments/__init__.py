@@ -10,9 +10,17 @@ and a line in the table below: the name on the command line, its module, what it
 """
 
 EXPERIMENTS = {
+    "class-imbalance": (
+        "class_imbalance",
+        "batches of few classes: SimCLR, MSN and VICReg against MAE and data2vec",
+    ),
     "clustering-properties": (
         "clustering_properties",
         "encodings against embeddings over training: ARI, silhouette, linear probe",
+    ),
+    "long-tail": (
+        "long_tail",
+        "PMSN's priors, and other methods, on long-tailed and on balanced digits",
     ),
     "prototype-collapse": (
         "prototype_collapse",

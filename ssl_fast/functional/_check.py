@@ -54,7 +54,7 @@ def same(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
     if value.dtype != other.dtype:
         raise TypeError(
             f"{name} is {value.dtype} and {other_name} is {other.dtype}: convert one of them, "
-            "or run under torch.autocast"
+            f"as {name}.to({other_name}.dtype) does"
         )
 
 

@@ -11,6 +11,7 @@ from ._contrastive_check import same_shape
 from ._contrastive_group import first_row
 from ._contrastive_rows import in_batch_loss, rows_loss
 from ._distributed import gather
+from ._norms import normalized
 from ._tiles import product_dtype
 
 
@@ -43,11 +44,7 @@ def class_nt_xent(z: Tensor, index: Tensor, *, temperature: float, group: Any) -
                       reduction="none").double()  # fmt: skip
     own = first_row(z, name) + torch.arange(len(z), device=z.device)
     positive = (classes == index[:, None]) & (order != own[:, None])
-    logits = (_unit(z) @ _unit(everyone).t()) / temperature
+    logits = (normalized(z) @ normalized(everyone).t()) / temperature
     positives = logits.masked_fill(~positive, -torch.inf).logsumexp(1)
     loss = torch.nn.functional.softplus(negatives - positives.double()).mean()
     return loss.to(product_dtype(z))
-
-
-def _unit(x: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(x.to(product_dtype(x)), dim=1)

@@ -16,9 +16,9 @@ from ._crops import Crops, Teachers
 from ._operator import operator
 from ._prior import divergence
 from ._stats import Targets
-from ._tiles import kept_rows, nbytes, product_dtype
+from ._tiles import is_one_tile, kept_rows, nbytes, product_dtype
 from ._unit import UnitRows
-from .sinkhorn import is_one_tile, sinkhorn_potentials, softmax_potential
+from .sinkhorn import sinkhorn_potentials, softmax_potential
 
 
 class MSN(torch.autograd.Function):

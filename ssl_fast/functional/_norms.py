@@ -16,6 +16,13 @@ def inverse_norms(x: Tensor) -> Tensor:
     return (norms > 0) / norms.clamp_min(_EPS)
 
 
+def normalized(x: Tensor, dim: int = -1) -> Tensor:
+    """F.normalize in `product_dtype`, but that a zero row gets a zero gradient."""
+    x = x.to(product_dtype(x))
+    norms = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
+    return x / torch.where(norms > 0, norms.clamp_min(_EPS), torch.inf)
+
+
 def unit(x: Tensor, inverse: Tensor | None) -> Tensor:
     x = x.to(product_dtype(x))
     return x if inverse is None else x * inverse.to(x.dtype)[..., None]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from . import _check, _distributed
-from ._norms import inverse_norms
+from ._norms import inverse_norms, normalized
 from ._tiles import product, product_dtype
 
 # Queue rows compared at a time: a tile of 256 queries stays in cache.
@@ -44,7 +44,7 @@ def mises_fisher_weights(z0: Tensor, z1: Tensor, sigma: float, group: str) -> Te
     logits = (unit_rows(z0) * unit_rows(z1)).sum(1).double() / sigma
     total = _distributed.log_sum_exp(logits.logsumexp(0), group)
     count = _distributed.all_reduce(logits.new_full((), len(logits)), "sum", group)
-    return (2 - count * (logits - total).exp()).float()
+    return (2 - count * (logits - total).exp()).to(product_dtype(z0))
 
 
 def mean_cosine(x: Tensor, y: Tensor) -> Tensor:
@@ -54,21 +54,13 @@ def mean_cosine(x: Tensor, y: Tensor) -> Tensor:
         raise ValueError(
             f"x and y must be row by row alike, got {tuple(x.shape)}, {tuple(y.shape)}"
         )
-    return (directions(x) * directions(y)).sum(1).mean()
-
-
-def directions(x: Tensor) -> Tensor:
-    """x / norm in float32 or better, differentiable; a zero row stays zero, and so its gradient."""
-    x = x.to(product_dtype(x))
-    squares = x.square().sum(1, keepdim=True)
-    present = squares > 0
-    return x * torch.where(present, squares, 1.0).rsqrt() * present
+    return (normalized(x) * normalized(y)).sum(1).mean()
 
 
 def cluster_means(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """(C, D) normalised means of the unit rows of each cluster in the batch, and the rows' C."""
     clusters, own = index.unique(return_inverse=True)
-    unit = directions(x)
+    unit = normalized(x)
     members = own == torch.arange(len(clusters), device=own.device)[:, None]
     # The direction of a mean is that of its sum; a product adds in a fixed order.
-    return directions(members.to(unit.dtype) @ unit), own
+    return normalized(members.to(unit.dtype) @ unit), own

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from . import _distributed
-from ._tiles import product, product_dtype
+from ._tiles import is_one_tile, product, product_dtype
 
 # (row_stats (4, n), col_stats (3, K) or None) of one tile of rows, as the kernels return them.
 Part = tuple[Tensor, Tensor | None]
@@ -21,7 +21,13 @@ class Targets:
         self.scale, self.row, self.col = scale, row, col
 
     def tile(self, rows: slice) -> Any:
-        """The targets of some rows, as kernels take them: values are there."""
+        """The targets of some rows, as kernels take them: values are there.
+
+        Potentials cancel large scores, so these are formed again from as many rows at once: of
+        fewer, the library's product may round otherwise.
+        """
+        if self.values is None and is_one_tile(self.z, self.prototypes):
+            self.values = product(self.z, self.prototypes)
         if self.values is not None and rows == slice(0, self.values.shape[0]):
             return self
         values = self.values

@@ -31,6 +31,10 @@ def row_slices(first: int, last: int, columns: int) -> list[slice]:
     return [slice(a, b) for a, b in itertools.pairwise(bounds)]
 
 
+def is_one_tile(x: Tensor, weight: Tensor) -> bool:
+    return len(row_slices(0, x.shape[0], weight.shape[0])) == 1
+
+
 def product(x: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
     """x @ weight.T in `product_dtype`; half inputs are upcast by tile, never whole."""
     if x.dtype in (torch.float32, torch.float64):

@@ -56,8 +56,7 @@ def multi_crop_cross_entropy(
     students = _students(students, prototypes)
     shape = (students[0].shape[0], (students[0] if prototypes is None else prototypes).shape[-1])
     if prototypes is not None:
-        students[0], prototypes, *rest = _check.autocast(students[0], prototypes, *students[1:])
-        students = [students[0], *rest]
+        (prototypes,) = _check.autocast(prototypes)
         for s, student in enumerate(students):
             _check.factors(f"students[{s}]", student, "prototypes", prototypes)
         shape = (shape[0], prototypes.shape[0])
@@ -83,6 +82,9 @@ def multi_crop_cross_entropy(
 
 def _students(students: Any, prototypes: Any) -> list[Tensor]:
     _sequence("students", students, "tensors (N, D)" if prototypes is not None else "logits (N, K)")
+    if prototypes is not None:
+        students = _check.autocast(*students)
+        _check.matrix("prototypes", prototypes)
     for s, student in enumerate(students):
         _check.matrix(f"students[{s}]", student)
         if student.shape != students[0].shape:
@@ -91,8 +93,6 @@ def _students(students: Any, prototypes: Any) -> list[Tensor]:
                 f"{tuple(students[0].shape)}: all crops hold the same samples"
             )
         _check.same(f"students[{s}]", student, "students[0]", students[0])
-    if prototypes is not None:
-        _check.matrix("prototypes", prototypes)
     return list(students)
 
 

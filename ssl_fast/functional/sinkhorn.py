@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import backend
 from . import _check, _distributed
 from ._operator import operator
-from ._tiles import Tiles, kept_rows, nbytes, product, product_dtype, row_slices
+from ._tiles import Tiles, is_one_tile, kept_rows, nbytes, product, product_dtype
 
 
 def sinkhorn(
@@ -160,13 +160,11 @@ def evaluate(
     return torch.cat([kernels.evaluate(tile, scale, row[rows], col) for rows, tile in tiles])
 
 
-def is_one_tile(z: Tensor, prototypes: Tensor) -> bool:
-    return len(row_slices(0, z.shape[0], prototypes.shape[0])) == 1
-
-
 def score_tiles(scores: Tensor, prototypes: Tensor | None) -> Any:
     """(rows, tile) pairs: the scores whole, or z @ prototypes.T by tiles with a bounded cache."""
     if prototypes is None:
         return [(slice(0, scores.shape[0]), scores)]
-    rows = kept_rows(nbytes(scores, prototypes), scores, prototypes.shape[0])
-    return Tiles(scores, prototypes, rows)
+    kept = 0
+    if not is_one_tile(scores, prototypes):
+        kept = kept_rows(nbytes(scores, prototypes), scores, prototypes.shape[0])
+    return Tiles(scores, prototypes, kept)

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from . import _check, _distributed
+from ._norms import normalized
 from ._operator import full_precision
 from .wasserstein import nuclear_norm, nuclear_norms
 from .whitening import _views
@@ -81,7 +81,7 @@ def frossl(views: Sequence[Tensor], *, invariance_weight: float = 1.0, group: An
         raise ValueError(f"invariance_weight must be at least 0, got {invariance_weight}")
     name = _check.group_name(group)
     z = torch.stack([_distributed.gather(v, name) for v in _views(views)])
-    z = normalize(z, dim=1)
+    z = normalized(z, dim=1)
     tall = z.shape[1] > z.shape[2]
     gram = full_precision(torch.matmul, (z.mT, z) if tall else (z, z.mT))
     trace = gram.diagonal(dim1=1, dim2=2).sum(1)
@@ -129,7 +129,7 @@ def mec(
         )
     eps, slack = _check.positive("eps", eps), _check.positive("slack", slack)
     name = _check.group_name(group)
-    p, z = ([normalize(_distributed.gather(v, name)) for v in side] for side in (p, z))
+    p, z = ([normalized(_distributed.gather(v, name)) for v in side] for side in (p, z))
     rows, width = p[0].shape
     scale = rows * eps / width * slack
     total = sum(full_precision(_log_trace, (p[i], z[1 - i], scale)) for i in range(2))

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from . import _check, _distributed
 from ._autograd import apply, first_output_only, once_differentiable
+from ._norms import normalized
 from ._operator import full_precision
 
 
@@ -359,7 +359,7 @@ def _mean_distance(t: Tensor) -> Tensor:
 
 
 def _distance(x: Tensor, y: Tensor) -> Tensor:
-    return 2 - 2 * (normalize(x) * normalize(y)).sum(1).mean()
+    return 2 - 2 * (normalized(x) * normalized(y)).sum(1).mean()
 
 
 def _views(views: Sequence[Tensor], name: str = "views") -> list[Tensor]:

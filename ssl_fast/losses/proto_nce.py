@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..functional import proto_nce
 from ..functional._check import choice, count
-from ..functional._rows import directions
+from ..functional._norms import normalized
 from .moco import MoCoLoss
 
 # Centroids (K, D), concentrations (K,), and the cluster of every row of the batch (N,).
@@ -61,7 +61,7 @@ class ProtoNCELoss(torch.nn.Module):
         loss = self.instances(query, key)
         if not clusterings:
             return loss
-        unit = directions(query)
+        unit = normalized(query)
         return loss + torch.stack([self._prototypes(unit, *c) for c in clusterings]).mean()
 
     def _prototypes(

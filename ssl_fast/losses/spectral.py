@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from ..functional import spectral
 from ..functional._check import positive
+from ..functional._norms import normalized
 from ..functional.wasserstein import NULL, wasserstein_uniformity
 
 
@@ -41,7 +41,7 @@ class WassersteinUniformityLoss(torch.nn.Module):
         if not views:
             raise ValueError("pass the views' projections: loss(z0, z1)")
         z = views[0] if len(views) == 1 else torch.cat(views)
-        z = normalize(z) if self.normalize else z
+        z = normalized(z) if self.normalize else z
         return wasserstein_uniformity(z, eps=self.eps, group=self.group)
 
     def extra_repr(self) -> str:

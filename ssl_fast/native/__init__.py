@@ -1,10 +1,11 @@
-"""Loads the compiled modules `_cpu` and `_cuda` and passes them pointers, sizes and the stream."""
+"""Loads the compiled module `_cpu`; kernels by stem: pointers and sizes down. `cuda` beside it."""
 
 import functools
 import json
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch  # before the modules: they share its OpenMP runtime
 from torch import Tensor
@@ -33,27 +34,36 @@ def pointer(tensor: Tensor | None, index: int = 0) -> int:
     return tensor.data_ptr() + index * tensor.element_size() if index else tensor.data_ptr()
 
 
-def matrix(tensor: Tensor) -> tuple[int, int, int, int, int]:
-    """Address, rows, columns, row stride and type, as every binding takes a matrix."""
-    rows, columns = tensor.shape
-    return tensor.data_ptr(), rows, columns, tensor.stride()[0], DTYPE_CODES[tensor.dtype]
+# The structs of csrc/common/matrix.h, as csrc/arguments.h takes them.
 
 
-@functools.cache
-def cuda() -> ModuleType:
-    return import_module("ssl_fast._cuda")
+def matrix(tensor: Tensor | None) -> tuple | None:
+    """Address, shape, strides and type."""
+    if tensor is None:
+        return None
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), DTYPE_CODES[tensor.dtype]
 
 
-def cuda_kernels() -> ModuleType:
-    """The wrappers of `_cuda`, imported when a CUDA tensor comes."""
-    return import_module("ssl_fast.native_cuda")
+def target(targets: Any, values: Tensor | None = None) -> tuple | None:
+    """The matrix of values (or of those in another type), scale, row and column potentials."""
+    if targets is None:
+        return None
+    values = targets.values if values is None else values
+    return matrix(values), targets.scale or 0.0, pointer(targets.row), pointer(targets.col)
+
+
+def stats(row_stats: Tensor, col_stats: Tensor | None = None) -> tuple[int, int, int]:
+    """What forward leaves for backward: rows, the stride between their figures, and columns."""
+    return row_stats.data_ptr(), row_stats.stride()[0], pointer(col_stats)
 
 
 @functools.cache
 def why_not(device_type: str) -> str | None:
     """Why the compiled kernels cannot run on "cpu" or "cuda" tensors; None when they can."""
+    from . import cuda
+
     try:
-        module = cpu() if device_type == "cpu" else cuda()
+        module = cpu() if device_type == "cpu" else cuda.module()
     except ImportError as error:
         return build_record().get(device_type) or f"ssl_fast._{device_type} does not load: {error}"
     return None if device_type == "cpu" else _why_no_gpu(module)

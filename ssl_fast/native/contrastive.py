@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import cpu, cuda_kernels, matrix, pointer
+from . import cpu, cuda, matrix, pointer
 
 # (rows, columns) of a tile. CPU: the sketches measured 512 x 1024 for pairs. Others: unmeasured.
 ROW_TILE = {"cpu": (512, 2048), "cuda": (2048, 8192)}
@@ -40,7 +40,7 @@ def rows_forward(
         for columns, keys, tile in _tiles(u[rows], w):
             _run(
                 "contrastive_rows_forward", tile, pointer(b, columns.start), abs(scale),
-                *_ranges(lo, hi, rows), columns.start, part.data_ptr(), pointer(rescale),
+                _ranges(lo, hi, rows, columns), part.data_ptr(), pointer(rescale),
             )  # fmt: skip
             if pull is not None and rescale is not None:
                 _accumulate(pull[rows], tile, keys, rescale, first=columns.start == 0)
@@ -69,7 +69,7 @@ def rows_backward(
     for rows in _slices(u, ROW_TILE, 0):
         for columns, _, tile in _tiles(u[rows], w):
             _run("contrastive_rows_backward", tile, pointer(b, columns.start), scale,
-                 *_ranges(lo, hi, rows), columns.start, pointer(lse, rows.start),
+                 _ranges(lo, hi, rows, columns), pointer(lse, rows.start),
                  pointer(weight, rows.start))  # fmt: skip
             push[columns].addmm_(tile.t(), u[rows], beta=0 if rows.start == 0 else 1)
     return push
@@ -78,7 +78,7 @@ def rows_backward(
 def in_batch(tile: Tensor, first: int, scale: float, weight: float, store: bool) -> float:
     """As `reference.contrastive.in_batch`; without `store` the tile is undefined afterwards."""
     return cpu().contrastive_in_batch(
-        *matrix(tile), first, scale, weight, store, torch.get_num_threads()
+        matrix(tile), first, scale, weight, store, torch.get_num_threads()
     )
 
 
@@ -128,9 +128,9 @@ def _wide_pairs(u: Tensor, scale: float, views: int) -> Tensor:
     without = _blocks(u, views)
 
     def join(first: int, begin: int, tile: Tensor) -> None:
-        rows = slice(first, first + tile.shape[0])
+        rows, columns = (slice(i, i + n) for i, n in zip((first, begin), tile.shape, strict=True))
         part = stats[:, rows].contiguous()
-        _run("contrastive_rows_forward", tile, 0, abs(scale), *_ranges(*without, rows), begin,
+        _run("contrastive_rows_forward", tile, 0, abs(scale), _ranges(*without, rows, columns),
              part.data_ptr(), 0)  # fmt: skip
         stats[:, rows] = part
 
@@ -210,8 +210,10 @@ def _blocks(u: Tensor, views: int) -> tuple[Tensor, Tensor]:
     return first, first + views
 
 
-def _ranges(lo: Tensor | None, hi: Tensor | None, rows: slice) -> tuple[int, int]:
-    return pointer(lo, rows.start), pointer(hi, rows.start)
+def _ranges(
+    lo: Tensor | None, hi: Tensor | None, rows: slice, columns: slice
+) -> tuple[int, int, int]:
+    return pointer(lo, rows.start), pointer(hi, rows.start), columns.start
 
 
 def _accumulate(out: Tensor, tile: Tensor, keys: Tensor, rescale: Tensor, first: bool) -> None:
@@ -224,6 +226,6 @@ def _accumulate(out: Tensor, tile: Tensor, keys: Tensor, rescale: Tensor, first:
 
 def _run(name: str, tile: Tensor, *arguments: Any) -> None:
     if tile.is_cuda:
-        cuda_kernels().contrastive(name, tile, *arguments)
+        cuda.launch(name, tile, matrix(tile), *arguments)
     else:
-        getattr(cpu(), name)(*matrix(tile), *arguments, torch.get_num_threads())
+        getattr(cpu(), name)(matrix(tile), *arguments, torch.get_num_threads())

@@ -10,7 +10,7 @@ def forward(x: Tensor, y: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """As `reference.cosine.forward`."""
     stats = torch.empty(3, x.shape[0], dtype=torch.float64)
     total = cpu().cosine_forward(
-        *matrix(x), y.data_ptr(), y.stride()[0], eps, stats.data_ptr(), torch.get_num_threads()
+        matrix(x), matrix(y), eps, stats.data_ptr(), torch.get_num_threads()
     )
     return torch.tensor(total, dtype=torch.float64), stats
 
@@ -29,7 +29,7 @@ def backward(
     d_x = x.new_empty(x.shape) if need_x else None
     d_y = y.new_empty(y.shape) if need_y else None
     cpu().cosine_backward(
-        *matrix(x), y.data_ptr(), y.stride()[0], eps, stats.data_ptr(), float(d_value) * factor,
+        matrix(x), matrix(y), eps, stats.data_ptr(), float(d_value) * factor,
         pointer(d_x), pointer(d_y), torch.get_num_threads(),
     )  # fmt: skip
     return d_x, d_y
@@ -38,5 +38,5 @@ def backward(
 def nearest(tile: Tensor, own: Tensor) -> Tensor:
     """As `reference.cosine.nearest`; the tile is overwritten."""
     index = torch.empty(tile.shape[0], dtype=torch.int64)
-    cpu().nearest(*matrix(tile), own.data_ptr(), index.data_ptr(), torch.get_num_threads())
+    cpu().nearest(matrix(tile), own.data_ptr(), index.data_ptr(), torch.get_num_threads())
     return index

@@ -3,23 +3,21 @@
 Sums are floats on a CPU, 0-d tensors on a GPU.
 """
 
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import cpu, matrix, pointer
-
-_ABSENT = (0, 0, 0, 0, 0)
+from .cuda import covariance as cuda
 
 
 def moments(z: Tensor, stats: Tensor, out: Tensor | None, eps: float | None) -> None:
     """As `reference.covariance.moments`."""
     if z.is_cuda:
-        return _cuda().moments(z, stats, out, eps)
+        return cuda.moments(z, stats, out, eps)
     cpu().column_moments(
-        *matrix(z), stats.data_ptr(), stats.stride()[0], *_optional(out), eps is not None,
+        matrix(z), stats.data_ptr(), stats.stride()[0], matrix(out), eps is not None,
         eps or 0.0, torch.get_num_threads(),
     )  # fmt: skip
 
@@ -27,29 +25,29 @@ def moments(z: Tensor, stats: Tensor, out: Tensor | None, eps: float | None) -> 
 def center(z: Tensor, mean: Tensor, scale: Tensor | None, out: Tensor) -> None:
     """As `reference.covariance.center`."""
     if z.is_cuda:
-        return _cuda().center(z, mean, scale, out)
-    cpu().center(*matrix(z), mean.data_ptr(), pointer(scale), *matrix(out), torch.get_num_threads())
+        return cuda.center(z, mean, scale, out)
+    cpu().center(matrix(z), mean.data_ptr(), pointer(scale), matrix(out), torch.get_num_threads())
 
 
 def inner(a: Tensor, b: Tensor) -> Any:
     """As `reference.covariance.inner`."""
     if a.is_cuda:
-        return _cuda().inner(a, b)
-    return cpu().inner(*matrix(a), *matrix(b), torch.get_num_threads())
+        return cuda.inner(a, b)
+    return cpu().inner(matrix(a), matrix(b), torch.get_num_threads())
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Any:
     """As `reference.covariance.squared_distance`."""
     if a.is_cuda:
-        return _cuda().squared_distance(a, b)
-    return cpu().squared_distance(*matrix(a), *matrix(b), torch.get_num_threads())
+        return cuda.squared_distance(a, b)
+    return cpu().squared_distance(matrix(a), matrix(b), torch.get_num_threads())
 
 
 def triangle(tile: Tensor, scale: float) -> Any:
     """As `reference.covariance.triangle`."""
     if tile.is_cuda:
-        return _cuda().triangle(tile, scale)
-    return cpu().triangle(*matrix(tile), scale, torch.get_num_threads())
+        return cuda.triangle(tile, scale)
+    return cpu().triangle(matrix(tile), scale, torch.get_num_threads())
 
 
 def gradient(
@@ -58,18 +56,18 @@ def gradient(
 ) -> None:  # fmt: skip
     """As `reference.covariance.gradient`."""
     if z.is_cuda:
-        return _cuda().gradient(push, z, other, mean, beta, factors, out)
+        return cuda.gradient(push, z, other, mean, beta, factors, out)
     cpu().covariance_gradient(
-        *_optional(push), *matrix(z), *_optional(other), mean.data_ptr(), beta.data_ptr(),
-        factors.data_ptr(), *matrix(out), torch.get_num_threads(),
+        matrix(push), matrix(z), matrix(other), mean.data_ptr(), beta.data_ptr(),
+        factors.data_ptr(), matrix(out), torch.get_num_threads(),
     )  # fmt: skip
 
 
 def correlation_tile(tile: Tensor, first: int, count: int, weight: float) -> Any:
     """As `reference.covariance.correlation_tile`."""
     if tile.is_cuda:
-        return _cuda().correlation_tile(tile, first, count, weight)
-    return cpu().correlation_tile(*matrix(tile), first, count, weight, torch.get_num_threads())
+        return cuda.correlation_tile(tile, first, count, weight)
+    return cpu().correlation_tile(matrix(tile), first, count, weight, torch.get_num_threads())
 
 
 def correlation_dots(
@@ -77,10 +75,10 @@ def correlation_dots(
 ) -> Tensor:
     """As `reference.covariance.correlation_dots`."""
     if own.is_cuda:
-        return _cuda().correlation_dots(push, own, other, alpha, beta)
+        return cuda.correlation_dots(push, own, other, alpha, beta)
     dots = own.new_empty(own.shape[1], dtype=torch.float64)
     cpu().correlation_dots(
-        *matrix(push), *matrix(own), *_optional(other), alpha, pointer(beta), dots.data_ptr(),
+        matrix(push), matrix(own), matrix(other), alpha, pointer(beta), dots.data_ptr(),
         torch.get_num_threads(),
     )  # fmt: skip
     return dots
@@ -92,16 +90,16 @@ def correlation_gradient(
 ) -> None:  # fmt: skip
     """As `reference.covariance.correlation_gradient`."""
     if own.is_cuda:
-        return _cuda().correlation_gradient(push, own, other, alpha, beta, dots, scale, out)
+        return cuda.correlation_gradient(push, own, other, alpha, beta, dots, scale, out)
     cpu().correlation_gradient(
-        *matrix(push), *matrix(own), *_optional(other), alpha, pointer(beta), dots.data_ptr(),
-        scale.data_ptr(), *matrix(out), torch.get_num_threads(),
+        matrix(push), matrix(own), matrix(other), alpha, pointer(beta), dots.data_ptr(),
+        scale.data_ptr(), matrix(out), torch.get_num_threads(),
     )  # fmt: skip
 
 
 def off_diagonal_squares(z: Tensor, mean: Tensor, scale: float, flag: Tensor | None) -> Tensor:
     """As in `triton_kernels.covariance`; on a GPU."""
-    return _cuda().off_diagonal_squares(z, mean, scale, flag)
+    return cuda.off_diagonal_squares(z, mean, scale, flag)
 
 
 def rescue_gradient(
@@ -109,19 +107,9 @@ def rescue_gradient(
     flag: Tensor, out: Tensor,
 ) -> None:  # fmt: skip
     """As in `triton_kernels.covariance`; on a GPU."""
-    return _cuda().rescue_gradient(z, rows, other, mean, beta, factors, flag, out)
+    return cuda.rescue_gradient(z, rows, other, mean, beta, factors, flag, out)
 
 
 def on_device(z: Tensor) -> bool:
     """Whether the two above are to be had."""
     return z.is_cuda
-
-
-def _cuda() -> ModuleType:
-    from .. import native_cuda_covariance
-
-    return native_cuda_covariance
-
-
-def _optional(tensor: Tensor | None) -> tuple[int, int, int, int, int]:
-    return _ABSENT if tensor is None else matrix(tensor)

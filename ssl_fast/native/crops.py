@@ -23,7 +23,7 @@ def forward(
     mass: Tensor | None,  # (K,) float64, to which the column sums of P are added
 ) -> None:
     cpu().crops_forward(
-        *_tile(tile, targets), inv_temperature, *_stats(row_stats), pointer(mass),
+        _tile(tile, targets), inv_temperature, _stats(row_stats), pointer(mass),
         torch.get_num_threads(),
     )  # fmt: skip
 
@@ -37,7 +37,7 @@ def backward(
     prior: Tensor | None,  # (2, K), as in `prior.backward`
 ) -> None:
     cpu().crops_backward(
-        *_tile(tile, targets), inv_temperature, has_exp, *_stats(row_stats), pointer(prior),
+        _tile(tile, targets), inv_temperature, has_exp, _stats(row_stats), pointer(prior),
         torch.get_num_threads(),
     )  # fmt: skip
 
@@ -46,6 +46,7 @@ def _tile(tile: Tensor, targets: list[Tensor]) -> tuple:
     return (
         tile.data_ptr(),
         tile.shape[0],
+        len(targets),
         targets[0].shape[1],
         DTYPE_CODES[tile.dtype],
         [target.data_ptr() for target in targets],

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from . import DTYPE_CODES, cpu, cuda_kernels, matrix, pointer
+from . import cpu, matrix, pointer, stats, target
+from .cuda import cross_entropy as cuda
 
 
 def forward(
@@ -11,15 +12,15 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """As `reference.cross_entropy.forward`."""
     if logits.is_cuda:
-        return cuda_kernels().forward(logits, inv_temperature, targets, symmetric, factor)
+        return cuda.forward(logits, inv_temperature, targets, symmetric, factor)
     rows, columns = logits.shape
     double = logits.dtype == torch.float64
     loss = torch.empty((), dtype=torch.float64 if double else torch.float32)
     row_stats = torch.empty(4, rows, dtype=torch.float64)
     col_stats = torch.empty(3, columns, dtype=torch.float64) if symmetric else None
     cpu().cross_entropy_forward(
-        *matrix(logits), inv_temperature, *_target(targets), row_stats.data_ptr(), rows,
-        pointer(col_stats), factor, loss.data_ptr(), torch.get_num_threads(),
+        matrix(logits), inv_temperature, target(targets), stats(row_stats, col_stats), factor,
+        loss.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return loss, row_stats, col_stats
 
@@ -36,27 +37,13 @@ def backward(
 ) -> Tensor:
     """As `reference.cross_entropy.backward`."""
     if logits.is_cuda:
-        return cuda_kernels().backward(
+        return cuda.backward(
             logits, inv_temperature, targets, row_stats, col_stats, d_loss, factor, out
         )
     out = torch.empty_like(logits) if out is None else out
     stride = d_loss.stride()[0] if d_loss is not None and d_loss.dim() else 0
     cpu().cross_entropy_backward(
-        *matrix(logits), inv_temperature, *_target(targets), row_stats.data_ptr(),
-        row_stats.stride()[0], pointer(col_stats), pointer(d_loss), stride, factor, out.data_ptr(),
-        out.stride()[0], DTYPE_CODES[out.dtype], torch.get_num_threads(),
+        matrix(logits), inv_temperature, target(targets), stats(row_stats, col_stats),
+        pointer(d_loss), stride, factor, matrix(out), torch.get_num_threads(),
     )  # fmt: skip
     return out
-
-
-def _target(targets) -> tuple:
-    """values, stride, dtype, scale, row, col, as the bindings take them."""
-    values = targets.values
-    return (
-        values.data_ptr(),
-        values.stride()[0],
-        DTYPE_CODES[values.dtype],
-        targets.scale or 0.0,
-        pointer(targets.row),
-        pointer(targets.col),
-    )

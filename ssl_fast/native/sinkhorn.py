@@ -3,16 +3,17 @@
 import torch
 from torch import Tensor
 
-from . import cpu, cuda_kernels, matrix, pointer
+from . import cpu, matrix, pointer
+from .cuda import sinkhorn as cuda
 
 
 def step(scores: Tensor, scale: float, col: Tensor | None) -> tuple[Tensor, Tensor]:
     """As `reference.sinkhorn.step`."""
     if scores.is_cuda:
-        return cuda_kernels().step(scores, scale, col)
+        return cuda.step(scores, scale, col)
     row, column_lse = _double(scores, 0), _double(scores, 1)
     cpu().sinkhorn_step(
-        *matrix(scores), scale, pointer(col), row.data_ptr(), column_lse.data_ptr(),
+        matrix(scores), scale, pointer(col), row.data_ptr(), column_lse.data_ptr(),
         torch.get_num_threads(),
     )  # fmt: skip
     return row, column_lse
@@ -21,10 +22,10 @@ def step(scores: Tensor, scale: float, col: Tensor | None) -> tuple[Tensor, Tens
 def row_potential(scores: Tensor, scale: float, col: Tensor | None) -> Tensor:
     """As `reference.sinkhorn.row_potential`."""
     if scores.is_cuda:
-        return cuda_kernels().row_potential(scores, scale, col)
+        return cuda.row_potential(scores, scale, col)
     row = _double(scores, 0)
     cpu().row_potential(
-        *matrix(scores), scale, pointer(col), row.data_ptr(), torch.get_num_threads()
+        matrix(scores), scale, pointer(col), row.data_ptr(), torch.get_num_threads()
     )
     return row
 
@@ -34,10 +35,10 @@ def potentials(
 ) -> tuple[Tensor, Tensor]:
     """As `reference.sinkhorn.potentials`."""
     if scores.is_cuda:
-        return cuda_kernels().potentials(scores, scale, log_prior, iterations, softmax_start)
+        return cuda.potentials(scores, scale, log_prior, iterations, softmax_start)
     row, col = _double(scores, 0), _double(scores, 1)
     cpu().sinkhorn(
-        *matrix(scores), scale, pointer(log_prior), iterations, softmax_start, 0, row.data_ptr(),
+        matrix(scores), scale, pointer(log_prior), iterations, softmax_start, 0, row.data_ptr(),
         col.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return row, col
@@ -48,10 +49,10 @@ def dense(
 ) -> Tensor:
     """As `reference.sinkhorn.dense`."""
     if scores.is_cuda:
-        return cuda_kernels().dense(scores, scale, log_prior, iterations, softmax_start)
+        return cuda.dense(scores, scale, log_prior, iterations, softmax_start)
     q = _like(scores)
     cpu().sinkhorn(
-        *matrix(scores), scale, pointer(log_prior), iterations, softmax_start, q.data_ptr(), 0, 0,
+        matrix(scores), scale, pointer(log_prior), iterations, softmax_start, q.data_ptr(), 0, 0,
         torch.get_num_threads(),
     )  # fmt: skip
     return q
@@ -60,10 +61,10 @@ def dense(
 def evaluate(scores: Tensor, scale: float, row: Tensor, col: Tensor | None) -> Tensor:
     """As `reference.sinkhorn.evaluate`."""
     if scores.is_cuda:
-        return cuda_kernels().evaluate(scores, scale, row, col)
+        return cuda.evaluate(scores, scale, row, col)
     q = _like(scores)
     cpu().evaluate(
-        *matrix(scores), scale, row.data_ptr(), pointer(col), q.data_ptr(), torch.get_num_threads()
+        matrix(scores), scale, row.data_ptr(), pointer(col), q.data_ptr(), torch.get_num_threads()
     )
     return q
 

@@ -36,9 +36,8 @@ def distances(
     points = _wide(points)
     columns, out = points.t().contiguous(), torch.empty(len(pairs), dtype=torch.float64)
     cpu().transport_pairs(
-        points.data_ptr(), columns.data_ptr(), *points.shape, DTYPE_CODES[points.dtype],
-        starts.data_ptr(), pairs.data_ptr(), len(pairs), epsilon, p, iterations, tolerance,
-        out.data_ptr(), torch.get_num_threads(),
+        _points(points, columns), starts.data_ptr(), pairs.data_ptr(), len(pairs), epsilon, p,
+        iterations, tolerance, out.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return out
 
@@ -52,11 +51,15 @@ def _call(
     n = len(x)
     potentials, means = state
     return cpu().transport(
-        x.data_ptr(), x_columns.data_ptr(), n, y.data_ptr(), y_columns.data_ptr(), *y.shape,
-        DTYPE_CODES[x.dtype], epsilon, p, iterations, tolerance, potentials.data_ptr(),
-        potentials[n:].data_ptr(), means.data_ptr(), means[n:].data_ptr(), d_value, d_x, d_y,
-        torch.get_num_threads(),
+        _points(x, x_columns), _points(y, y_columns), epsilon, p, iterations, tolerance,
+        potentials.data_ptr(), potentials[n:].data_ptr(), means.data_ptr(), means[n:].data_ptr(),
+        d_value, d_x, d_y, torch.get_num_threads(),
     )  # fmt: skip
+
+
+def _points(rows: Tensor, columns: Tensor) -> tuple[int, int, int, int, int]:
+    """As the kernels take a cloud: both ways round."""
+    return rows.data_ptr(), columns.data_ptr(), *rows.shape, DTYPE_CODES[rows.dtype]
 
 
 def _wide(points: Tensor) -> Tensor:

@@ -56,14 +56,14 @@ class _Sums:
         tile = torch.mm(z[rows], z[cols].t())
         address = matrix(tile)
         smallest, marked = kernels.pair_distances(
-            *address, pointer(self.norms[rows]), pointer(self.norms[cols]), *matrix(self.x),
+            address, pointer(self.norms[rows]), pointer(self.norms[cols]), matrix(self.x),
             rows.start, cols.start, threads,
         )  # fmt: skip
         if self.t * (self.shift - smallest) > SLACK:
             self._move(smallest)
         own, other = self._own(self.moments, rows), self._own(self.moments, cols, mirrored)
         weight = kernels.pair_weights(
-            *address, self.t, self.shift, marked, pointer(self._own(self.counts, rows)),
+            address, self.t, self.shift, marked, pointer(self._own(self.counts, rows)),
             pointer(self._own(self.counts, cols, mirrored)), threads,
         )  # fmt: skip
         self.total += 2 * weight if mirrored else weight
@@ -71,8 +71,8 @@ class _Sums:
             return
         if marked:
             kernels.pair_close(
-                *address, *matrix(self.x), rows.start, cols.start, pointer(own), pointer(other),
-                z.shape[1], threads,
+                address, matrix(self.x), rows.start, cols.start, matrix(own), matrix(other),
+                threads,
             )  # fmt: skip
         own.addmm_(tile, z[cols])
         if other is not None:
@@ -105,9 +105,7 @@ class _Sums:
 
 def distance_power(x: Tensor, y: Tensor, alpha: float) -> Tensor:
     """As `reference.uniformity.distance_power`."""
-    total = cpu().distance_power(
-        *matrix(x), y.data_ptr(), y.stride()[0], alpha, torch.get_num_threads()
-    )
+    total = cpu().distance_power(matrix(x), matrix(y), alpha, torch.get_num_threads())
     return torch.tensor(total, dtype=torch.float64)
 
 
@@ -117,8 +115,8 @@ def distance_power_backward(
     """As `reference.uniformity.distance_power_backward`."""
     d_x, d_y = x.new_empty(x.shape), y.new_empty(y.shape)
     cpu().distance_power_backward(
-        *matrix(x), y.data_ptr(), y.stride()[0], alpha, float(d_value) * factor, d_x.data_ptr(),
-        d_y.data_ptr(), torch.get_num_threads(),
+        matrix(x), matrix(y), alpha, float(d_value) * factor, d_x.data_ptr(), d_y.data_ptr(),
+        torch.get_num_threads(),
     )  # fmt: skip
     return d_x, d_y
 
@@ -127,7 +125,7 @@ def correlation(c: Tensor, inv_temperature: float) -> tuple[Tensor, Tensor, Tens
     """As `reference.uniformity.correlation`."""
     row, col = (torch.empty(2, size, dtype=torch.float64) for size in c.shape)
     value = cpu().correlation(
-        *matrix(c), inv_temperature, row.data_ptr(), col.data_ptr(), torch.get_num_threads()
+        matrix(c), inv_temperature, row.data_ptr(), col.data_ptr(), torch.get_num_threads()
     )
     return torch.tensor(value, dtype=torch.float64), row, col
 
@@ -139,6 +137,6 @@ def correlation_backward(
     d_c = c.new_empty(c.shape)
     g = float(d_value) * factor * inv_temperature / (c.shape[0] - 1)
     cpu().correlation_backward(
-        *matrix(c), inv_temperature, col.data_ptr(), g, d_c.data_ptr(), torch.get_num_threads()
+        matrix(c), inv_temperature, col.data_ptr(), g, d_c.data_ptr(), torch.get_num_threads()
     )
     return d_c

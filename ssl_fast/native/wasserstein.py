@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from .._eigen import Reduce, Spectrum
-from . import DTYPE_CODES, cpu, cuda_kernels, matrix, pointer
+from . import DTYPE_CODES, cpu, matrix, pointer
+from .cuda import wasserstein as cuda
 
 # A Gram at most this wide is decomposed in float64: that costs no more than overheads do.
 _DOUBLE = 64
@@ -21,7 +22,7 @@ def forward(
     the distance costs no more than its rival, the eigenvalues of a float32 covariance.
     """
     if z.is_cuda:
-        return cuda_kernels().wasserstein(z, center, eps, distance, want_grad, rows, reduce)
+        return cuda.forward(z, center, eps, distance, want_grad, rows, reduce)
     wide = torch.promote_types(z.dtype, torch.float32)
     mean = reduce(column_sums(z), "sum").div_(rows) if center else None
     dtype = wide if distance and min(rows, z.shape[1]) > _DOUBLE else torch.float64
@@ -42,14 +43,14 @@ def forward(
 def column_sums(z: Tensor) -> Tensor:
     """(D,) float64."""
     sums = torch.empty(z.shape[1], dtype=torch.float64)
-    cpu().column_sums(*matrix(z), sums.data_ptr(), torch.get_num_threads())
+    cpu().column_sums(matrix(z), sums.data_ptr(), torch.get_num_threads())
     return sums
 
 
 def centered(z: Tensor, mean: Tensor, dtype: torch.dtype) -> Tensor:
     """z - mean, (N, D) float32 or float64."""
     x, threads = torch.empty(z.shape, dtype=dtype), torch.get_num_threads()
-    cpu().subtract_mean(*matrix(z), mean.data_ptr(), x.data_ptr(), DTYPE_CODES[dtype], threads)
+    cpu().subtract_mean(matrix(z), mean.data_ptr(), x.data_ptr(), DTYPE_CODES[dtype], threads)
     return x
 
 

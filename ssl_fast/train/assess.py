@@ -66,12 +66,12 @@ def build_parser() -> Parser:
 def open_subject(folder: Path, options: EvalOptions) -> Subject:
     run.quiet()
     run.use_threads(options.threads)
-    method, trained, source = restore(folder)
+    method, trained, source = restore(folder, None if options.data else options.data_dir)
     prior = run.prior_of(trained, source)
     name, place = options.data or trained.data, options.data_dir or trained.data_dir
-    if options.data or options.data_dir:
+    if options.data:
         size = source.image_size
-        other = replace(trained, data=name, data_dir=place, image_size=size)
+        other = replace(trained, data=name, data_dir=place, image_size=size, long_tail="none")
         channels, source = source.channels, run.open_source(other)
         if source.channels != channels:
             raise UsageError(
@@ -84,10 +84,14 @@ def open_subject(folder: Path, options: EvalOptions) -> Subject:
     return Subject(method, trained, prior, source, name, place, options, torch.device(device))
 
 
-def restore(folder: Path) -> tuple[Method, TrainOptions, data.Source]:
-    """The method with the weights of `last.ckpt`, its options and its images."""
+def restore(folder: Path, data_dir: str | None = None) -> tuple[Method, TrainOptions, data.Source]:
+    """The method with the weights of `last.ckpt`, its options and its images.
+
+    `data_dir` is where the images are now, if they have moved.
+    """
     read_config(folder)
     options, own = options_of(parse(["--config", str(folder / "config.yaml")])[1])
+    options = replace(options, data_dir=data_dir or options.data_dir)
     path = folder / "last.ckpt"
     if not path.is_file():
         raise UsageError(f"{path} is missing: ssl-fast train --resume {folder} makes it")

@@ -32,8 +32,11 @@ class TrainOptions:
 
     Args:
         method: what to train with; `ssl-fast methods` lists them.
-        data: digits (comes with scikit-learn), cifar10, cifar100, stl10 or imagefolder.
+        data: digits (comes with scikit-learn), cifar10, cifar100, stl10, inaturalist or
+            imagefolder.
         data_dir: folder of the data sets that are not digits.
+        corrupt: photographs that cannot be read: fail stops at the first; skip looks for them
+            before the training, names them and leaves them out.
         long_tail: of the training set: imbalance keeps ever fewer images of each class, evenly in
             logs, as CIFAR100-LT; power_law 1 / k^exponent of class k. Test sets stay whole.
         imbalance_factor: of imbalance, images of the first class for each of the last.
@@ -66,6 +69,8 @@ class TrainOptions:
         uniformity: w2 adds the Wasserstein uniformity of both views' normalised projections.
         uniformity_weight: of that term.
         uniformity_decay: linear lowers the weight epoch by epoch, to 0 in the last.
+        loss_backend: what computes the losses: native, triton, reference (plain PyTorch: the same
+            curve, to see the time saved) or auto, which leaves it to SSL_FAST_BACKEND and device.
         seed: of data, augmentation and weights.
         eval_every: epochs between two k-nn accuracies.
         eval_limit: images of each set used for them while training; the end uses all.
@@ -81,6 +86,7 @@ class TrainOptions:
     method: str = "resa"
     data: str = "digits"
     data_dir: str = "data"
+    corrupt: Literal["fail", "skip"] = "fail"
     long_tail: Literal["none", "imbalance", "power_law"] = "none"
     imbalance_factor: float = 20.0
     tail_exponent: float = 0.5
@@ -107,6 +113,7 @@ class TrainOptions:
     uniformity: Literal["none", "w2"] = "none"
     uniformity_weight: float = 0.2
     uniformity_decay: Literal["linear", "constant"] = "linear"
+    loss_backend: Literal["auto", "native", "triton", "reference"] = "auto"
     seed: int = 0
     eval_every: int = 1
     eval_limit: int = 5000

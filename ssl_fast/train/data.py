@@ -1,6 +1,7 @@
 """Labelled images and the views that a method asks for."""
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,12 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from torchvision import datasets
 
 from . import views
+from .corrupt import readable
 from .errors import UsageError, unknown
+from .folders import expect, image_folder, inaturalist
 from .labels import Images
 from .random import derive_seed, generator
 from .samplers import Order, Share
@@ -67,38 +71,24 @@ def digits(seed: int) -> Source:
 
 def _cifar(dataset: Any, size: int, folder: Path) -> Source:
     names = [name for name, _ in dataset.train_list + dataset.test_list]
-    _expect(folder, [f"{dataset.base_folder}/{name}" for name in names], dataset.url)
+    expect(folder, [f"{dataset.base_folder}/{name}" for name in names], dataset.url)
     train, test = (dataset(str(folder), train=part) for part in (True, False))
-    return _photos(train, train, test, size)
+    return _photos(train, test, size)
 
 
 def _stl10(size: int, folder: Path) -> Source:
     names = ["train_X.bin", "train_y.bin", "unlabeled_X.bin", "test_X.bin", "test_y.bin"]
     base = datasets.STL10.base_folder
-    _expect(folder, [f"{base}/{name}" for name in names], datasets.STL10.url)
+    expect(folder, [f"{base}/{name}" for name in names], datasets.STL10.url)
     everything, train, test = (
         datasets.STL10(str(folder), split=split) for split in ("train+unlabeled", "train", "test")
     )
-    return _photos(everything, train, test, size)
+    return _photos(train, test, size, everything)
 
 
-def _imagefolder(size: int, folder: Path) -> Source:
-    held_out = "test" if (folder / "test").is_dir() else "val"
-    _expect(folder, ["train", held_out], "one folder per class in each: train/cat/001.jpg")
-    train, test = (datasets.ImageFolder(str(folder / part)) for part in ("train", held_out))
-    return _photos(train, train, test, size)
-
-
-def _photos(pretrain: Images, train: Images, test: Images, size: int) -> Source:
+def _photos(train: Images, test: Images, size: int, pretrain: Images = None) -> Source:
     plain, augment = views.photo_plain(size), views.photo_views(size)
-    return Source(pretrain, train, test, plain, augment, channels=3, image_size=size)
-
-
-def _expect(folder: Path, names: Sequence[str], origin: str) -> None:
-    missing = [name for name in names if not (folder / name).exists()]
-    if missing:
-        listing = "\n".join(f"  {folder / name}" for name in missing)
-        raise UsageError(f"these files are expected and missing:\n{listing}\n({origin})")
+    return Source(pretrain or train, train, test, plain, augment, channels=3, image_size=size)
 
 
 DATA: dict[str, Callable[[int, Path, int], Source]] = {
@@ -106,14 +96,35 @@ DATA: dict[str, Callable[[int, Path, int], Source]] = {
     "cifar10": lambda seed, folder, size: _cifar(datasets.CIFAR10, size or 32, folder),
     "cifar100": lambda seed, folder, size: _cifar(datasets.CIFAR100, size or 32, folder),
     "stl10": lambda seed, folder, size: _stl10(size or 96, folder),
-    "imagefolder": lambda seed, folder, size: _imagefolder(size or 224, folder),
+    "imagefolder": lambda seed, folder, size: _photos(*image_folder(folder), size or 224),
+    "inaturalist": lambda seed, folder, size: _photos(*inaturalist(folder), size or 224),
 }
 
 
 def open_data(name: str, *, seed: int, data_dir: str = "data", image_size: int = 0) -> Source:
     if name not in DATA:
         raise unknown("data", name, DATA)
-    return DATA[name](seed, Path(data_dir), image_size)
+    try:
+        return DATA[name](seed, Path(data_dir), image_size)
+    except (RuntimeError, FileNotFoundError) as error:  # what torchvision says of its files
+        raise UsageError(f"{name} in {data_dir} cannot be used: {error}") from error
+
+
+def skip_corrupt(source: Source, workers: int) -> Source:
+    """Without the photographs that cannot be read: opens them all, and names those."""
+    if source.plain is None:
+        return source
+    parts = {id(part): part for part in (source.pretrain, source.train, source.test)}
+    kept = {key: readable(images, workers) for key, images in parts.items()}
+    _tell([complaint for _, complaints in kept.values() for complaint in complaints])
+    pretrain, train, test = (kept[id(p)][0] for p in (source.pretrain, source.train, source.test))
+    return source._replace(pretrain=pretrain, train=train, test=test)
+
+
+@rank_zero_only
+def _tell(complaints: list[str]) -> None:
+    for complaint in complaints:
+        print(f"skipped: {complaint}", file=sys.stderr)
 
 
 class Views(Dataset):

@@ -8,6 +8,10 @@ class UsageError(ValueError):
     """The command asks for something that cannot be done; the message says what would work."""
 
 
+class Interrupted(UsageError):
+    """The user, or the machine, ended the command before its end."""
+
+
 def unknown(kind: str, given: str, known: Iterable[str]) -> UsageError:
     known = sorted(known)
     close = difflib.get_close_matches(given, known, n=1, cutoff=0.4)

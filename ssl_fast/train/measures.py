@@ -52,9 +52,9 @@ def linear_bn(s: Subject) -> Rows:
 
 
 def last_four(s: Subject) -> Rows:
-    """The same on the class tokens of a transformer's last four layers, together."""
+    """The same on a transformer's last four layers together, with and without batch norm."""
     if not isinstance(s.encoder, ViT):
-        raise NotHere(f"class tokens are a transformer's, and the encoder is {s.trained.encoder}")
+        raise NotHere(f"four layers are a transformer's, and the encoder is {s.trained.encoder}")
     f = evaluate.extract([LastFour(s.encoder)], *s.loaders, s.device)[0]
     name = "linear, last four layers"
     return {
@@ -219,7 +219,7 @@ MEASURES: dict[str, Callable[[Subject], Rows]] = {
 
 
 class LastFour(nn.Module):
-    """Class tokens of the last four blocks, side by side: (N, 4 D)."""
+    """What the encoder pools after each of the last four blocks, side by side: (N, 4 D)."""
 
     def __init__(self, encoder: ViT) -> None:
         super().__init__()
@@ -230,7 +230,8 @@ class LastFour(nn.Module):
         layers = self.network.get_intermediate_layers(
             images, n=depth, return_prefix_tokens=True, norm=True
         )
-        return torch.cat([prefix[:, 0] for _, prefix in layers], 1)
+        averaged = self.network.global_pool == "avg"
+        return torch.cat([x.mean(1) if averaged else prefix[:, 0] for x, prefix in layers], 1)
 
 
 def _linear(s: Subject, f: Features, batch_norm: bool = False) -> Percent:
@@ -288,7 +289,7 @@ def _view_pairs(s: Subject) -> Iterator[list[Tensor]]:
         loader = DataLoader(pairs, 256, sampler=keys, num_workers=s.options.workers)
         yield from (views for views, _ in loader)
         return
-    random = generator(s.options.seed, 6)
+    random = generator(s.options.seed, 8)
     for images, _ in s.loaders[1]:
         draws = [view.draw(len(images), images.shape[-1], random) for _ in range(2)]
         yield [view(images, **numbers) for numbers in draws]

@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,13 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from threadpoolctl import threadpool_limits
 from torch import nn
 
+from ..backend import get_backend, set_backend, why_not
+from ..bench import machine
 from . import data, evaluate, export, report
 from .callbacks import Monitor, ProgressBar, SaveOnTerm, checkpoint
 from .config import TrainOptions, check, options_of, parse
-from .errors import UsageError
+from .corrupt import CorruptImage
+from .errors import Interrupted, UsageError
 from .files import AtomicCheckpointIO, write_text
 from .labels import labels_of
 from .longtail import LongTail, cut
@@ -64,18 +67,26 @@ def train(
     method = build_method(options, method_options, source)
     images = view_data(options, source, method.views, options.workers)
     trainer = build_trainer(options, folder, source)
+    _check_backend(options, trainer)
     if trainer.is_global_zero:
         write_text(folder / "config.yaml", resolved)
         print(f"run folder: {folder}", flush=True)
     last = folder / "last.ckpt"
     module = Pretraining(method, options, encodings(options, source, trainer))
+    choice = get_backend() if options.loss_backend == "auto" else options.loss_backend
     try:
-        trainer.fit(module, images, ckpt_path=last if last.exists() else None)
+        with set_backend(choice):
+            trainer.fit(module, images, ckpt_path=last if last.exists() else None)
+        if trainer.is_global_zero:
+            finish(trainer, method, build_method(options, method_options, source), options, source)
     except SystemExit as stop:  # how Lightning answers Ctrl-C and SIGTERM
         message = f"interrupted; continue with: ssl-fast train --resume {folder}"
-        raise UsageError(message) from stop
-    if trainer.is_global_zero:
-        finish(trainer, method, build_method(options, method_options, source), options, source)
+        raise Interrupted(message) from stop
+    except CorruptImage as error:
+        raise UsageError(
+            f"{error}. Put a good file in its place and continue with: ssl-fast train --resume "
+            f"{folder}. Or start anew with --corrupt skip."
+        ) from error
 
 
 def use_threads(count: int) -> None:
@@ -88,6 +99,8 @@ def open_source(options: TrainOptions) -> data.Source:
     source = data.open_data(
         options.data, seed=options.seed, data_dir=options.data_dir, image_size=options.image_size
     )
+    if options.corrupt == "skip":
+        source = data.skip_corrupt(source, options.workers)
     if options.long_tail == "none":
         return source
     tail = LongTail(options.long_tail, options.imbalance_factor, options.tail_exponent)
@@ -194,6 +207,8 @@ def finish(trainer, method: Method, untrained: Method, options: TrainOptions, so
         "data": options.data,
         "seed": options.seed,
         "seconds": round(monitor.seconds, 1),
+        "date": str(date.today()),
+        "machine": f"{machine.cpu_model()}, {machine.cores()} cores",
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "device": str(device),
@@ -238,6 +253,13 @@ def _check_batch(options: TrainOptions, images: int) -> None:
             f"batch_size {options.batch_size} is more than the {images} training images of "
             f"{options.data}: try --batch-size {fits}"
         )
+
+
+def _check_backend(options: TrainOptions, trainer: Trainer) -> None:
+    choice, device = options.loss_backend, trainer.strategy.root_device.type
+    reason = None if choice == "auto" else why_not(choice, device, torch.float32)
+    if reason:
+        raise UsageError(f"--loss-backend {choice}: {reason}; auto takes what there is")
 
 
 def quiet() -> None:

@@ -47,7 +47,7 @@ def read_runs(folders: Iterable[str], command: str) -> dict[str, Run]:
     """Runs on the same data by a short name each, in the given order."""
     paths = [Path(folder) for folder in folders]
     if not paths:
-        raise UsageError(f"name one or more run folders: ssl-fast {command} runs/*")
+        raise UsageError(f"name one or more run folders: ssl-fast {command} runs/*/")
     short = len({path.resolve().name for path in paths}) == len(paths)
     runs = {path.resolve().name if short else str(path): read_run(path) for path in paths}
     first = next(iter(runs.values()))

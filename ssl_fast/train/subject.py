@@ -27,8 +27,8 @@ class EvalOptions:
     """Options of the measures.
 
     Args:
-        data: measure on this data set instead of the run's (transfer).
-        data_dir: its folder; by default the run's.
+        data: measure on this data set (transfer); the run's own is then whole, without long tail.
+        data_dir: where the images are; by default where the run had them.
         neighbours: of knn.
         weighted_neighbours: of weighted_knn, whose temperature is .07.
         shares: of the labels, for low_shot and finetune.

@@ -14,6 +14,10 @@ class Percent(float):
     """A share: read as a percentage, a plain number in CSV and JSON."""
 
 
+class Points(float):
+    """A difference of shares: read in percentage points, a plain number in CSV and JSON."""
+
+
 class Table(NamedTuple):
     """Floats are rounded for reading (`digits`, a format), and whole in CSV."""
 
@@ -47,4 +51,6 @@ class Table(NamedTuple):
     def _shown(self, cell: Cell) -> str:
         if isinstance(cell, Percent):
             return f"{cell:.1%}"
+        if isinstance(cell, Points):
+            return f"{100 * cell:+.1f}"
         return format(cell, self.digits) if isinstance(cell, float) else str(cell)

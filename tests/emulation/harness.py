@@ -1,6 +1,6 @@
 """Builds `_cuda` from the same sources with g++ and the emulated runtime, and swaps it in.
 
-The module takes CPU tensors: `ssl_fast.native_cuda`, bindings, launchers and kernels all run.
+The module takes CPU tensors: `ssl_fast.native.cuda`, bindings, launchers and kernels all run.
 """
 
 import contextlib
@@ -31,7 +31,13 @@ def build(sanitize: bool = False) -> Path:
     """The module's file; built once for each state of the sources."""
     flags = [*FLAGS.split(), *(SANITIZERS.split() if sanitize else [])]
     digest = hashlib.sha256(" ".join(flags).encode())
-    inputs = [*ROOT.glob("csrc/cuda/*"), *ROOT.glob("csrc/common/*"), *HERE.glob("*.h"), *SOURCES]
+    inputs = [
+        *ROOT.glob("csrc/cuda/*"),
+        *ROOT.glob("csrc/common/*"),
+        *ROOT.glob("csrc/*.h"),
+        *HERE.glob("*.h"),
+        *SOURCES,
+    ]
     for path in sorted(set(inputs)):
         digest.update(path.read_bytes())
     folder = ROOT / "build" / "emulation" / digest.hexdigest()[:16]
@@ -102,18 +108,17 @@ class Machine:
 
 @contextlib.contextmanager
 def installed(machine: Machine):
-    """`ssl_fast.native_cuda` runs on the machine, with fresh tensors full of NaN."""
-    from ssl_fast import native, native_cuda
+    """`ssl_fast.native.cuda` runs on the machine, with fresh tensors full of NaN."""
+    from ssl_fast.native import cuda
 
-    before = native.cuda, native_cuda._place
-    native.cuda, native_cuda._place = (lambda: machine.module), (lambda tensor: (0, 0))
+    before = cuda.module, cuda.place
+    cuda.module, cuda.place = (lambda: machine.module), (lambda tensor: (0, 0))
     deterministic = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)  # makes torch.empty fill memory with NaN
     try:
-        yield native_cuda
+        yield
     finally:
-        native.cuda, native_cuda._place = before
-        native_cuda._sinkhorn_scratch_bytes.cache_clear()
-        native_cuda._cross_entropy_scratch_bytes.cache_clear()
+        cuda.module, cuda.place = before
+        cuda._count.cache_clear()
         torch.use_deterministic_algorithms(deterministic)
         machine.reset()

@@ -3,18 +3,16 @@
 import torch
 from torch import Tensor
 
-from . import native, native_cuda
-from .native import matrix, pointer
-
-_ABSENT = (0, 0, 0, 0, 0)
+from .. import matrix, pointer
+from . import double, launch, partials
 
 
 def moments(z: Tensor, stats: Tensor, out: Tensor | None, eps: float | None) -> None:
     """As `reference.covariance.moments`."""
     rows, columns = z.shape
     parts = max(1, min(64, rows // 64))
-    partial = z.new_empty((parts, 3, columns), dtype=torch.float64)
-    _call("covariance_moments", z, *matrix(z), parts, partial.data_ptr())
+    partial = double(z, parts, 3, columns)
+    launch("covariance_moments", z, matrix(z), parts, partial.data_ptr())
     sizes, means, squares = partial.unbind(1)
     mean = (sizes * means).sum(0) / rows
     stats.copy_(torch.stack([mean, (squares + sizes * (means - mean).square()).sum(0)]))
@@ -24,29 +22,29 @@ def moments(z: Tensor, stats: Tensor, out: Tensor | None, eps: float | None) -> 
 
 def center(z: Tensor, mean: Tensor, scale: Tensor | None, out: Tensor) -> None:
     """As `reference.covariance.center`."""
-    _call("covariance_center", z, *matrix(z), mean.data_ptr(), pointer(scale), *matrix(out))
+    launch("covariance_center", z, matrix(z), mean.data_ptr(), pointer(scale), matrix(out))
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """As `reference.covariance.inner`."""
-    return _summed("covariance_inner", a, *matrix(a), *matrix(b))
+    return _summed("covariance_inner", a, matrix(a), matrix(b))
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     """As `reference.covariance.squared_distance`."""
-    return _summed("covariance_distance", a, *matrix(a), *matrix(b))
+    return _summed("covariance_distance", a, matrix(a), matrix(b))
 
 
 def triangle(tile: Tensor, scale: float) -> Tensor:
     """As `reference.covariance.triangle`."""
-    return _summed("covariance_strip", tile, *matrix(tile), scale)
+    return _summed("covariance_strip", tile, matrix(tile), scale)
 
 
 def off_diagonal_squares(z: Tensor, mean: Tensor, scale: float, flag: Tensor | None) -> Tensor:
     """As in `triton_kernels.covariance`."""
-    partial = z.new_empty(native.cuda().covariance_tiles(z.shape[1]), dtype=torch.float64)
-    _call(
-        "covariance_squares", z, *matrix(z), mean.data_ptr(), scale, pointer(flag),
+    partial = partials("covariance_tiles", z, z.shape[1])
+    launch(
+        "covariance_squares", z, matrix(z), mean.data_ptr(), scale, pointer(flag),
         partial.data_ptr(),
     )  # fmt: skip
     return partial.sum()
@@ -57,9 +55,9 @@ def rescue_gradient(
     flag: Tensor, out: Tensor,
 ) -> None:  # fmt: skip
     """As in `triton_kernels.covariance`."""
-    _call(
-        "covariance_rescue", z, *matrix(z), *matrix(rows), *_optional(other), mean.data_ptr(),
-        beta.data_ptr(), factors.data_ptr(), flag.data_ptr(), *matrix(out),
+    launch(
+        "covariance_rescue", z, matrix(z), matrix(rows), matrix(other), mean.data_ptr(),
+        beta.data_ptr(), factors.data_ptr(), flag.data_ptr(), matrix(out),
     )  # fmt: skip
 
 
@@ -72,24 +70,24 @@ def gradient(
     factors: Tensor, out: Tensor,
 ) -> None:  # fmt: skip
     """As `reference.covariance.gradient`."""
-    _call(
-        "covariance_gradient", z, *_optional(push), *matrix(z), *_optional(other),
-        mean.data_ptr(), beta.data_ptr(), factors.data_ptr(), *matrix(out),
+    launch(
+        "covariance_gradient", z, matrix(push), matrix(z), matrix(other),
+        mean.data_ptr(), beta.data_ptr(), factors.data_ptr(), matrix(out),
     )  # fmt: skip
 
 
 def correlation_tile(tile: Tensor, first: int, count: int, weight: float) -> Tensor:
     """As `reference.covariance.correlation_tile`."""
-    return _summed("correlation_strip", tile, *matrix(tile), first, 1.0 / count, weight)
+    return _summed("correlation_strip", tile, matrix(tile), first, 1.0 / count, weight)
 
 
 def correlation_dots(
     push: Tensor, own: Tensor, other: Tensor | None, alpha: float, beta: Tensor | None
 ) -> Tensor:
     """As `reference.covariance.correlation_dots`."""
-    dots = own.new_empty(own.shape[1], dtype=torch.float64)
-    _call(
-        "correlation_dots", own, *matrix(push), *matrix(own), *_optional(other), alpha,
+    dots = double(own, own.shape[1])
+    launch(
+        "correlation_dots", own, matrix(push), matrix(own), matrix(other), alpha,
         pointer(beta), dots.data_ptr(),
     )  # fmt: skip
     return dots
@@ -100,22 +98,14 @@ def correlation_gradient(
     dots: Tensor, scale: Tensor, out: Tensor,
 ) -> None:  # fmt: skip
     """As `reference.covariance.correlation_gradient`."""
-    _call(
-        "correlation_gradient", own, *matrix(push), *matrix(own), *_optional(other), alpha,
-        pointer(beta), dots.data_ptr(), scale.data_ptr(), *matrix(out),
+    launch(
+        "correlation_gradient", own, matrix(push), matrix(own), matrix(other), alpha,
+        pointer(beta), dots.data_ptr(), scale.data_ptr(), matrix(out),
     )  # fmt: skip
-
-
-def _optional(tensor: Tensor | None) -> tuple[int, int, int, int, int]:
-    return _ABSENT if tensor is None else matrix(tensor)
 
 
 def _summed(name: str, like: Tensor, *arguments) -> Tensor:
     """The sum of the partial sums that the kernel writes."""
-    partial = like.new_empty(native.cuda().covariance_parts(*like.shape), dtype=torch.float64)
-    _call(name, like, *arguments, partial.data_ptr())
+    partial = partials("covariance_parts", like, *like.shape)
+    launch(name, like, *arguments, partial.data_ptr())
     return partial.sum()
-
-
-def _call(name: str, like: Tensor, *arguments) -> None:
-    getattr(native.cuda(), name)(*arguments, *native_cuda._place(like))
