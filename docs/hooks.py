@@ -1,4 +1,4 @@
-"""What MkDocs computes while it builds: kept bytes, the list of methods, paragraphs of sources."""
+"""What MkDocs computes while it builds: the list of methods, and what their losses keep."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -10,11 +10,6 @@ from ssl_fast import losses
 
 METHODS = Path(__file__).parent / "methods"
 SNIPPET = re.compile(r"```python\n(.*?)```\n", re.DOTALL)
-QUOTATION = re.compile(r"<blockquote>\s*<p>(.*?)</p>\s*</blockquote>", re.DOTALL)
-BOX = re.compile(
-    r'<details class="(source|cost)" open>\s*<summary>(.*?)</summary>\s*<p>(.*?)</p>\s*</details>',
-    re.DOTALL,
-)
 
 
 def on_page_markdown(markdown: str, page, **_) -> str:
@@ -24,18 +19,6 @@ def on_page_markdown(markdown: str, page, **_) -> str:
     if name == "index.md":
         return markdown + "\n" + methods()
     return SNIPPET.sub(lambda found: found[0] + "\n" + memory(found[1]), markdown, count=1)
-
-
-def on_page_content(html: str, **_) -> str:
-    """Source and cost become paragraphs, functions that docstrings name links.
-
-    A docstring's "> 0" is no quotation, and its "Source: ..." of two lines no box to unfold.
-    """
-    html = BOX.sub(lambda box: f"<p>{box[1].title()}: {box[2]} {box[3]}</p>", html)
-    html = QUOTATION.sub(r"<p>&gt; \1</p>", html)
-    html = re.sub(r"\n(Cost|Source|Buffers): ", r"</p>\n<p>\1: ", html)
-    link = r'<autoref identifier="ssl_fast.functional.\1"><code>\1</code></autoref>'
-    return re.sub(r"<code>functional\.(\w+)</code>", link, html)
 
 
 def methods() -> str:
