@@ -1,5 +1,6 @@
-"""What MkDocs computes while it builds: the list of methods, and what their losses keep."""
+"""What MkDocs computes while it builds: tables of methods, backends and results; kept bytes."""
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -7,18 +8,28 @@ from pathlib import Path
 import torch
 
 from ssl_fast import losses
+from ssl_fast.backend import PREFERENCE
+from ssl_fast.bench.readme import table
 
 METHODS = Path(__file__).parent / "methods"
+RESULTS = sorted((METHODS.parents[1] / "bench/results").glob("*/bench_cpu.json"))
 SNIPPET = re.compile(r"```python\n(.*?)```\n", re.DOTALL)
+
+
+def on_files(files, config, **_) -> None:
+    """Figures that the benchmark drew."""
+    from mkdocs.structure.files import File
+
+    for path in RESULTS:
+        png = str(path.with_suffix(".png"))
+        files.append(File.generated(config, f"{path.parent.name}.png", abs_src_path=png))
 
 
 def on_page_markdown(markdown: str, page, **_) -> str:
     folder, _, name = page.file.src_uri.rpartition("/")
-    if folder != "methods":
-        return markdown
-    if name == "index.md":
-        return markdown + "\n" + methods()
-    return SNIPPET.sub(lambda found: found[0] + "\n" + memory(found[1]), markdown, count=1)
+    if folder == "methods" and name != "index.md":
+        return SNIPPET.sub(lambda found: found[0] + "\n" + memory(found[1]), markdown, count=1)
+    return re.sub(r"{{ (\w+) }}", lambda found: TABLES[found[1]](), markdown)
 
 
 def methods() -> str:
@@ -29,6 +40,29 @@ def methods() -> str:
             first = (getattr(losses, name).__doc__ or "").partition("\n")[0]
             lines.append(f"| [`{name}`]({page.name}) | {first} |")
     return "\n".join(lines) + "\n"
+
+
+def backends() -> str:
+    """What `auto` tries for each stem, in this order."""
+    stems = dict.fromkeys(stem for _, stem in PREFERENCE)
+    lines = ["| stem | CPU | CUDA |", "|---|---|---|"]
+    for stem in stems:
+        orders = (", ".join(PREFERENCE[device, stem]) for device in ("cpu", "cuda"))
+        lines.append(f"| {stem} | {' | '.join(orders)} |")
+    return "\n".join(lines) + "\n"
+
+
+def results() -> str:
+    """Each machine's warnings, figure and table."""
+    parts = []
+    for path in RESULTS:
+        name = path.parent.name
+        warnings = [f"**Warning:** {each}." for each in json.loads(path.read_text())["warnings"]]
+        parts += [f"## {name}", *warnings, f"![Speedups]({name}.png)", table(path)]
+    return "\n\n".join(parts)
+
+
+TABLES = {"methods": methods, "backends": backends, "results": results}
 
 
 def documented(page: Path) -> list[str]:
