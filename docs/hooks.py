@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
+from ssl_fast.bench.readme import table
 
 from ssl_fast import losses
 from ssl_fast.backend import PREFERENCE
-from ssl_fast.bench.readme import table
 
 METHODS = Path(__file__).parent / "methods"
+PAGES = sorted(page for page in METHODS.glob("*.md") if page.stem != "index")
 RESULTS = sorted((METHODS.parents[1] / "bench/results").glob("*/bench_cpu.json"))
 SNIPPET = re.compile(r"```python\n(.*?)```\n", re.DOTALL)
 
@@ -33,12 +34,15 @@ def on_page_markdown(markdown: str, page, **_) -> str:
 
 
 def methods() -> str:
-    """Each loss with its page and the first line of its docstring."""
-    lines = ["| loss | computes |", "|---|---|"]
-    for page in sorted(METHODS.glob("*.md")):
-        for name in documented(page):
-            first = (getattr(losses, name).__doc__ or "").partition("\n")[0]
-            lines.append(f"| [`{name}`]({page.name}) | {first} |")
+    """Each loss with its page, the first line of its docstring, and what trains it."""
+    lines = ["| loss | computes | `ssl-fast train --method` |", "|---|---|---|"]
+    for page in PAGES:
+        title, _, text = page.read_text().partition("\n\n")
+        told = {name: getattr(losses, name).__doc__ or "" for name in documented(page)}
+        told = told or {title.strip("# "): text.partition(":")[0]}  # a control: PyTorch's loss
+        names = " ".join(f"`{name}`" for name in trained(page))
+        for loss, about in told.items():
+            lines.append(f"| [{loss}]({page.name}) | {about.splitlines()[0]} | {names} |")
     return "\n".join(lines) + "\n"
 
 
@@ -67,6 +71,11 @@ TABLES = {"methods": methods, "backends": backends, "results": results}
 
 def documented(page: Path) -> list[str]:
     return re.findall(r"^::: ssl_fast\.losses\.(\w+)", page.read_text(), re.MULTILINE)
+
+
+def trained(page: Path) -> list[str]:
+    """Methods of the driver that the page belongs to."""
+    return list(dict.fromkeys(re.findall(r"train --method (\w+)`", page.read_text())))
 
 
 def memory(code: str) -> str:

@@ -1,5 +1,6 @@
 """Snippets of the documentation run; its messages, commands and losses are those we have."""
 
+import importlib
 import importlib.util
 import multiprocessing
 import re
@@ -8,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ssl_fast import cli, losses
+from ssl_fast import cli, functional, losses, metrics
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [p for p in sorted(DOCS.glob("**/*.md")) if "```python" in p.read_text()]
-METHODS = sorted((DOCS / "methods").glob("*.md"))
 HEADINGS = re.findall(r"(.+)\n: {3}", (DOCS / "install.md").read_text())
 
 specification = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
@@ -47,12 +47,41 @@ def test_explained_messages_exist(message):
 
 def test_every_loss_has_a_page():
     """One, in the navigation, under its name."""
-    pages = {name: page for page in METHODS for name in hooks.documented(page)}
+    pages = {name: page for page in hooks.PAGES for name in hooks.documented(page)}
     assert sorted(pages) == sorted(losses.__all__)
-    navigation = (ROOT / "mkdocs.yml").read_text()
     for name, page in pages.items():
-        assert f"- methods/{page.name}\n" in navigation
         assert name in page.read_text().partition("\n")[0]
+
+
+def test_every_method_has_a_page():
+    train = pytest.importorskip("ssl_fast.train.methods", reason="needs ssl_fast[train]")
+    assert {name for page in hooks.PAGES for name in hooks.trained(page)} == set(train.METHODS)
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    for page in DOCS.glob("**/*.md"):
+        assert f" {page.relative_to(DOCS)}\n" in navigation
+
+
+@pytest.mark.parametrize(
+    ("page", "module"),
+    [("functions", functional), ("metrics", metrics)],
+    ids=["functions", "metrics"],
+)
+def test_every_function_is_documented(page, module):
+    text = (DOCS / f"{page}.md").read_text()
+    for name in module.__all__:
+        assert isinstance(getattr(module, name), type) or f"{module.__name__}.{name}\n" in text
+
+
+def test_every_study_has_its_examples():
+    experiments = pytest.importorskip("ssl_fast.experiments.frame", reason="needs ssl_fast[train]")
+    text = (DOCS / "experiments.md").read_text()
+    for name, (module, _) in experiments.EXPERIMENTS.items():
+        example = importlib.import_module(f"ssl_fast.experiments.{module}").EXAMPLE
+        commands = "\n".join(line.strip() for line in example.splitlines())
+        assert f"## {name}\n\n```bash\n{commands}\n```" in text
 
 
 def test_commands_exist():
@@ -61,7 +90,7 @@ def test_commands_exist():
     for page in [*DOCS.glob("**/*.md"), ROOT / "README.md"]:
         for command, method in re.findall(r"ssl-fast (\w+)(?: --method (\w+))?", page.read_text()):
             assert command in cli.COMMANDS, page
-            if method and page in METHODS:
+            if method and page in hooks.PAGES:
                 assert train.METHODS[method].loss_class in page.read_text(), page
 
 
