@@ -13,7 +13,8 @@ from ssl_fast.backend import PREFERENCE
 
 METHODS = Path(__file__).parent / "methods"
 PAGES = sorted(page for page in METHODS.glob("*.md") if page.stem != "index")
-RESULTS = sorted((METHODS.parents[1] / "bench/results").glob("*/bench_cpu.json"))
+ROOT = METHODS.parents[1]
+RESULTS = sorted((ROOT / "bench/results").glob("*/bench_cpu.json"))
 SNIPPET = re.compile(r"```python\n(.*?)```\n", re.DOTALL)
 
 
@@ -30,7 +31,7 @@ def on_page_markdown(markdown: str, page, **_) -> str:
     folder, _, name = page.file.src_uri.rpartition("/")
     if folder == "methods" and name != "index.md":
         return SNIPPET.sub(lambda found: found[0] + "\n" + memory(found[1]), markdown, count=1)
-    return re.sub(r"{{ (\w+) }}", lambda found: TABLES[found[1]](), markdown)
+    return re.sub(r"{{ (\w+) }}", lambda found: PARTS[found[1]](), markdown)
 
 
 def methods() -> str:
@@ -66,7 +67,12 @@ def results() -> str:
     return "\n\n".join(parts)
 
 
-TABLES = {"methods": methods, "backends": backends, "results": results}
+def readme() -> str:
+    """Its links are relative to the clone."""
+    return (ROOT / "README.md").read_text().replace("](docs/", "](")
+
+
+PARTS = {"methods": methods, "backends": backends, "results": results, "readme": readme}
 
 
 def documented(page: Path) -> list[str]:
