@@ -1,5 +1,6 @@
 """Snippets of the documentation run; its messages, commands and losses are those we have."""
 
+import contextlib
 import importlib
 import importlib.util
 import multiprocessing
@@ -92,6 +93,21 @@ def test_commands_exist():
             assert command in cli.COMMANDS, page
             if method and page in hooks.PAGES:
                 assert train.METHODS[method].loss_class in page.read_text(), page
+
+
+def test_options_exist(capsys):
+    """Those of every command line, in its own help."""
+    pytest.importorskip("ssl_fast.train.methods", reason="needs ssl_fast[train]")
+    helps: dict[str, str] = {}
+    for page in [*DOCS.glob("**/*.md"), ROOT / "README.md"]:
+        for line in re.findall(r"^ssl-fast ([^#\n]+)", page.read_text(), re.MULTILINE):
+            asked = re.match(r"experiment [\w-]+|\w+( --method \w+)?", line)[0]
+            if asked not in helps:
+                with contextlib.suppress(SystemExit):
+                    cli.main([*asked.split(), "--help"])
+                helps[asked] = capsys.readouterr().out
+            for option in re.findall(r"--[\w.-]+", line):
+                assert f"{option} " in helps[asked], f"{page}: ssl-fast {line}"
 
 
 def test_bytes_of_a_snippet():
