@@ -523,13 +523,13 @@ def test_autocast_resa(backend) -> None:
 
 
 def test_half_operands_are_upcast_by_tile(backend) -> None:
-    """Forward makes no float32 copy of a whole bfloat16 weight."""
+    """Forward makes no float32 copy of a whole bfloat16 weight; its one such tensor is d_weight."""
     x, weight = unit(8, 16, dtype=torch.bfloat16), unit(9001, 16, dtype=torch.bfloat16, seed=1)
     q = Assignment.from_dense(probabilities(1, 9001).expand(8, -1))
     with Allocations() as watch:
         linear_soft_cross_entropy(x.requires_grad_(), weight.requires_grad_(), q)
     whole = [s for _, s, d in watch.results if d == torch.float32 and s.numel() >= weight.numel()]
-    assert whole == []
+    assert whole == ([weight.shape] if backend == "native" else [])
 
 
 @pytest.mark.parametrize("duplicate", ["deepcopy", "pickle", "torch.save"])

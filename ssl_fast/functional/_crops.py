@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import backend
 from ._linear_cross_entropy import Products
 from ._stats import Targets
-from ._tiles import TILE_BYTES, product, product_dtype, row_slices
+from ._tiles import MIN_ROWS, TILE_BYTES, product, product_dtype, row_slices
 
 
 class Teachers:
@@ -40,7 +40,9 @@ class Teachers:
         self._held: tuple[slice, list[Tensor]] | None = None
 
     def tile(self, rows: slice) -> list[Any]:
-        """Each student's targets of some samples, as kernels take them."""
+        """Each student's targets of some samples, as kernels take them: evaluated if shared."""
+        if self.pairs == len(self.sets) == 1:
+            return [self.targets[self.sets[0][0]].tile(rows)]
         sums: dict[tuple[int, ...], Tensor] = {(t,): self._dense(t, rows) for t in self._used()}
         for teachers in set(self.sets) - set(sums):
             parts = [sums[t,].to(product_dtype(sums[t,])) for t in teachers]
@@ -116,12 +118,14 @@ class Crops:
     def gradients(
         self, need_x: bool, need_weight: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """row_stats (4, V M), and (d_x, d_weight) of the rows' summed losses: one visit a tile."""
+        """row_stats (4, V M), and (d_x, d_weight) of the rows' summed losses: one visit a tile.
+
+        Adding to d_weight moves 2 K D numbers a tile: with 2 D rows, no more than the tile has.
+        """
         kernels = backend.implementation(self.teachers.name, "cross_entropy")
         row_stats = self.x.new_empty((4, self.x.shape[0]), dtype=torch.float64)
-        one = self.x.new_ones((), dtype=product_dtype(self.x))
-        sums = Products(self.x, self.weight, one, 1.0, need_x, need_weight, wide=True)
-        for _, own, target in self._visits(0):
+        sums = Products(self.x, self.weight, None, 1.0, need_x, need_weight, wide=True)
+        for _, own, target in self._visits(0, max(MIN_ROWS, 2 * self.x.shape[1])):
             tile = product(self.x[own], self.weight)
             stats = kernels.forward(tile, self.inv_temperature, target, False, 1.0)[1]
             row_stats[:, own] = stats
@@ -168,10 +172,10 @@ class Crops:
         kernels = backend.implementation(self.teachers.name, "prior")
         kernels.backward(tile, self.inv_temperature, target, row_stats, prior, None, 1.0, tile)
 
-    def _visits(self, kept: int) -> Any:
+    def _visits(self, kept: int, least: int = MIN_ROWS) -> Any:
         """(rows in the cache or None, rows of x, target) of every tile, in a fixed order."""
         filled = 0
-        for rows in row_slices(0, self.samples, self.weight.shape[0]):
+        for rows in row_slices(0, self.samples, self.weight.shape[0], least):
             targets = self.teachers.tile(rows)
             for view, target in enumerate(targets):
                 own = slice(view * self.samples + rows.start, view * self.samples + rows.stop)

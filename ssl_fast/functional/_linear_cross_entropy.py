@@ -138,8 +138,10 @@ class Products:
 
     def __init__(self, x, weight, d_loss, factor, need_x, need_weight, wide=False):
         self.x, self.weight = x, weight
-        self.number, self.rows = 1.0, None
-        if d_loss.dim() == 0 and not d_loss.is_cuda:
+        self.number, self.rows = factor, None
+        if d_loss is None:
+            pass
+        elif d_loss.dim() == 0 and not d_loss.is_cuda:
             self.number = float(d_loss) * factor
         else:
             self.rows = (d_loss * factor).expand(x.shape[0])[:, None]

@@ -127,8 +127,10 @@ def multi_crop_forward(
 
 
 def _crops(x: Tensor, prototypes: Tensor, teachers: Teachers, inv_temperature: float) -> Crops:
+    """Columns where several views share the tiles of targets and of logits."""
     on_cpu = teachers.name == "native" and not x.is_cuda and x.dtype == product_dtype(x)
-    return (ColumnCrops if on_cpu else Crops)(x, prototypes, teachers, inv_temperature)
+    columns = on_cpu and len(teachers.sets) > 1
+    return (ColumnCrops if columns else Crops)(x, prototypes, teachers, inv_temperature)
 
 
 class LogitCrops(torch.autograd.Function):

@@ -23,9 +23,9 @@ def product_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def row_slices(first: int, last: int, columns: int) -> list[slice]:
+def row_slices(first: int, last: int, columns: int, least: int = MIN_ROWS) -> list[slice]:
     """Equal slices of the rows first to last, each about TILE_BYTES of float32 columns."""
-    size = max(MIN_ROWS, TILE_BYTES // (4 * columns))
+    size = max(least, TILE_BYTES // (4 * columns))
     count = -(-(last - first) // size)
     bounds = [first + (last - first) * i // count for i in range(count + 1)] if count else []
     return [slice(a, b) for a, b in itertools.pairwise(bounds)]

@@ -9,6 +9,7 @@ from .. import backend
 from . import _check
 from ._autograd import apply, first_output_only, once_differentiable
 from ._linear_cross_entropy import linear_cross_entropy_backward, linear_cross_entropy_forward
+from ._multi_crop import LinearCrops
 from ._operator import operator
 from ._stats import Targets, fake_outputs, finish, loss_factor, upstream
 from ._tiles import product_dtype, row_slices
@@ -92,9 +93,11 @@ def linear_soft_cross_entropy(
         TypeError, ValueError: naming the argument, what came and what was expected.
 
     Source: ReSA, Eq. 2; cut cross-entropy (Wijmans et al. 2024) for the product.
-    Cost: products of 2 N K D operations: one forward, two backward, and one more for the rows of
-        logits that were not kept. Kept for backward: the inputs, 4 N numbers and, on a CPU, tiles
-        of at most the bytes of inputs and gradients.
+    Cost: three products of 2 N K D operations. For "mean" without `symmetric` the native backend
+        takes all of them in the forward pass, because the result is one number: kept for backward
+        are the gradients themselves, float32. Else one is forward, two are backward, and one more
+        for the rows of logits that were not kept; kept are the inputs, 4 N numbers and, on a CPU,
+        tiles of at most the bytes of inputs and gradients.
     """
     x, weight = _check.autocast(x, weight)
     _check.factors("x", x, "weight", weight)
@@ -104,10 +107,15 @@ def linear_soft_cross_entropy(
     inv_temperature = 1.0 / _check.positive("temperature", temperature)
     name = backend.select("linear_cross_entropy", x.device, x.dtype)
     x, weight = _check.rows_contiguous(x), _check.rows_contiguous(weight)
-    want_grad = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    need = [torch.is_grad_enabled() and t.requires_grad for t in (x, weight)]
+    if name == "native" and reduction == "mean" and not symmetric:
+        values, z, prototypes, scale, *potentials = target
+        fields = values, z, prototypes, *potentials
+        numbers = 1, inv_temperature, [scale or 0.0], False
+        return apply(LinearCrops, x, weight, *numbers, *need, name, group, *fields)
     return apply(
         _LinearSoftCrossEntropy,
-        x, weight, inv_temperature, *target, symmetric, reduction, want_grad, name, group,
+        x, weight, inv_temperature, *target, symmetric, reduction, any(need), name, group,
     )  # fmt: skip
 
 
