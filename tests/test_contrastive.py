@@ -426,3 +426,40 @@ def test_refusals() -> None:
     ):
         with pytest.raises(TypeError, match=message):
             call()
+
+
+def test_not_a_number_is_passed_on(backend) -> None:
+    """A NaN row in either operand, also the last of its tile."""
+    for call in (info_nce, nt_xent, decoupled_nt_xent):
+        for row in (0, 2, 16):
+            for argument in (0, 1):
+                views = [normal(17, 5), normal(17, 5, seed=1)]
+                views[argument][row] = torch.nan
+                loss, *gradients = value_and_grads(call, views, 2)
+                assert loss.isnan()
+                assert any(d.isnan().any() for d in gradients)
+    for dtype in (torch.float32, torch.float64):
+        centroids = normal(17, 5, dtype=dtype)
+        centroids[16] = torch.nan
+        ones, index = torch.ones(17), torch.arange(7)
+        chosen = torch.tensor([3, 16])
+        assert proto_nce(
+            normal(7, 5, dtype=dtype), centroids, ones, index, negatives=chosen
+        ).isnan()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_gradients_add_up_in_float32(backend, dtype) -> None:
+    """Keys are positive and negative, a centroid serves thousands of rows: rounded once."""
+    q, k, c = (normal(n, 3, dtype=dtype, seed=n) for n in (40, 41, 2))
+    k, z = k[:40], normal(4096, 3, dtype=dtype)
+    index, phi, scale = index_of(4096, 2), torch.full((2,), 0.1), torch.full((40,), 8e3)
+    calls = [
+        (lambda *x: info_nce(*x, reduction="none") @ scale.to(x[0]).to(torch.float32), q, k),
+        (lambda *x: proto_nce(*x, phi, index), z, c),
+        (lambda *x: proto_nce(*x, phi, index, negatives=torch.tensor([0, 0, 1])), z, c),
+    ]
+    for call, *inputs in calls:
+        _, _, ours = value_and_grads(call, inputs, 2)
+        _, _, expected = value_and_grads(call, [x.float() for x in inputs], 2)
+        assert_relative(ours, expected, 1.01 * torch.finfo(dtype).eps)

@@ -11,6 +11,7 @@ from checks import (
     LAYOUTS,
     Allocations,
     Saved,
+    assert_relative,
     assert_right,
     gradcheck,
     normal,
@@ -186,6 +187,31 @@ def test_alignment_far_outside_squares_range(backend) -> None:
         )
         assert abs(float(value) / size - 1) < 1e-6
         assert float((grad.norm(dim=1) * 5 - 1).abs().max()) < 1e-5
+
+
+def test_small_distances_have_large_gradients(backend) -> None:
+    """|x|^(-3/2) of 1e-30 is no float32, times x it is."""
+    x, y = unit(5, 3) * 1e-30, torch.zeros(5, 3)
+    ours = value_and_grads(lambda a, b: alignment(a, b, alpha=0.5), [x, y], 2)
+    exact = value_and_grads(lambda a, b: oracles.alignment(a, b, 0.5), [x.double(), y.double()], 2)
+    for one, other in zip(ours, exact, strict=True):
+        assert_relative(one, other, 1e-6)
+
+
+def test_double_squares_beyond_float32(backend) -> None:
+    x = unit(5, 3, dtype=torch.float64) * 1e25
+    assert_right(gaussian_uniformity, oracles.gaussian_uniformity, [x], 1)
+    assert_right(prototype_uniformity, oracles.prototype_uniformity, [x], 1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+@ONE
+def test_not_a_number_is_passed_on(backend, name, dtype) -> None:
+    for row in (0, 5, 18):
+        x = unit(19, 5, dtype=dtype)
+        x[row, 1] = math.nan
+        value, grad = value_and_grads(PAIRWISE[name][0], [x], 1)
+        assert bool(value.isnan()) and bool(grad.isnan().any())
 
 
 def test_gradcheck(backend) -> None:

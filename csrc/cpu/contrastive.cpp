@@ -54,7 +54,7 @@ void rows_forward(const Matrix& tile, const C* b, double scale, const Ranges& wi
       C* t = (C*)row_address(tile, i);
       if (b) scale_columns(t, n, b);
       if (without.lo) exclude(t, n, scale, without.begin, without.lo[i], without.hi[i]);
-      const double old = shift[i], top = largest(t, n), now = top > old ? top : old;
+      const double old = shift[i], top = largest(t, n), now = old > top ? old : top;  // NaN stays
       if (now == -INFINITY) {  // no negatives so far
         if (rescale) rescale[i] = 1;
         for (int64_t j = 0; rescale && j < n; j++) t[j] = 0;

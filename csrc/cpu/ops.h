@@ -87,7 +87,7 @@ void cosine_backward(const Matrix& x, const Matrix& y, double eps, const double*
                      void* d_x, void* d_y, int threads);
 void nearest(const Matrix& tile, const int64_t* own, int64_t* index, int threads);
 
-// max_k l_k
+// max_k l_k; NaN may give way to numbers, but not to -inf
 template <typename C>
 inline C largest(const C* l, int64_t columns) {
   using V = Vec<C>;
@@ -102,7 +102,10 @@ inline C largest(const C* l, int64_t columns) {
   }
   sweep<C>(columns - k,
            [&](int64_t j, auto n) { a = max(a, V::load(l + k + j, n).or_else(a, n)); });
-  return max(max(a, b), max(c, d)).largest();
+  const C most = max(max(a, b), max(c, d)).largest();
+  for (k = 0; most == -INFINITY && k < columns; k++)
+    if (l[k] != l[k]) return l[k];
+  return most;
 }
 
 // The two kinds of target row: probabilities at hand, or formed from potentials.

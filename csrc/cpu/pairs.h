@@ -4,6 +4,8 @@
 // and the weights of such pairs carry a minus sign until close() has moved them into the gradient
 // as differences, which a product would cancel too.
 #pragma once
+#include <limits>
+
 #include "cpu/ops.h"
 #include "cpu/parallel.h"
 #include "cpu/rows.h"
@@ -15,7 +17,8 @@ constexpr double kAgain = 1.0 / 2;
 // Below this share a pair is near: the product behind the gradient would lose 4 bits.
 constexpr double kNear = 1.0 / 16;
 // Stands for the distance of a row to itself: a weight of 0 at any t that counts.
-constexpr double kFar = 1e38;
+template <typename C>
+constexpr C kFar = std::numeric_limits<C>::max() / 4;
 // Least square that is stored, so that the mark of a near pair shows at distance 0.
 constexpr double kLeast = 1e-37;
 
@@ -41,7 +44,7 @@ template <typename C>
 C square_again(C* squares, int64_t columns, C norm, const C* norms, const Matrix& x, int64_t i,
                int64_t first_col, C* scratch, bool& marked) {
   const C* xi = read_row<C>(x, i, scratch);
-  C smallest = (C)kFar;
+  C smallest = kFar<C>;
   for (int64_t j = 0; j < columns; j++) {
     const C sum = norm + norms[j];
     C d = squares[j];
@@ -62,26 +65,26 @@ Closest distances(const Matrix& tile, const C* row_norms, const C* col_norms, co
                   int64_t first_row, int64_t first_col, int threads) {
   const int64_t columns = tile.cols;
   Scratch<double> smallest(2 * threads);
-  smallest.fill(threads, kFar);
+  smallest.fill(threads, kFar<C>);
   Scratch<int> marked(threads);
   marked.fill(threads, 0);
   parallel(threads, tile.rows * columns, [&](Team team) {
     using V = Vec<C>;
     Scratch<C> scratch(converts<C>(x) ? 2 * x.cols : 0);
-    C least = (C)kFar;
+    C least = kFar<C>;
     bool near = false;
     for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++) {
       C* row = tile_row<C>(tile, i);
       const int64_t self = first_row + i - first_col;
       const bool has_self = self >= 0 && self < columns;
-      if (has_self) row[self] = -(C)kFar;  // its square comes out as 2 kFar
+      if (has_self) row[self] = -kFar<C>;  // its square comes out as 2 kFar
       const V norm(row_norms[i]), least_square((C)kLeast), two((C)-2), threshold((C)-kAgain);
-      V excess((C)kFar), closest((C)kFar);
+      V excess(kFar<C>), closest(kFar<C>);
       sweep<C>(columns, [&](int64_t j, auto lanes) {
         V sum = norm + V::load(col_norms + j, lanes);
-        V d = max(fma(two, V::load(row + j, lanes), sum), least_square);
-        excess = min(excess, fma(threshold, sum, d).or_else((C)kFar, lanes));
-        closest = min(closest, d.or_else((C)kFar, lanes));
+        V d = max(least_square, fma(two, V::load(row + j, lanes), sum));  // NaN stays
+        excess = min(excess, fma(threshold, sum, d).or_else(kFar<C>, lanes));
+        closest = min(closest, d.or_else(kFar<C>, lanes));
         d.store(row + j, lanes);
       });
       C smallest_here = closest.smallest();
@@ -93,7 +96,7 @@ Closest distances(const Matrix& tile, const C* row_norms, const C* col_norms, co
     smallest[team.thread] = least;
     marked[team.thread] = near;
   });
-  Closest closest{kFar, false};
+  Closest closest{kFar<C>, false};
   for (int t = 0; t < threads; t++) {
     if (smallest[t] < closest.square) closest.square = smallest[t];
     closest.near |= marked[t] != 0;

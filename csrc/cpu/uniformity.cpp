@@ -56,12 +56,17 @@ void power_backward(const Matrix& x, const Matrix& y, double alpha, double g, co
         const double square = square_of(xi, yi, columns);
         c = square > 0 ? c * pow(square, alpha / 2 - 1) : 0;
       }
-      const V plus((C)c), minus((C)-c);
-      sweep<C>(columns, [&](int64_t k, auto lanes) {
-        V d = V::load(xi + k, lanes) - V::load(yi + k, lanes);
-        (d * plus).store(dx + k, lanes);
-        (d * minus).store(dy + k, lanes);
-      });
+      if (fabs(c) < 1e-30 || fabs(c) > 1e30) {  // beyond float32, where the product may not be
+        for (int64_t k = 0; k < columns; k++) dx[k] = (C)(c * ((double)xi[k] - yi[k]));
+        for (int64_t k = 0; k < columns; k++) dy[k] = -dx[k];
+      } else {
+        const V plus((C)c), minus((C)-c);
+        sweep<C>(columns, [&](int64_t k, auto lanes) {
+          V d = V::load(xi + k, lanes) - V::load(yi + k, lanes);
+          (d * plus).store(dx + k, lanes);
+          (d * minus).store(dy + k, lanes);
+        });
+      }
       finish_row<C>(d_x, i, p);
       finish_row<C>(d_y, i, q);
     }

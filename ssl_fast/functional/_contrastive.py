@@ -76,7 +76,7 @@ def contrastive_rows_forward(
 
 
 def _fake_rows_backward(x, w, pair, *rest: Any):
-    need_x, need_w, need_pair = rest[-4:-1]
+    need_x, need_w, need_pair = rest[-5:-2]
     return tuple(
         torch.empty_like(t) if need else x.new_empty(0)
         for t, need in ((x, need_x), (w, need_w), (pair, need_pair))
@@ -102,6 +102,7 @@ def contrastive_rows_backward(
     need_x: bool,
     need_w: bool,
     need_pair: bool,
+    paired: bool,  # pair is w: d_w has both gradients, whose parts may be beyond half's range
     name: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(d_x, d_w, d_pair); None for what is not needed."""
@@ -127,6 +128,8 @@ def contrastive_rows_backward(
         kernels = backend.implementation(name, "contrastive")
         b = inverse_norms(w) if normalize == ALL else column_scale
         d_w = kernels.rows_backward(x, w, a, b, inv_temperature, lo, hi, lse, weight)
+        if paired:
+            d_w -= unit(x, a) * narrow
         if normalize == ALL and b is not None:
             d_w = through_norms(d_w, w, b)
         else:
@@ -140,7 +143,7 @@ class Rows(torch.autograd.Function):
 
     @staticmethod
     def forward(*args):
-        return contrastive_rows_forward(*args[:-1])
+        return contrastive_rows_forward(*args[:-2])
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -149,8 +152,9 @@ class Rows(torch.autograd.Function):
 
     @staticmethod
     def keep(ctx, inputs, outputs):
-        x, w, pair, inv_temperature, *vectors, normalize, reduction, _, name, group, want_w = inputs
-        ctx.numbers = inv_temperature, normalize, reduction, name, group
+        x, w, pair, inv_temperature, *vectors, normalize, reduction, _, name, group = inputs[:-2]
+        want_w, paired = inputs[-2:]
+        ctx.numbers = inv_temperature, normalize, reduction, paired, name, group
         _, lse, share, pull, count = outputs
         w = w if want_w else None
         ctx.save_for_backward(x, w, pair, *vectors, lse, share, pull, count)
@@ -159,18 +163,19 @@ class Rows(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, d_loss, *_):
         if d_loss is None:
-            return (None,) * 14
+            return (None,) * 15
         x, w, pair, *vectors, lse, share, pull, count = ctx.saved_tensors
-        inv_temperature, normalize, reduction, name, group = ctx.numbers
+        inv_temperature, normalize, reduction, paired, name, group = ctx.numbers
         d_loss, factor = upstream(d_loss, count, reduction, False, x.shape[0], group)
-        needs = ctx.needs_input_grad[:3]
+        need_x, need_w, need_pair = ctx.needs_input_grad[:3]
+        needs = need_x, need_w, need_pair and not paired
         gradients = contrastive_rows_backward(
             x, w, pair, inv_temperature, *vectors, normalize, lse, share, pull, d_loss, factor,
-            *needs, name,
+            *needs, paired, name,
         )  # fmt: skip
         return *(d if need else None for d, need in zip(gradients, needs, strict=True)), *(
             None,
-        ) * 11
+        ) * 12
 
 
 def _fake_pairs_forward(z, others, *_: Any):

@@ -42,6 +42,7 @@ def pairs_over_ranks(
         Rows, x, everyone, None, inv_temperature, None, None, lo, lo + count,
         ALL if normalize else NOTHING, "none", x.requires_grad,
         backend.select("contrastive", x.device, x.dtype), "", everyone.requires_grad,
+        False,
     ).double()  # fmt: skip
     unit = _Unit.apply(own) if normalize else own.double()
     own_logits = positives(unit, inv_temperature)[0].flatten()

@@ -26,6 +26,7 @@ def rows_loss(
     scales: tuple = (None, None),
     reduction: str = "mean",
     group: str = "",
+    paired: bool = False,
 ) -> Tensor:
     _check.choice("reduction", reduction, _REDUCTIONS)
     inv_temperature = 1.0 / _check.positive("temperature", temperature)
@@ -35,6 +36,7 @@ def rows_loss(
         Rows, _check.rows_contiguous(x), _check.rows_contiguous(w), pair, inv_temperature, *scales,
         lo, hi, normalize, reduction, want and x.requires_grad,
         backend.select("contrastive", x.device, x.dtype), group, want and w.requires_grad,
+        paired,
     )  # fmt: skip
 
 
@@ -64,8 +66,9 @@ def in_batch_loss(
             normalize == ALL, reduction, want and query.requires_grad, want and key.requires_grad,
             name,
         )  # fmt: skip
+    paired = keys is key
     if torch.compiler.is_compiling():
         key = key.view_as(key)  # Dynamo takes no tensor twice
     lo = first_row(query, ranks) + torch.arange(len(query), device=query.device)
     return rows_loss(query, keys, key, temperature, without=(lo, lo + 1), normalize=normalize,
-                     reduction=reduction, group=group)  # fmt: skip
+                     reduction=reduction, group=group, paired=paired)  # fmt: skip

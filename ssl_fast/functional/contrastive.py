@@ -220,6 +220,8 @@ def proto_nce(
     _check.index("index", index, len(centroids), len(z))
     _check.choice("duplicates", duplicates, ("count", "ignore"))
     scale = concentration.to(product_dtype(z)).reciprocal()
+    if centroids.requires_grad:  # gradients of all rows meet in a centroid: half would lose them
+        centroids = centroids.to(product_dtype(z))
     positives = torch.nn.functional.embedding(index, centroids)
     without: Any = (index, index + 1)
     others, column_scale = centroids, scale

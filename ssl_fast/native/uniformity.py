@@ -79,14 +79,15 @@ class _Sums:
             other.addmm_(tile.t(), z[rows])
 
     def result(self) -> tuple[Tensor, Tensor | None]:
-        log_sum = math.log(self.total) - self.t * self.shift
+        total = self.total or 1.0  # none where all squares are beyond the type's range
+        log_sum = math.log(total) - self.t * self.shift
         value = torch.tensor(log_sum, dtype=torch.float64)
         if self.moments is None or self.counts is None:
             return value, None
         # -4t / S * (count_i x_i - moment_i)
         own = self.z[self.first : self.last]
         moved = self.moments.addcmul_(self.counts[:, None], own, value=-1)
-        return value, moved.mul_(4 * self.t / self.total)
+        return value, moved.mul_(4 * self.t / total)
 
     def _own(self, sums: Tensor | None, rows: slice, wanted: bool = True) -> Tensor | None:
         if sums is None or not wanted:

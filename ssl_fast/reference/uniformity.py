@@ -22,10 +22,11 @@ def potential(
     rows = z[first:last]
     squares = torch.cdist(rows, z, compute_mode="donot_use_mm_for_euclid_dist").square()
     squares.diagonal(first).fill_(torch.inf)
-    log_sum = (-t * squares).flatten().logsumexp(0)
+    exponents = (-t * squares).flatten()
+    log_sum = exponents.logsumexp(0)
     if not want_grad:
         return log_sum, None
-    w = (-t * squares - log_sum).exp()
+    w = exponents.softmax(0).view_as(squares)
     moved = torch.stack([w[i] @ (rows[i] - z) for i in range(len(rows))])
     return log_sum, (-4 * t * moved).to(torch.promote_types(x.dtype, torch.float32))
 
