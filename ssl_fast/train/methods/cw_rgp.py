@@ -9,7 +9,7 @@ from .siamese import Siamese
 
 
 class CWRGP(Siamese):
-    """Optimiser and projector are those of the same authors' INTL."""
+    """Optimiser and projector are those of the same authors' INTL; eps is 0 in their code."""
 
     paper = "Weng et al., An Investigation into Whitening Loss for SSL, NeurIPS 2022"
     equation = "section 4: channel whitening with random group partition"
@@ -21,7 +21,7 @@ class CWRGP(Siamese):
         encoder: AnyEncoder,
         *,
         groups: int = 2,
-        eps: float = 0.0,
+        eps: float = 1e-3,
         hidden_dim: int = 2048,
         embedding_dim: int = 2048,
     ) -> None:
@@ -30,7 +30,7 @@ class CWRGP(Siamese):
         Args:
             encoder: images to encodings.
             groups: of channels; each has more channels than the batch has images.
-            eps: shrinkage towards the identity, against singular batches.
+            eps: shrinkage towards the identity: at 0 one singular batch ends the run.
             hidden_dim: width of the projector's two hidden layers.
             embedding_dim: width of the embeddings.
         """

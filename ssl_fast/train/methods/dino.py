@@ -34,6 +34,7 @@ class DINO(Method):
         centering: str = "mean",
         freeze_epochs: int = 1,
         momentum: float = 0.9995,
+        head_norm: bool = False,
         hidden_dim: int = 2048,
         embedding_dim: int = 256,
     ) -> None:
@@ -51,13 +52,14 @@ class DINO(Method):
             centering: mean, or sinkhorn as DINOv2.
             freeze_epochs: in which the prototypes stay as they are.
             momentum: decay of the teacher at the start; it rises to 1 along a cosine.
+            head_norm: batch norm in the head, the official code's use_bn_in_head.
             hidden_dim: width of the head's two hidden layers.
             embedding_dim: width of the embeddings.
         """
         super().__init__()
         self.views = ("strong", "strong") + ("local",) * local_crops
         self.freeze_epochs = freeze_epochs
-        head = gelu_mlp(encoder.dim, hidden_dim, embedding_dim)
+        head = gelu_mlp(encoder.dim, hidden_dim, embedding_dim, norm=head_norm)
         self.online = nn.ModuleList(
             [encoder, head, Prototypes(prototypes, embedding_dim, unit=True)]
         )

@@ -49,6 +49,7 @@ class IBOT(Method):
         mask_high: float = 0.5,
         freeze_epochs: int = 1,
         momentum: float = 0.996,
+        head_norm: bool = False,
         hidden_dim: int = 2048,
         embedding_dim: int = 256,
     ) -> None:
@@ -70,6 +71,7 @@ class IBOT(Method):
             mask_high: largest one.
             freeze_epochs: in which the prototypes stay as they are.
             momentum: decay of the teacher at the start; it rises to 1 along a cosine.
+            head_norm: batch norm in the head, the official code's norm_in_head.
             hidden_dim: width of the head's two hidden layers.
             embedding_dim: width of the embeddings.
         """
@@ -79,7 +81,7 @@ class IBOT(Method):
         self.views = ("strong", "strong") + ("local",) * local_crops
         self.freeze_epochs, self.frozen, self.patch_weight = freeze_epochs, False, patch_weight
         self.hidden: dict[str, Any] = {"low": mask_low, "high": mask_high, "share": mask_share}
-        head = gelu_mlp(encoder.dim, hidden_dim, embedding_dim)
+        head = gelu_mlp(encoder.dim, hidden_dim, embedding_dim, norm=head_norm)
         self.online = nn.ModuleList(
             [encoder, head, Prototypes(prototypes, embedding_dim, unit=True)]
         )
