@@ -69,7 +69,7 @@ PYBIND11_MODULE(_cuda, m) {
   launcher("covariance_squares", covariance_squares);
   launcher("covariance_rescue", covariance_rescue);
   launcher("covariance_gradient", covariance_gradient);
-  launcher("correlation_strip", correlation_strip);
-  launcher("correlation_dots", correlation_dots);
-  launcher("correlation_gradient", correlation_gradient);
+  launcher("cross_correlation_penalty", cross_correlation_penalty);
+  launcher("cross_correlation_dots", cross_correlation_dots);
+  launcher("cross_correlation_gradient", cross_correlation_gradient);
 }

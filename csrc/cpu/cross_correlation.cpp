@@ -91,21 +91,21 @@ void standardised_gradient(const Matrix& push, const Matrix& own, const Matrix& 
 
 }  // namespace
 
-double correlation_tile(const Matrix& tile, int64_t first, double count, double weight,
-                        int threads) {
+double cross_correlation_penalty(const Matrix& tile, int64_t first, double count, double weight,
+                                 int threads) {
   const auto kernel = tile.dtype == kFloat64 ? correlation_rows<double> : correlation_rows<float>;
   return kernel(tile, first, count, weight, threads);
 }
 
-void correlation_dots(const Matrix& push, const Matrix& own, const Matrix& other, double alpha,
-                      const double* beta, double* dots, int threads) {
+void cross_correlation_dots(const Matrix& push, const Matrix& own, const Matrix& other,
+                            double alpha, const double* beta, double* dots, int threads) {
   const auto kernel = own.dtype == kFloat64 ? dots_of<double> : dots_of<float>;
   kernel(push, own, other, alpha, beta, dots, threads);
 }
 
-void correlation_gradient(const Matrix& push, const Matrix& own, const Matrix& other, double alpha,
-                          const double* beta, const double* dots, const double* scale,
-                          const Matrix& out, int threads) {
+void cross_correlation_gradient(const Matrix& push, const Matrix& own, const Matrix& other,
+                                double alpha, const double* beta, const double* dots,
+                                const double* scale, const Matrix& out, int threads) {
   const auto kernel =
       own.dtype == kFloat64 ? standardised_gradient<double> : standardised_gradient<float>;
   kernel(push, own, other, alpha, beta, dots, scale, out, threads);

@@ -1,7 +1,7 @@
 // Sinkhorn-Knopp in the scaling form, float32 throughout, for scores that span at most 64 nats:
 //
-//   E = exp(scale * (s - c)),   alpha_k = prior_k / sum_i E_ik beta_i,   beta_i = 1 / sum_k E_ik
-//   alpha_k
+//   E = exp(scale * (s - c))
+//   alpha_k = prior_k / sum_i E_ik beta_i,   beta_i = 1 / sum_k E_ik alpha_k
 //
 // A pass over a block of rows yields beta and, while the block is in cache, the next column sums:
 // T + 1 passes. A dense q stores E once and rescales it; potentials alone recompute E where it is

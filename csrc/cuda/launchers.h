@@ -102,13 +102,14 @@ void covariance_rescue(const Matrix& z, const Matrix& own /*(M, D)*/, const Matr
 void covariance_gradient(const Matrix& push, const Matrix& z, const Matrix& other,
                          const double* mean /*(D)*/, const double* beta /*(D)*/,
                          const double* factors /*(2)*/, const Matrix& out, cudaStream_t stream);
-void correlation_strip(const Matrix& tile, int64_t first, double inverse, double weight,
-                       double* partial, cudaStream_t stream);
-void correlation_dots(const Matrix& push, const Matrix& own, const Matrix& other, double alpha,
-                      const double* beta /*(D) or null*/, double* dots /*(D)*/,
-                      cudaStream_t stream);
-void correlation_gradient(const Matrix& push, const Matrix& own, const Matrix& other, double alpha,
-                          const double* beta /*(D) or null*/, const double* dots /*(D)*/,
-                          const double* scale /*(D)*/, const Matrix& out, cudaStream_t stream);
+void cross_correlation_penalty(const Matrix& tile, int64_t first, double inverse, double weight,
+                               double* partial, cudaStream_t stream);
+void cross_correlation_dots(const Matrix& push, const Matrix& own, const Matrix& other,
+                            double alpha, const double* beta /*(D) or null*/, double* dots /*(D)*/,
+                            cudaStream_t stream);
+void cross_correlation_gradient(const Matrix& push, const Matrix& own, const Matrix& other,
+                                double alpha, const double* beta /*(D) or null*/,
+                                const double* dots /*(D)*/, const double* scale /*(D)*/,
+                                const Matrix& out, cudaStream_t stream);
 
 }  // namespace ssl_fast
