@@ -44,8 +44,8 @@ PYBIND11_MODULE(_cuda, m) {
   launcher("sinkhorn_step", sinkhorn_step);
   launcher("row_potential", row_potential);
   launcher("sinkhorn", sinkhorn);
-  launcher("cross_entropy_scratch_bytes", cross_entropy_scratch_bytes);
   launcher("evaluate", evaluate);
+  launcher("cross_entropy_scratch_bytes", cross_entropy_scratch_bytes);
   launcher("cross_entropy_forward", cross_entropy_forward);
   launcher("cross_entropy_backward", cross_entropy_backward);
   launcher("contrastive_rows_forward", contrastive_rows_forward);

@@ -21,11 +21,11 @@ bool sinkhorn(const Matrix& scores, double scale, const double* log_prior /*(K) 
               int iterations, bool softmax_start, float* q /*(N, K) or null*/, double* row /*(N)*/,
               double* col /*(K)*/, bool on_chip, void* scratch, cudaStream_t stream);
 
-int64_t cross_entropy_scratch_bytes(int64_t n, int64_t k, bool symmetric);
-
 void evaluate(const Matrix& scores, double scale, const double* row /*(N)*/,
               const double* col /*(K) or null*/, float* q /*(N, K)*/, void* scratch,
               cudaStream_t stream);
+
+int64_t cross_entropy_scratch_bytes(int64_t n, int64_t k, bool symmetric);
 
 void cross_entropy_forward(const Matrix& logits, double inv_temperature, const Targets& targets,
                            const Stats& stats, double factor, float* loss /*()*/, void* scratch,
