@@ -60,8 +60,8 @@ class MMCRLoss(torch.nn.Module):
         weight: of the manifolds' own nuclear norms, >= 0; lmda of Lightly.
         group: process group: one loss for the samples of all ranks.
 
-    Source: the value of MMCRLoss in lightly 1.5; its gradient, except that it stays finite on
-        repeated singular values.
+    Source: MMCRLoss in lightly 1.5, value and gradient, except that a singular value of 0 has
+        gradient 0.
     Cost: one eigendecomposition min(B, D) wide and B of min(2K, D), forward; products of
         B D min(B, D) operations. No singular vectors are kept.
     """
