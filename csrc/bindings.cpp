@@ -57,9 +57,9 @@ PYBIND11_MODULE(_cpu, m) {
   kernel("squared_distance", &Kernels::squared_distance);
   kernel("triangle", &Kernels::triangle);
   kernel("covariance_gradient", &Kernels::covariance_gradient);
-  kernel("correlation_tile", &Kernels::correlation_tile);
-  kernel("correlation_dots", &Kernels::correlation_dots);
-  kernel("correlation_gradient", &Kernels::correlation_gradient);
+  kernel("cross_correlation_penalty", &Kernels::cross_correlation_penalty);
+  kernel("cross_correlation_dots", &Kernels::cross_correlation_dots);
+  kernel("cross_correlation_gradient", &Kernels::cross_correlation_gradient);
   kernel("contrastive_rows_forward", &Kernels::contrastive_rows_forward);
   kernel("contrastive_rows_backward", &Kernels::contrastive_rows_backward);
   kernel("contrastive_in_batch", &Kernels::contrastive_in_batch);

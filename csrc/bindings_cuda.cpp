@@ -44,8 +44,8 @@ PYBIND11_MODULE(_cuda, m) {
   launcher("sinkhorn_step", sinkhorn_step);
   launcher("row_potential", row_potential);
   launcher("sinkhorn", sinkhorn);
-  launcher("cross_entropy_scratch_bytes", cross_entropy_scratch_bytes);
   launcher("evaluate", evaluate);
+  launcher("cross_entropy_scratch_bytes", cross_entropy_scratch_bytes);
   launcher("cross_entropy_forward", cross_entropy_forward);
   launcher("cross_entropy_backward", cross_entropy_backward);
   launcher("contrastive_rows_forward", contrastive_rows_forward);
@@ -69,7 +69,7 @@ PYBIND11_MODULE(_cuda, m) {
   launcher("covariance_squares", covariance_squares);
   launcher("covariance_rescue", covariance_rescue);
   launcher("covariance_gradient", covariance_gradient);
-  launcher("correlation_strip", correlation_strip);
-  launcher("correlation_dots", correlation_dots);
-  launcher("correlation_gradient", correlation_gradient);
+  launcher("cross_correlation_penalty", cross_correlation_penalty);
+  launcher("cross_correlation_dots", cross_correlation_dots);
+  launcher("cross_correlation_gradient", cross_correlation_gradient);
 }

@@ -30,7 +30,15 @@ from ssl_fast.functional import (
 )
 from ssl_fast.functional._prior import divergence
 from ssl_fast.native import matrix
-from ssl_fast.native.cuda import covariance, cross_entropy, launch, prior, sinkhorn, wasserstein
+from ssl_fast.native.cuda import (
+    covariance,
+    cross_correlation,
+    cross_entropy,
+    launch,
+    prior,
+    sinkhorn,
+    wasserstein,
+)
 from ssl_fast.reference import contrastive as contrastive_reference
 from ssl_fast.reference import cross_entropy as cross_entropy_reference
 from ssl_fast.reference import prior as prior_reference
@@ -388,7 +396,8 @@ def test_polar_iteration(kernels, shape, center, distance):
 @pytest.fixture
 def covariance_kernels(kernels, monkeypatch):
     """The public functions run the covariance kernels of the emulated module."""
-    monkeypatch.setattr(backend, "implementation", lambda name, stem: covariance)
+    stems = {"covariance": covariance, "cross_correlation": cross_correlation}
+    monkeypatch.setattr(backend, "implementation", lambda name, stem: stems[stem])
 
 
 def vicreg_terms(z0: Tensor, z1: Tensor) -> Tensor:

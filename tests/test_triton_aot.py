@@ -163,7 +163,7 @@ def contrastive(dtype: torch.dtype, widths: tuple[int, ...]) -> None:
 
 
 def covariances(dtype: torch.dtype, n: int = 1024, d: int = 4096) -> None:
-    """Every kernel of the stem, on views (n, d) with the products in float32."""
+    """Every kernel of both stems, on views (n, d) with the products in float32."""
     stem = kernels("covariance")
     z, wide, gram = meta(n, d, dtype=dtype), meta(n, d), meta(n, n)
     stats, factors, flag = meta(2, d, dtype=torch.float64), potential(2), meta(dtype=torch.bool)
@@ -177,10 +177,11 @@ def covariances(dtype: torch.dtype, n: int = 1024, d: int = 4096) -> None:
     stem.rescue_gradient(z, z, None, mean, beta, factors, flag, wide)
     for push, other in ((wide, z), (None, z), (wide, None)):
         stem.gradient(push, z, other, mean, beta, factors, z)
-    stem.correlation_tile(meta(256, d), 256, n, 5e-3)
+    stem = kernels("cross_correlation")
+    stem.penalty(meta(256, d), 256, n, 5e-3)
     for other, column in ((wide, beta), (None, None)):
-        stem.correlation_dots(wide, wide, other, 0.5, column)
-        stem.correlation_gradient(wide, wide, other, 0.5, column, mean, beta, wide)
+        stem.dots(wide, wide, other, 0.5, column)
+        stem.gradient(wide, wide, other, 0.5, column, mean, beta, wide)
 
 
 def launches(capability: int) -> list[Launch]:

@@ -1,7 +1,6 @@
 """What the covariance losses do around their products, and triangular tiles of Z^T Z.
 
-    covariance   sum_{d != e} (Z^T Z)_de^2            dZ = 4 Z (Z^T Z - diag c)
-    correlation  sum_d (C_dd - 1)^2 + w sum_{d != e} C_de^2,  C = Z0^T Z1 / N
+    sum_{d != e} (Z^T Z)_de^2,   dZ = 4 Z (Z^T Z - diag c)
 
 Products that are kept (Grams, strips, gradients) are the library's. Where values alone are wanted,
 tiles of the upper triangle are squared and summed as they come, nothing is stored. Moments are one
@@ -11,7 +10,7 @@ E[z^2] - E[z]^2.
 Where the dual would cancel digits (`flag`, on the device), the same triangle replaces its value and
 `rescue_gradient` its gradient; else both return at once, and the host never waits.
 
-Bardes et al. 2022 (VICReg), Eq. 1, 4; Zbontar et al. 2021 (Barlow Twins), Eq. 1, 2.
+Bardes et al. 2022 (VICReg), Eq. 1, 4.
 """
 
 import torch
@@ -20,11 +19,10 @@ import triton.language as tl
 from torch import Tensor
 
 from ._common import cdiv, choose, launch, processors
+from ._elementwise import column, elementwise, load, partial_sums, store, stride_of, tile_of_program
 
 # Rows, at most -> rows of a tile, columns of a tile, warps.                              unmeasured
 MOMENTS = ((512, 16, 64, 4), (1 << 62, 32, 64, 8))
-# Columns, at most -> rows of a tile, columns of a tile, warps.                           unmeasured
-TILES = ((128, 16, 128, 4), (1 << 62, 4, 1024, 4))
 # Width, at most -> columns of a tile of Z^T Z, rows of a step, warps.                    unmeasured
 TRIANGLE = ((128, 32, 32, 4), (1 << 62, 64, 32, 8))
 _RESCUE = (32, 32, 4)
@@ -53,7 +51,7 @@ def moments(z: Tensor, stats: Tensor, out: Tensor | None, eps: float | None) -> 
 
 def center(z: Tensor, mean: Tensor, scale: Tensor | None, out: Tensor) -> None:
     """As `reference.covariance.center`."""
-    _elementwise(
+    elementwise(
         _center_kernel, z, z, z.stride(0), mean, scale, out, out.stride(0)
     )  # fmt: skip
 
@@ -70,8 +68,8 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
 
 def triangle(tile: Tensor, scale: float) -> Tensor:
     """As `reference.covariance.triangle`."""
-    partial = _partial(tile)
-    _elementwise(_strip_kernel, tile, tile, tile.stride(0), scale, partial)
+    partial = partial_sums(tile)
+    elementwise(_strip_kernel, tile, tile, tile.stride(0), scale, partial)
     return partial.sum(dtype=torch.float64)
 
 
@@ -116,97 +114,18 @@ def gradient(
     factors: Tensor, out: Tensor,
 ) -> None:  # fmt: skip
     """As `reference.covariance.gradient`."""
-    _elementwise(
-        _gradient_kernel, z, push, _stride(push), z, z.stride(0), other, _stride(other),
+    elementwise(
+        _gradient_kernel, z, push, stride_of(push), z, z.stride(0), other, stride_of(other),
         mean, beta, factors, out, out.stride(0),
     )  # fmt: skip
 
 
-def correlation_tile(tile: Tensor, first: int, count: int, weight: float) -> Tensor:
-    """As `reference.covariance.correlation_tile`."""
-    partial = _partial(tile)
-    _elementwise(
-        _correlation_kernel, tile, tile, tile.stride(0), first, 1.0 / count, weight, partial
-    )
-    return partial.sum(dtype=torch.float64)
-
-
-def correlation_dots(
-    push: Tensor, own: Tensor, other: Tensor | None, alpha: float, beta: Tensor | None
-) -> Tensor:
-    """As `reference.covariance.correlation_dots`."""
-    rows, columns = own.shape
-    height, width, warps = choose(MOMENTS, rows)
-    blocks = cdiv(columns, width)
-    dots = torch.empty(columns, dtype=torch.float64, device=own.device)
-    launch(
-        _dots_kernel, (blocks,), own,
-        push, push.stride(0), own, own.stride(0), other, _stride(other), alpha, beta, dots,
-        rows, columns, height, width, num_warps=warps,
-    )  # fmt: skip
-    return dots
-
-
-def correlation_gradient(
-    push: Tensor, own: Tensor, other: Tensor | None, alpha: float, beta: Tensor | None,
-    dots: Tensor, scale: Tensor, out: Tensor,
-) -> None:  # fmt: skip
-    """As `reference.covariance.correlation_gradient`."""
-    _elementwise(
-        _standardised_kernel, own, push, push.stride(0), own, own.stride(0), other, _stride(other),
-        alpha, beta, dots, scale, out, out.stride(0),
-    )  # fmt: skip
-
-
-def _stride(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.stride(0)
-
-
-def _grid(like: Tensor) -> tuple[int, int, int, int]:
-    """Programs, rows and columns of a tile, warps."""
-    rows, columns = like.shape
-    height, width, warps = choose(TILES, columns)
-    return cdiv(rows, height) * cdiv(columns, width), height, width, warps
-
-
-def _partial(like: Tensor) -> Tensor:
-    return torch.empty(_grid(like)[0], dtype=torch.float32, device=like.device)
-
-
-def _elementwise(kernel, like: Tensor, *arguments) -> None:
-    """`kernel` on tiles of a matrix shaped as `like`."""
-    programs, height, width, warps = _grid(like)
-    launch(kernel, (programs,), like, *arguments, *like.shape, height, width, num_warps=warps)
-
-
 def _reduced(a: Tensor, b: Tensor, difference: bool) -> Tensor:
-    partial = _partial(a)
-    _elementwise(
+    partial = partial_sums(a)
+    elementwise(
         _reduce_kernel, a, a, a.stride(0), b, b.stride(0), partial, difference
     )  # fmt: skip
     return partial.sum(dtype=torch.float64)
-
-
-@triton.jit
-def _tile(N, D, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Row and column indices and the mask of this program's tile."""
-    tiles = tl.cdiv(D, COLUMNS)
-    rows = tl.program_id(0) // tiles * ROWS + tl.arange(0, ROWS)
-    cols = tl.program_id(0) % tiles * COLUMNS + tl.arange(0, COLUMNS)
-    return rows, cols, (rows < N)[:, None] & (cols < D)[None, :]
-
-
-@triton.jit
-def _load(pointer, stride, rows, cols, mask):
-    """(R, C) float32, 0 outside."""
-    offsets = rows.to(tl.int64)[:, None] * stride + cols[None, :]
-    return tl.load(pointer + offsets, mask=mask, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def _store(pointer, stride, rows, cols, mask, value):
-    offsets = rows.to(tl.int64)[:, None] * stride + cols[None, :]
-    tl.store(pointer + offsets, value.to(pointer.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -215,13 +134,8 @@ def _centred(pointer, stride, mean, rows, cols, mask, D):
     m = tl.load(mean + cols, mask=cols < D, other=0.0)
     high = m.to(tl.float32)
     low = (m - high.to(tl.float64)).to(tl.float32)
-    z = _load(pointer, stride, rows, cols, mask)
+    z = load(pointer, stride, rows, cols, mask)
     return tl.where(mask, (z - high[None, :]) - low[None, :], 0.0)
-
-
-@triton.jit
-def _column(pointer, cols, D):
-    return tl.load(pointer + cols, mask=cols < D, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -247,7 +161,7 @@ def _moments_kernel(
     for first in range(begin, end, ROWS):
         rows = first + tl.arange(0, ROWS)
         mask = (rows < end)[:, None] & (cols < D)[None, :]
-        x = tl.where(mask, _load(z, stride, rows, cols, mask) - origin[None, :], 0.0)
+        x = tl.where(mask, load(z, stride, rows, cols, mask) - origin[None, :], 0.0)
         size = tl.minimum(end - first, ROWS).to(tl.float32)
         own = tl.sum(x, 0) / size
         d = tl.where(mask, x - own[None, :], 0.0)
@@ -266,29 +180,29 @@ def _moments_kernel(
 @triton.jit
 def _center_kernel(z, stride, mean, scale, out, out_stride, N, D,
                    ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
-    rows, cols, mask = _tile(N, D, ROWS, COLUMNS)
+    rows, cols, mask = tile_of_program(N, D, ROWS, COLUMNS)
     x = _centred(z, stride, mean, rows, cols, mask, D)
     if scale is not None:
-        x *= _column(scale, cols, D)[None, :]
-    _store(out, out_stride, rows, cols, mask, x)
+        x *= column(scale, cols, D)[None, :]
+    store(out, out_stride, rows, cols, mask, x)
 
 
 @triton.jit
 def _reduce_kernel(a, a_stride, b, b_stride, partial, DIFFERENCE: tl.constexpr, N, D,
                    ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
-    rows, cols, mask = _tile(N, D, ROWS, COLUMNS)
-    x = _load(a, a_stride, rows, cols, mask)
-    y = _load(b, b_stride, rows, cols, mask)
+    rows, cols, mask = tile_of_program(N, D, ROWS, COLUMNS)
+    x = load(a, a_stride, rows, cols, mask)
+    y = load(b, b_stride, rows, cols, mask)
     terms = (x - y) * (x - y) if DIFFERENCE else x * y
     tl.store(partial + tl.program_id(0), tl.sum(terms))
 
 
 @triton.jit
 def _strip_kernel(tile, stride, scale, partial, N, D, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    rows, cols, mask = _tile(N, D, ROWS, COLUMNS)
-    x = _load(tile, stride, rows, cols, mask)
+    rows, cols, mask = tile_of_program(N, D, ROWS, COLUMNS)
+    x = load(tile, stride, rows, cols, mask)
     off = rows[:, None] != cols[None, :]
-    _store(tile, stride, rows, cols, mask & (rows[:, None] == cols[None, :]), x * 0.0)
+    store(tile, stride, rows, cols, mask & (rows[:, None] == cols[None, :]), x * 0.0)
     c = tl.where(off, x * scale, 0.0)
     twice = tl.where(cols < N, 1.0, 2.0)
     tl.store(partial + tl.program_id(0), tl.sum(c * c * twice[None, :]))
@@ -298,61 +212,14 @@ def _strip_kernel(tile, stride, scale, partial, N, D, ROWS: tl.constexpr, COLUMN
 def _gradient_kernel(push, push_stride, z, stride, other, other_stride, mean, beta, factors,
                      out, out_stride, N, D, ROWS: tl.constexpr,
                      COLUMNS: tl.constexpr):  # fmt: skip
-    rows, cols, mask = _tile(N, D, ROWS, COLUMNS)
-    g = _centred(z, stride, mean, rows, cols, mask, D) * _column(beta, cols, D)[None, :]
+    rows, cols, mask = tile_of_program(N, D, ROWS, COLUMNS)
+    g = _centred(z, stride, mean, rows, cols, mask, D) * column(beta, cols, D)[None, :]
     if push is not None:
-        g += tl.load(factors).to(tl.float32) * _load(push, push_stride, rows, cols, mask)
+        g += tl.load(factors).to(tl.float32) * load(push, push_stride, rows, cols, mask)
     if other is not None:
-        d = _load(z, stride, rows, cols, mask) - _load(other, other_stride, rows, cols, mask)
+        d = load(z, stride, rows, cols, mask) - load(other, other_stride, rows, cols, mask)
         g += tl.load(factors + 1).to(tl.float32) * d
-    _store(out, out_stride, rows, cols, mask, g)
-
-
-@triton.jit
-def _correlation_kernel(tile, stride, first, inverse, weight, partial, N, D,
-                        ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
-    rows, cols, mask = _tile(N, D, ROWS, COLUMNS)
-    c = _load(tile, stride, rows, cols, mask) * inverse
-    diagonal = (first + rows)[:, None] == cols[None, :]
-    # (c - 1)^2 on the diagonal, weight c^2 off it, and their derivatives
-    d = tl.where(mask, tl.where(diagonal, c - 1.0, c), 0.0)
-    w = tl.where(diagonal, 1.0, weight)
-    _store(tile, stride, rows, cols, mask, 2.0 * w * d * inverse)
-    tl.store(partial + tl.program_id(0), tl.sum(w * d * d))
-
-
-@triton.jit
-def _combined(push, push_stride, other, other_stride, alpha, beta, rows, cols, mask, D):
-    """alpha push + beta other."""
-    g = alpha * _load(push, push_stride, rows, cols, mask)
-    if other is not None:
-        o = _load(other, other_stride, rows, cols, mask)
-        g += _column(beta, cols, D)[None, :] * o
-    return g
-
-
-@triton.jit
-def _dots_kernel(push, push_stride, own, own_stride, other, other_stride, alpha, beta, dots,
-                 N, D, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
-    cols = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    total = tl.zeros((COLUMNS,), tl.float64)
-    for first in range(0, N, ROWS):
-        rows = first + tl.arange(0, ROWS)
-        mask = (rows < N)[:, None] & (cols < D)[None, :]
-        g = _combined(push, push_stride, other, other_stride, alpha, beta, rows, cols, mask, D)
-        x = _load(own, own_stride, rows, cols, mask)
-        total += tl.sum(g * x, 0).to(tl.float64)
-    tl.store(dots + cols, total, mask=cols < D)
-
-
-@triton.jit
-def _standardised_kernel(push, push_stride, own, own_stride, other, other_stride, alpha, beta,
-                         dots, scale, out, out_stride, N, D, ROWS: tl.constexpr,
-                         COLUMNS: tl.constexpr):  # fmt: skip
-    rows, cols, mask = _tile(N, D, ROWS, COLUMNS)
-    g = _combined(push, push_stride, other, other_stride, alpha, beta, rows, cols, mask, D)
-    g -= _column(dots, cols, D)[None, :] * _load(own, own_stride, rows, cols, mask)
-    _store(out, out_stride, rows, cols, mask, g * _column(scale, cols, D)[None, :])
+    store(out, out_stride, rows, cols, mask, g)
 
 
 @triton.jit
@@ -431,9 +298,9 @@ def _rescue_kernel(
             push = tl.dot(a, c, push, input_precision="ieee")
         g = tl.load(factors).to(tl.float32) * push
         x = _centred(own, own_stride, mean, rows, cols, mask, D)
-        g += x * _column(beta, cols, D)[None, :]
+        g += x * column(beta, cols, D)[None, :]
         if other is not None:
-            d = _load(own, own_stride, rows, cols, mask)
-            d -= _load(other, other_stride, rows, cols, mask)
+            d = load(own, own_stride, rows, cols, mask)
+            d -= load(other, other_stride, rows, cols, mask)
             g += tl.load(factors + 1).to(tl.float32) * d
-        _store(out, out_stride, rows, cols, mask, g)
+        store(out, out_stride, rows, cols, mask, g)

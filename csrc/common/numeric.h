@@ -16,6 +16,8 @@ namespace ssl_fast {
 
 constexpr double kLog2e = 1.4426950408889634;
 constexpr double kLn2 = 0.6931471805599453;
+// Where a running maximum starts: finite, so that 0 times its first move stays 0.
+constexpr float kLowest = -3.402823466e38f;
 // Exponents that span at most this many nats are formed in float32: e^64 and e^-76 (64 and log K)
 // stay inside its range, so plain sums can neither overflow nor vanish. Beyond, float64.
 constexpr double kNarrowSpan = 64.0;

@@ -51,7 +51,7 @@ void rows_forward(const Matrix& tile, const C* b, double scale, const Ranges& wi
   double *shift = stats, *sum = stats + tile.rows;
   parallel(threads, tile.rows * n, [&](Team team) {
     for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++) {
-      C* t = (C*)row_address(tile, i);
+      C* t = row_of<C>(tile, i);
       if (b) scale_columns(t, n, b);
       if (without.lo) exclude(t, n, scale, without.begin, without.lo[i], without.hi[i]);
       const double old = shift[i], top = largest(t, n), now = old > top ? old : top;  // NaN stays
@@ -79,7 +79,7 @@ double in_batch(const Matrix& tile, int64_t first, double scale, double weight, 
   Scratch<double> losses(tile.rows);
   parallel(threads, tile.rows * n, [&](Team team) {
     for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++) {
-      C* t = (C*)row_address(tile, i);
+      C* t = row_of<C>(tile, i);
       const double positive = t[first + i];
       t[first + i] = (C)-INFINITY;
       const double top = largest(t, n);
@@ -125,7 +125,7 @@ void rows_backward(const Matrix& tile, const C* b, double scale, const Ranges& w
   const V k2((C)(scale * kLog2e));
   parallel(threads, tile.rows * n, [&](Team team) {
     for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++) {
-      C* t = (C*)row_address(tile, i);
+      C* t = row_of<C>(tile, i);
       if (b) scale_columns(t, n, b);
       if (without.lo) exclude(t, n, scale, without.begin, without.lo[i], without.hi[i]);
       const Split<C> own(lse[i], scale);
@@ -163,7 +163,7 @@ void pairs_forward(const Matrix& tile, double scale, double shift, const Place& 
     C* mine = columns + team.thread * padded;
     for (int64_t j = 0; j < right; j++) mine[j] = 0;
     for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++) {
-      C* t = (C*)row_address(tile, i);
+      C* t = row_of<C>(tile, i);
       exclude(t, n, scale, at.col, at.block(i), at.block(i) + at.views);
       double total = sum_exp<false>(t, square, scale, shift, (C*)nullptr);
       V sum;
@@ -233,7 +233,7 @@ void pairs_backward(const Matrix& tile, double scale, double shift, const Place&
   }
   parallel(threads, tile.rows * n, [&](Team team) {
     for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++) {
-      C* t = (C*)row_address(tile, i);
+      C* t = row_of<C>(tile, i);
       const double own = lse[at.row + i];
       const Split<C> split(own, scale);
       if (narrow)

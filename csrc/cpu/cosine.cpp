@@ -84,7 +84,7 @@ template <typename C>
 void nearest(const Matrix& tile, const int64_t* own, int64_t* index, int threads) {
   parallel(threads, tile.rows * tile.cols, [&](Team team) {
     for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++) {
-      C* t = (C*)row_address(tile, i);
+      C* t = row_of<C>(tile, i);
       if (own[i] < tile.cols) t[own[i]] = (C)-INFINITY;
       const C top = (C)largest(t, tile.cols);
       int64_t j = 0;

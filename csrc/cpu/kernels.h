@@ -79,15 +79,15 @@ struct Kernels {
                               const double* mean, const double* beta, const double* factors,
                               const Matrix& out, int threads);
   // tile [R, D], rows `first` on of N C, becomes the derivative over N; returns the penalty.
-  double (*correlation_tile)(const Matrix& tile, int64_t first, double count, double weight,
-                             int threads);
+  double (*cross_correlation_penalty)(const Matrix& tile, int64_t first, double count,
+                                      double weight, int threads);
   // g = alpha push + beta other, beta [D] or null without other: dots [D] = column sums of g * own,
-  void (*correlation_dots)(const Matrix& push, const Matrix& own, const Matrix& other, double alpha,
-                           const double* beta, double* dots, int threads);
+  void (*cross_correlation_dots)(const Matrix& push, const Matrix& own, const Matrix& other,
+                                 double alpha, const double* beta, double* dots, int threads);
   // and out [N, D] = scale (g - dots own).
-  void (*correlation_gradient)(const Matrix& push, const Matrix& own, const Matrix& other,
-                               double alpha, const double* beta, const double* dots,
-                               const double* scale, const Matrix& out, int threads);
+  void (*cross_correlation_gradient)(const Matrix& push, const Matrix& own, const Matrix& other,
+                                     double alpha, const double* beta, const double* dots,
+                                     const double* scale, const Matrix& out, int threads);
   // tile [N, K] is overwritten; b [K] or null; stats [2, N] shift (in units of tile times b), sum;
   // rescale [N], or null where the terms are not wanted.
   void (*contrastive_rows_forward)(const Matrix& tile, const void* b, double scale,

@@ -32,13 +32,13 @@ double triangle(const Matrix& tile, double scale, int threads);
 void covariance_gradient(const Matrix& push, const Matrix& z, const Matrix& other,
                          const double* mean, const double* beta, const double* factors,
                          const Matrix& out, int threads);
-double correlation_tile(const Matrix& tile, int64_t first, double count, double weight,
-                        int threads);
-void correlation_dots(const Matrix& push, const Matrix& own, const Matrix& other, double alpha,
-                      const double* beta, double* dots, int threads);
-void correlation_gradient(const Matrix& push, const Matrix& own, const Matrix& other, double alpha,
-                          const double* beta, const double* dots, const double* scale,
-                          const Matrix& out, int threads);
+double cross_correlation_penalty(const Matrix& tile, int64_t first, double count, double weight,
+                                 int threads);
+void cross_correlation_dots(const Matrix& push, const Matrix& own, const Matrix& other,
+                            double alpha, const double* beta, double* dots, int threads);
+void cross_correlation_gradient(const Matrix& push, const Matrix& own, const Matrix& other,
+                                double alpha, const double* beta, const double* dots,
+                                const double* scale, const Matrix& out, int threads);
 void contrastive_rows_forward(const Matrix& tile, const void* b, double scale,
                               const Ranges& without, double* stats, void* rescale, int threads);
 void contrastive_rows_backward(const Matrix& tile, const void* b, double scale,

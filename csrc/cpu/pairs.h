@@ -23,11 +23,6 @@ constexpr C kFar = std::numeric_limits<C>::max() / 4;
 constexpr double kLeast = 1e-37;
 
 template <typename C>
-inline C* tile_row(const Matrix& tile, int64_t i) {
-  return reinterpret_cast<C*>(tile.data) + i * tile.stride;
-}
-
-template <typename C>
 C square_between(const C* a, const C* b, int64_t columns) {
   using V = Vec<C>;
   V sum;
@@ -74,7 +69,7 @@ Closest distances(const Matrix& tile, const C* row_norms, const C* col_norms, co
     C least = kFar<C>;
     bool near = false;
     for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++) {
-      C* row = tile_row<C>(tile, i);
+      C* row = row_of<C>(tile, i);
       const int64_t self = first_row + i - first_col;
       const bool has_self = self >= 0 && self < columns;
       if (has_self) row[self] = -kFar<C>;  // its square comes out as 2 kFar
@@ -139,7 +134,7 @@ double weights(const Matrix& tile, double t, double shift, bool marked, C* rows,
     for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++) {
       const auto of_row = marked ? weights_of_row<C, true> : weights_of_row<C, false>;
       total +=
-          of_row(tile_row<C>(tile, i), columns, (C)shift, k2, col + team.thread * columns, row[i]);
+          of_row(row_of<C>(tile, i), columns, (C)shift, k2, col + team.thread * columns, row[i]);
     }
     totals[team.thread] = total;
   });
@@ -172,21 +167,21 @@ void close(const Matrix& tile, const Matrix& x, int64_t first_row, int64_t first
     Scratch<C> scratch(converts<C>(x) ? 2 * x.cols : 0);
     C* other = scratch + (converts<C>(x) ? x.cols : 0);
     for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows) && rows.data; i++) {
-      const C *row = tile_row<C>(tile, i), *xi = read_row<C>(x, first_row + i, (C*)scratch);
+      const C *row = row_of<C>(tile, i), *xi = read_row<C>(x, first_row + i, (C*)scratch);
       for (int64_t j = 0; j < tile.cols; j++)
         if (row[j] < 0)
-          move(tile_row<C>(rows, i), -row[j], xi, read_row<C>(x, first_col + j, other), x.cols);
+          move(row_of<C>(rows, i), -row[j], xi, read_row<C>(x, first_col + j, other), x.cols);
     }
     for (int64_t j = team.begin(tile.cols); j < team.end(tile.cols) && cols.data; j++) {
       const C* xj = read_row<C>(x, first_col + j, (C*)scratch);
       for (int64_t i = 0; i < tile.rows; i++) {
-        const C w = tile_row<C>(tile, i)[j];
-        if (w < 0) move(tile_row<C>(cols, j), -w, xj, read_row<C>(x, first_row + i, other), x.cols);
+        const C w = row_of<C>(tile, i)[j];
+        if (w < 0) move(row_of<C>(cols, j), -w, xj, read_row<C>(x, first_row + i, other), x.cols);
       }
     }
     team.barrier();
     for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++) {
-      C* row = tile_row<C>(tile, i);
+      C* row = row_of<C>(tile, i);
       sweep<C>(tile.cols, [&](int64_t j, auto lanes) {
         max(Vec<C>::load(row + j, lanes), Vec<C>(0)).store(row + j, lanes);
       });

@@ -68,9 +68,18 @@ inline Matrix dense_like(const Matrix& m, void* data) {
   return {data, m.rows, m.cols, m.cols, m.dtype};
 }
 
+inline int element_size(const Matrix& m) {
+  return m.dtype == kFloat64 ? 8 : m.dtype == kFloat32 ? 4 : 2;
+}
+
 inline char* row_address(const Matrix& m, int64_t i) {
-  const int bytes = m.dtype == kFloat64 ? 8 : m.dtype == kFloat32 ? 4 : 2;
-  return static_cast<char*>(m.data) + i * m.stride * bytes;
+  return static_cast<char*>(m.data) + i * m.stride * element_size(m);
+}
+
+// Row i [K] of a matrix of C.
+template <typename C>
+inline C* row_of(const Matrix& m, int64_t i) {
+  return static_cast<C*>(m.data) + i * m.stride;
 }
 
 template <typename C, typename Half>
@@ -88,8 +97,8 @@ inline void downcast(const C* from, void* to, int64_t n) {
 // Row i [K]: in place where the type fits, else upcast into `scratch` [K].
 template <typename C>
 inline const C* read_row(const Matrix& m, int64_t i, C* scratch) {
+  if (!converts<C>(m)) return row_of<C>(m, i);
   const char* p = row_address(m, i);
-  if (!converts<C>(m)) return reinterpret_cast<const C*>(p);
   if (m.dtype == kBfloat16)
     upcast<C, bf16>(p, scratch, m.cols);
   else if (m.dtype == kFloat16)
@@ -104,7 +113,7 @@ inline const C* read_row(const Matrix& m, int64_t i, C* scratch) {
 // Where row i is to be computed: in place, or in `scratch`, from which finish_row() converts it.
 template <typename C>
 inline C* write_row(const Matrix& m, int64_t i, C* scratch) {
-  return converts<C>(m) ? scratch : reinterpret_cast<C*>(row_address(m, i));
+  return converts<C>(m) ? scratch : row_of<C>(m, i);
 }
 
 template <typename C>
@@ -112,7 +121,7 @@ inline void finish_row(const Matrix& m, int64_t i, const C* scratch) {
   if (m.dtype == kBfloat16) downcast<C, bf16>(scratch, row_address(m, i), m.cols);
   if (m.dtype == kFloat16) downcast<C, f16>(scratch, row_address(m, i), m.cols);
   if (m.dtype == kFloat32 && converts<C>(m)) {
-    float* p = reinterpret_cast<float*>(row_address(m, i));
+    float* p = row_of<float>(m, i);
     for (int64_t j = 0; j < m.cols; j++) p[j] = (float)scratch[j];
   }
 }

@@ -1,7 +1,7 @@
 // Rows of unit norm, and the gradient through the normalisation.
 //
-//   u = x / max(|x|, 1e-12),   d_x = (d_u - (d_u . u) u) / |x|;   the gradient of a zero row is
-//   zero
+//   u = x / max(|x|, 1e-12)
+//   d_x = (d_u - (d_u . u) u) / |x|;   the gradient of a zero row is zero
 //
 // Bytes: forward reads x and writes u, backward reads u and d_u and writes d_x, once each.
 #include "cpu/ops.h"

@@ -33,7 +33,7 @@ void sum_columns(const Matrix& z, double* sums, int threads) {
     const int64_t begin = team.begin(z.cols), end = team.end(z.cols);
     for (int64_t j = begin; j < end; j++) sums[j] = 0;
     for (int64_t i = 0; i < z.rows; i++) {
-      const T* row = reinterpret_cast<const T*>(row_address(z, i));
+      const T* row = row_of<T>(z, i);
       for (int64_t j = begin; j < end; j++) sums[j] += widen(row[j]);
     }
   });
@@ -43,7 +43,7 @@ template <typename T, typename C>
 void subtract(const Matrix& z, const double* mean, C* x, int threads) {
   parallel(threads, z.rows * z.cols, [&](Team team) {
     for (int64_t i = team.begin(z.rows); i < team.end(z.rows); i++) {
-      const T* row = reinterpret_cast<const T*>(row_address(z, i));
+      const T* row = row_of<T>(z, i);
       C* out = x + i * z.cols;
       for (int64_t j = 0; j < z.cols; j++) out[j] = (C)(widen(row[j]) - mean[j]);
     }

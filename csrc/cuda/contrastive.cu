@@ -1,12 +1,12 @@
 // Contrastive losses: what happens to a float32 tile of products between one library product and
 // the next, in place.
 //   rows:   l_ij = scale b_j t_ij, without columns lo_i <= j < hi_i; running maximum and sum
-//   pairs:  l_ij = scale t_ij, t symmetric, without the block of `views` rows that holds i; tiles
-//   at
-//           and right of the diagonal alone, each feeding the sums of both its sides
+//   pairs:  l_ij = scale t_ij, t symmetric, without the block of `views` rows that holds i;
+//           tiles at and right of the diagonal alone, each feeding the sums of both its sides
 // Bytes: a tile is read twice by rows_forward and pairs_forward (a block reads its row again from
 // L2), once by the others, and written once. One exp2 an element, two in pairs_backward when
 // exponents are not narrow. van den Oord et al. 2018; Chen et al. 2020.
+#include "columns.cuh"
 #include "launchers.h"
 #include "reduce.cuh"
 
@@ -14,7 +14,6 @@ namespace ssl_fast {
 namespace {
 
 constexpr int kRowThreads = 256;
-constexpr int kColumns = 32, kRowLanes = 8;  // a block of column_sums
 
 struct Tile {
   float* data;  // (n, k), rows `stride` apart
@@ -113,19 +112,12 @@ __global__ void __launch_bounds__(kRowThreads, 4)
 }
 
 // sums (M) of the columns from `square` on grow by the terms in t.
-__global__ void __launch_bounds__(kColumns* kRowLanes, 1)
+__global__ void __launch_bounds__(kColumnBlock)
     contrast_pairs_columns(Tile tile, int64_t square, Place at, double* sums) {
-  const int lane = threadIdx.x % kColumns, first = threadIdx.x / kColumns;
-  const int64_t j = square + static_cast<int64_t>(blockIdx.x) * kColumns + lane;
-  double total = 0;
-  for (int64_t i = first; i < tile.n && j < tile.k; i += kRowLanes)
-    total += tile.data[i * tile.stride + j];
-  double* const shared = reinterpret_cast<double*>(dynamic_shared());
-  shared[threadIdx.x] = total;
-  __syncthreads();
-  if (first != 0 || j >= tile.k) return;
-  for (int r = 1; r < kRowLanes; ++r) total += shared[r * kColumns + lane];
-  sums[at.col + j] += total;
+  const int64_t j = square + own_column();
+  const double total = column_sum(0, j < tile.k ? tile.n : 0,
+                                  [&](int64_t i) { return tile.data[i * tile.stride + j]; });
+  if (is_first_lane() && j < tile.k) sums[at.col + j] += total;
 }
 
 // t = exp(l - lse_i) + exp(l - lse_j); blocks (M, views) as given.
@@ -187,9 +179,7 @@ void contrastive_pairs_forward(const Matrix& tile, double scale, double shift, i
   // The square on the diagonal serves both its sides by its rows.
   const int64_t square = row + tile.rows > col ? row + tile.rows - col : 0;
   if (square >= tile.cols) return;
-  launch("contrast_pairs_columns",
-         {static_cast<unsigned>(ceil_div(tile.cols - square, kColumns)), kColumns * kRowLanes,
-          kColumns * kRowLanes * sizeof(double), stream},
+  launch("contrast_pairs_columns", by_columns(tile.cols - square, 1, sizeof(double), stream),
          contrast_pairs_columns, view(tile), square, at, sums);
 }
 

@@ -1,10 +1,11 @@
 // Cross-entropy of softmax(l), l = logits * inv_temperature, against an assignment q:
-//     loss_i = a_i LSE_k(l_ik) - sum_k q_ik l_ik,   a_i = sum_k q_ik;      dloss_i/dl_ik = a_i P_ik
-//     - q_ik
+//     loss_i = a_i LSE_k(l_ik) - sum_k q_ik l_ik,   a_i = sum_k q_ik
+//     dloss_i / dl_ik = a_i P_ik - q_ik
 // (SwAV Eq. 2, DINO Eq. 1). Symmetric (ReSA Eq. 2): the same once more with rows and columns
 // exchanged. Not stored: the softmax, and q when it comes as potentials. Forward reads logits and
 // targets once (twice when symmetric: N is a batch there, L2 holds it); backward reads both once
 // and writes the gradient. One exp2 an element, one more where q is evaluated.
+#include "cross_entropy.cuh"
 #include "evaluate.cuh"
 #include "launchers.h"
 #include "logits.cuh"
@@ -16,55 +17,11 @@ constexpr int kRowsAtOnce = 4;
 constexpr int kPacksAtOnce = 4;
 constexpr int kTile = 8;  // columns combined by one block
 constexpr int kCombineThreads = 256;
-constexpr int kColumnThreads = 128;
-
-// Softmax and cross terms of a set of elements, relative to their largest logit (in logit units):
-//   sum = sum_k exp(l_k - l_max),  mass = sum_k q_k,  cross = sum_k q_k (max - logit_k)
-struct Terms {
-  float max = -3.402823466e38f;  // finite: mass 0 times the first move stays 0
-  float sum = 0, mass = 0, cross = 0;
-
-  __device__ __forceinline__ void raise(float top, float scale2) {
-    sum *= exp2_fast((max - top) * scale2);
-    cross = fmaf(mass, top - max, cross);
-    max = top;
-  }
-  __device__ __forceinline__ void add(float logit, float q, float scale2) {
-    sum += exp2_fast((logit - max) * scale2);
-    cross = fmaf(q, max - logit, cross);
-    mass += q;
-  }
-  __device__ __forceinline__ double log() const { return log_of(sum); }
-  __device__ __forceinline__ double loss(double inv_temperature) const {
-    return mass * log() + cross * inv_temperature;
-  }
-};
-
-__device__ __forceinline__ Terms exchange(Terms x, int mask) {
-  Terms other;
-  other.max = ssl_fast::exchange(x.max, mask);
-  other.sum = ssl_fast::exchange(x.sum, mask);
-  other.mass = ssl_fast::exchange(x.mass, mask);
-  other.cross = ssl_fast::exchange(x.cross, mask);
-  return other;
-}
-
-struct MergeTerms {
-  float scale2;
-  __device__ __forceinline__ Terms operator()(Terms a, Terms b) const {
-    const float top = fmaxf(a.max, b.max);
-    a.raise(top, scale2);
-    b.raise(top, scale2);
-    a.sum += b.sum;
-    a.mass += b.mass;
-    a.cross += b.cross;
-    return a;
-  }
-};
+constexpr int kRowThreads = 256;
 
 // A block a row.
 template <typename T, typename Q, int V>
-__global__ void __launch_bounds__(256, 1)
+__global__ void __launch_bounds__(kRowThreads, 1)
     cross_entropy_rows(Logits<T> logits, TargetView<Q> targets, double* row_stats /*(4, N)*/) {
   const int64_t i = blockIdx.x, n = logits.n;
   const T* const l = logits.data + i * logits.stride;
@@ -238,14 +195,10 @@ __global__ void __launch_bounds__(kColumnThreads, 1)
   }
 }
 
-// ---- host
-
-int64_t column_chunks(int64_t n, int64_t k) { return column_owner(n, k, 8, nullptr).grid.y; }
-
 // Unmeasured: one round of loads a thread, so that many rows are in flight on a multiprocessor.
 int row_threads(int64_t k, int width) {
   const int64_t warps = ceil_div(k, width * kPacksAtOnce * kWarp);
-  return static_cast<int>(std::min<int64_t>(256, warps * kWarp));
+  return static_cast<int>(std::min<int64_t>(kRowThreads, warps * kWarp));
 }
 
 }  // namespace
@@ -253,8 +206,7 @@ int row_threads(int64_t k, int width) {
 int64_t cross_entropy_scratch_bytes(int64_t n, int64_t k, bool symmetric) {
   const int64_t partials =
       symmetric ? column_chunks(n, k) * k * static_cast<int64_t>(sizeof(Terms)) : 0;
-  return prepare_bytes(k) + ceil_div(k * static_cast<int64_t>(sizeof(double)), 256) * 256 +
-         partials;
+  return prepare_bytes(k) + aligned(k * sizeof(double)) + partials;
 }
 
 void cross_entropy_forward(const Matrix& logits, double inv_temperature, const Targets& targets,
@@ -264,8 +216,7 @@ void cross_entropy_forward(const Matrix& logits, double inv_temperature, const T
   const int columns = static_cast<int>(k);
   char* const free = static_cast<char*>(scratch) + prepare_bytes(k);
   double* const col_loss = stats.col == nullptr ? nullptr : reinterpret_cast<double*>(free);
-  auto* const partials = reinterpret_cast<Terms*>(
-      free + ceil_div(k * static_cast<int64_t>(sizeof(double)), 256) * 256);
+  auto* const partials = reinterpret_cast<Terms*>(free + aligned(k * sizeof(double)));
   dispatch_pair(logits, targets.values, true, [&](auto t, auto q, auto width) {
     using T = typename decltype(t)::type;
     using Q = typename decltype(q)::type;
@@ -276,8 +227,7 @@ void cross_entropy_forward(const Matrix& logits, double inv_temperature, const T
         {static_cast<unsigned>(n), static_cast<unsigned>(row_threads(k, V)), kReduceBytes, stream},
         cross_entropy_rows<T, Q, V>, view<T>(logits, inv_temperature), values, stats.row);
     if (stats.col == nullptr) return;
-    Launch how = column_owner(n, k, V, stream);
-    how.grid.y = static_cast<unsigned>(column_chunks(n, k));
+    const Launch how = column_owner_in_chunks(logits, V, stream);
     launch("cross_entropy_columns", how, cross_entropy_columns<T, Q, V>,
            view<T>(logits, inv_temperature), values, partials);
     launch("cross_entropy_combine",

@@ -95,7 +95,7 @@ template <typename Q>
 TargetView<Q> prepare(const Targets& targets, void* scratch, cudaStream_t stream) {
   const bool dense = targets.row == nullptr;
   auto* state = static_cast<ColumnState*>(scratch);
-  auto* col2 = reinterpret_cast<float*>(static_cast<char*>(scratch) + 256);
+  auto* col2 = reinterpret_cast<float*>(static_cast<char*>(scratch) + aligned(sizeof(ColumnState)));
   if (!dense)
     launch("prepare_columns", {1, kMaxThreads, kReduceBytes, stream}, prepare_columns, targets.col,
            static_cast<int>(targets.values.cols), col2, state);
@@ -109,18 +109,32 @@ TargetView<Q> prepare(const Targets& targets, void* scratch, cudaStream_t stream
           dense};
 }
 
-inline int64_t prepare_bytes(int64_t k) { return 256 + ceil_div(k * sizeof(float), 256) * 256; }
+inline int64_t prepare_bytes(int64_t k) {
+  return aligned(sizeof(ColumnState)) + aligned(k * sizeof(float));
+}
+
+constexpr int kColumnThreads = 128;
 
 // Column-owner launches: a thread holds V columns and visits rows; no barrier, no sharing.
+// Unmeasured: chunks of four rows or more, as many as fill the multiprocessors' 2048 threads.
 inline Launch column_owner(int64_t n, int64_t k, int width, cudaStream_t stream) {
-  const int threads =
-      static_cast<int>(std::min<int64_t>(128, ceil_div(ceil_div(k, width), kWarp) * kWarp));
+  const int threads = static_cast<int>(
+      std::min<int64_t>(kColumnThreads, ceil_div(ceil_div(k, width), kWarp) * kWarp));
   const int64_t tiles = ceil_div(k, threads * width);
   const int64_t processors = device_attribute(cudaDevAttrMultiProcessorCount);
   const int64_t wanted = std::max<int64_t>(1, processors * 2048 / threads / tiles);
-  const int64_t chunks = std::min<int64_t>({ceil_div(n, 4), wanted, 65535});
+  const int64_t chunks = std::min<int64_t>({ceil_div(n, 4), wanted, kMaxGridY});
   return {dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(chunks)),
           static_cast<unsigned>(threads), 0, stream};
+}
+
+// Chunks of rows whose partial results share one scratch, whatever the width of the loads.
+inline int64_t column_chunks(int64_t n, int64_t k) { return column_owner(n, k, 8, nullptr).grid.y; }
+
+inline Launch column_owner_in_chunks(const Matrix& m, int width, cudaStream_t stream) {
+  Launch how = column_owner(m.rows, m.cols, width, stream);
+  how.grid.y = static_cast<unsigned>(column_chunks(m.rows, m.cols));
+  return how;
 }
 
 }  // namespace

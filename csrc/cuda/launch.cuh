@@ -45,6 +45,8 @@ inline int device_attribute(cudaDeviceAttr attribute) {
   return value;
 }
 
+constexpr int kMaxGridY = 65535;
+
 struct Launch {
   dim3 grid, block;
   size_t shared = 0;
@@ -112,5 +114,8 @@ __device__ __forceinline__ void grid_barrier(unsigned* counter, unsigned& passed
 #endif
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Bytes of a piece of scratch, so that the next one begins as aligned as an allocation of its own.
+inline int64_t aligned(int64_t bytes) { return ceil_div(bytes, 256) * 256; }
 
 }  // namespace ssl_fast

@@ -21,11 +21,11 @@ bool sinkhorn(const Matrix& scores, double scale, const double* log_prior /*(K) 
               int iterations, bool softmax_start, float* q /*(N, K) or null*/, double* row /*(N)*/,
               double* col /*(K)*/, bool on_chip, void* scratch, cudaStream_t stream);
 
-int64_t cross_entropy_scratch_bytes(int64_t n, int64_t k, bool symmetric);
-
 void evaluate(const Matrix& scores, double scale, const double* row /*(N)*/,
               const double* col /*(K) or null*/, float* q /*(N, K)*/, void* scratch,
               cudaStream_t stream);
+
+int64_t cross_entropy_scratch_bytes(int64_t n, int64_t k, bool symmetric);
 
 void cross_entropy_forward(const Matrix& logits, double inv_temperature, const Targets& targets,
                            const Stats& stats, double factor, float* loss /*()*/, void* scratch,
@@ -102,13 +102,14 @@ void covariance_rescue(const Matrix& z, const Matrix& own /*(M, D)*/, const Matr
 void covariance_gradient(const Matrix& push, const Matrix& z, const Matrix& other,
                          const double* mean /*(D)*/, const double* beta /*(D)*/,
                          const double* factors /*(2)*/, const Matrix& out, cudaStream_t stream);
-void correlation_strip(const Matrix& tile, int64_t first, double inverse, double weight,
-                       double* partial, cudaStream_t stream);
-void correlation_dots(const Matrix& push, const Matrix& own, const Matrix& other, double alpha,
-                      const double* beta /*(D) or null*/, double* dots /*(D)*/,
-                      cudaStream_t stream);
-void correlation_gradient(const Matrix& push, const Matrix& own, const Matrix& other, double alpha,
-                          const double* beta /*(D) or null*/, const double* dots /*(D)*/,
-                          const double* scale /*(D)*/, const Matrix& out, cudaStream_t stream);
+void cross_correlation_penalty(const Matrix& tile, int64_t first, double inverse, double weight,
+                               double* partial, cudaStream_t stream);
+void cross_correlation_dots(const Matrix& push, const Matrix& own, const Matrix& other,
+                            double alpha, const double* beta /*(D) or null*/, double* dots /*(D)*/,
+                            cudaStream_t stream);
+void cross_correlation_gradient(const Matrix& push, const Matrix& own, const Matrix& other,
+                                double alpha, const double* beta /*(D) or null*/,
+                                const double* dots /*(D)*/, const double* scale /*(D)*/,
+                                const Matrix& out, cudaStream_t stream);
 
 }  // namespace ssl_fast

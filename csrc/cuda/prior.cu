@@ -46,7 +46,7 @@ __device__ __forceinline__ float prior_term(const Logits<T>& logits, const RowLo
 
 // Base-2 log of a sum: max + log2(sum).
 struct LogSum2 {
-  float max = -3.402823466e38f, sum = 0;  // finite: 0 times the first move stays 0
+  float max = kLowest, sum = 0;
 
   __device__ __forceinline__ void add(float x, float weight) {
     const float top = fmaxf(max, x);
@@ -57,7 +57,7 @@ struct LogSum2 {
 
 // A thread V columns, over this block's rows.
 template <typename T, int V>
-__global__ void __launch_bounds__(128, 1)
+__global__ void __launch_bounds__(kColumnThreads, 1)
     prior_columns(Logits<T> logits, const double* row_stats /*(4, N)*/, int64_t stats_stride,
                   LogSum2* partials /*(gridDim.y, K)*/) {
   const int k = (blockIdx.x * blockDim.x + threadIdx.x) * V;
@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kRowThreads, 1)
 // A thread V columns, over this block's rows. `d_logits` may be the logits: a pack is read before
 // it is written.
 template <typename T, typename Q, int V>
-__global__ void __launch_bounds__(128, 1)
+__global__ void __launch_bounds__(kColumnThreads, 1)
     prior_gradient(Logits<T> logits, TargetView<Q> targets /*values null: none*/,
                    const double* row_stats /*(4, N)*/, int64_t stats_stride,
                    const double* prior /*(2, K)*/, const float* h /*(N)*/,
@@ -145,17 +145,12 @@ __global__ void __launch_bounds__(128, 1)
   }
 }
 
-int64_t chunks(int64_t n, int64_t k) { return column_owner(n, k, 8, nullptr).grid.y; }
-
-int64_t partial_bytes(int64_t n, int64_t k) {
-  return chunks(n, k) * k * static_cast<int64_t>(sizeof(LogSum2));
-}
-
 }  // namespace
 
 int64_t prior_scratch_bytes(int64_t n, int64_t k) {
-  const int64_t sums = ceil_div(n * static_cast<int64_t>(sizeof(float)), 256) * 256;
-  return std::max(partial_bytes(n, k), prepare_bytes(k) + sums);
+  const int64_t partials = column_chunks(n, k) * k * static_cast<int64_t>(sizeof(LogSum2));
+  const int64_t h = aligned(n * sizeof(float));
+  return std::max(partials, prepare_bytes(k) + h);
 }
 
 void prior_columns(const Matrix& logits, double inv_temperature, const Stats& stats,
@@ -165,8 +160,7 @@ void prior_columns(const Matrix& logits, double inv_temperature, const Stats& st
     using T = typename decltype(t)::type;
     dispatch_width<T>(is_aligned<T>(logits.data, logits.stride, logits.cols), [&](auto width) {
       constexpr int V = decltype(width)::value;
-      Launch how = column_owner(logits.rows, logits.cols, V, stream);
-      how.grid.y = static_cast<unsigned>(chunks(logits.rows, logits.cols));
+      const Launch how = column_owner_in_chunks(logits, V, stream);
       launch("prior_columns", how, prior_columns<T, V>, view<T>(logits, inv_temperature), stats.row,
              stats.row_stride, partials);
       launch("prior_combine",

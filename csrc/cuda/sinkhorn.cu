@@ -8,6 +8,7 @@
 #include "evaluate.cuh"
 #include "sinkhorn.cuh"
 #include "sinkhorn_loop.cuh"
+#include "sinkhorn_on_chip.cuh"
 #include "sinkhorn_plan.cuh"
 
 namespace ssl_fast {
@@ -15,17 +16,6 @@ namespace {
 
 constexpr int kCombineThreads = 256;
 constexpr int kCombineShared = kReduceBytes + kCombineThreads * sizeof(LogSum<double>);
-
-template <typename T>
-__device__ __forceinline__ Tile<T> strided_rows(const T* scores, int64_t stride, int64_t n,
-                                                int columns, int64_t block, int64_t blocks) {
-  return {scores + block * stride,
-          blocks * stride,
-          (n - block + blocks - 1) / blocks,
-          block,
-          blocks,
-          columns};
-}
 
 template <typename T, int V>
 __global__ void __launch_bounds__(kStartThreads)
@@ -39,27 +29,6 @@ __global__ void __launch_bounds__(kStartThreads)
   range = reduce(range, MergeRanges());
   if (threadIdx.x == 0)
     pass.ranges[static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x] = range;
-}
-
-__device__ __forceinline__ bool is_wide(Form form, const State* state) {
-  return form == Form::kWide || (form != Form::kNarrow && state->wide);
-}
-
-// Unaligned rows (V = 1) always take the loop; on chip, aligned ones never do.
-template <typename T, int V, bool kOnChip>
-__device__ __forceinline__ void step_pass(const Tile<T>& tile, const Pass& pass, bool wide,
-                                          BlockReduce& reduce) {
-  if (wide) {
-    wide_pass<T, V>(tile, pass, reduce);
-    return;
-  }
-  if constexpr (V > 1) {
-    if (kOnChip || tile.columns <= kColumns * static_cast<int>(blockDim.x)) {
-      narrow_pass<T, V, kOnChip ? 1 : 4 / sizeof(T)>(tile, pass, reduce);
-      return;
-    }
-  }
-  if constexpr (V == 1 || !kOnChip) narrow_loop_pass<T, V>(tile, pass, reduce);
 }
 
 template <typename T, int V>
@@ -87,66 +56,8 @@ __global__ void __launch_bounds__(kCombineThreads)
   if (threadIdx.x == 0) pass.state->wide = spans;
 }
 
-// Everything in one cooperative launch, the scores in the multiprocessors' shared memory.
 template <typename T, int V>
-__global__ void __launch_bounds__(kMaxThreads, 1)
-    sinkhorn_on_chip(const T* scores /*(N, K)*/, int64_t stride, int64_t n, int columns, Pass pass,
-                     double* col /*(K)*/, const double* log_prior /*(K)*/, int iterations,
-                     bool softmax_start) {
-  auto* combine_shared = reinterpret_cast<LogSum<double>*>(dynamic_shared() + kReduceBytes);
-  T* chip =
-      reinterpret_cast<T*>(dynamic_shared() + kReduceBytes + blockDim.x * sizeof(LogSum<double>));
-  Tile<T> tile = strided_rows(scores, stride, n, columns, blockIdx.x, gridDim.x);
-  const int pitch = (columns + V - 1) / V * V;
-  BlockReduce reduce;
-  unsigned passed = 0;
-  const Finish finish = pass.finish;
-  double* const row = pass.row;
-  pass.finish = Finish::kColumnSums, pass.row = nullptr, pass.part = blockIdx.x;
-
-  // A thread reads back only what it wrote, except in the transposed visits that follow a barrier.
-  for (int64_t r = 0; r < tile.count; r += kRowsAtOnce)
-    for (int k = threadIdx.x * V; k < columns; k += blockDim.x * V) {
-      Pack<T, V> packs[kRowsAtOnce];
-#pragma unroll
-      for (int i = 0; i < kRowsAtOnce; ++i)
-        if (r + i < tile.count) packs[i] = load<V>(tile.row(r + i) + k);
-#pragma unroll
-      for (int i = 0; i < kRowsAtOnce; ++i)
-        if (r + i < tile.count)
-          *reinterpret_cast<Pack<T, V>*>(chip + (r + i) * pitch + k) = packs[i];
-    }
-  __syncthreads();
-  tile.data = chip;
-  tile.pitch = pitch;
-
-  Range range;
-  start_pass<T, V>(tile, pass, 0, columns, range);
-  range = reduce(range, MergeRanges());
-  if (threadIdx.x == 0) pass.ranges[blockIdx.x] = range;
-  grid_barrier(&pass.state->barrier, passed);
-  const bool wide = is_wide(pass.ranges, gridDim.x, pass.scale, reduce);
-
-  // The last round ends in rows or in q; the first one's column sums come from the visit above.
-  bool log_sums = true;
-  pass.col = nullptr;
-  for (int t = 0; t <= iterations; ++t) {
-    if (t == iterations) pass.row = row, pass.finish = finish;
-    if (t > 0 || softmax_start) {
-      step_pass<T, V, true>(tile, pass, wide, reduce);
-      if (t == iterations) break;
-      log_sums = wide;
-      grid_barrier(&pass.state->barrier, passed);
-    }
-    for (int k0 = blockIdx.x * kTile; k0 < columns; k0 += gridDim.x * kTile)
-      combine_tile(pass, log_sums, gridDim.x, columns, k0, -1, log_prior, col, combine_shared);
-    grid_barrier(&pass.state->barrier, passed);
-    pass.col = col;
-  }
-}
-
-template <typename T, int V>
-__global__ void __launch_bounds__(128, 1)
+__global__ void __launch_bounds__(kColumnThreads, 1)
     sinkhorn_evaluate(TargetView<T> targets, int64_t n, int columns, float* q /*(N, K)*/) {
   const int k = (blockIdx.x * blockDim.x + threadIdx.x) * V;
   if (k >= columns) return;

@@ -28,6 +28,18 @@ struct Tile {
   __device__ __forceinline__ int64_t index(int64_t r) const { return first + r * step; }
 };
 
+// Every `blocks`-th row of the matrix from number `block` on.
+template <typename T>
+__device__ __forceinline__ Tile<T> strided_rows(const T* scores, int64_t stride, int64_t n,
+                                                int columns, int64_t block, int64_t blocks) {
+  return {scores + block * stride,
+          blocks * stride,
+          (n - block + blocks - 1) / blocks,
+          block,
+          blocks,
+          columns};
+}
+
 // Device-side facts that one kernel leaves for the next.
 struct State {
   double shift;      // largest column potential: the unit of narrow column sums
@@ -232,6 +244,10 @@ __device__ __forceinline__ void combine_tile(const Pass& pass, bool wide, int64_
   }
   const double log_sum = total.max + log(total.sum) - (wide ? 0 : pass.state->shift);
   out[k] = sign * log_sum + (log_prior == nullptr ? 0 : log_prior[k]);
+}
+
+__device__ __forceinline__ bool is_wide(Form form, const State* state) {
+  return form == Form::kWide || (form != Form::kNarrow && state->wide);
 }
 
 __device__ __forceinline__ bool is_wide(const Range* ranges, int64_t count, double scale,

@@ -1,4 +1,4 @@
-// The row passes that visit a row twice: float64, or too wide for registers.
+// The row passes that visit a row twice: float64, or too wide for registers; and which pass when.
 #pragma once
 #include "sinkhorn.cuh"
 
@@ -117,6 +117,23 @@ __device__ __forceinline__ void narrow_loop_pass(const Tile<T>& tile, const Pass
     range = reduce(range, MergeRanges());
     if (threadIdx.x == 0) pass.ranges[blockIdx.x] = range;
   }
+}
+
+// Unaligned rows (V = 1) always take the loop; on chip, aligned ones never do.
+template <typename T, int V, bool kOnChip>
+__device__ __forceinline__ void step_pass(const Tile<T>& tile, const Pass& pass, bool wide,
+                                          BlockReduce& reduce) {
+  if (wide) {
+    wide_pass<T, V>(tile, pass, reduce);
+    return;
+  }
+  if constexpr (V > 1) {
+    if (kOnChip || tile.columns <= kColumns * static_cast<int>(blockDim.x)) {
+      narrow_pass<T, V, kOnChip ? 1 : 4 / sizeof(T)>(tile, pass, reduce);
+      return;
+    }
+  }
+  if constexpr (V == 1 || !kOnChip) narrow_loop_pass<T, V>(tile, pass, reduce);
 }
 
 }  // namespace ssl_fast

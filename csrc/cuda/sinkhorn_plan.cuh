@@ -71,9 +71,7 @@ struct Scratch {
 inline Scratch lay_out(const Plan& plan, int64_t k, void* memory) {
   char* p = static_cast<char*>(memory);
   int64_t used = 0;
-  auto take = [&](int64_t bytes) {
-    return p + std::exchange(used, used + ceil_div(bytes, 256) * 256);
-  };
+  auto take = [&](int64_t bytes) { return p + std::exchange(used, used + aligned(bytes)); };
   Scratch scratch;
   scratch.state = reinterpret_cast<State*>(take(sizeof(State)));
   scratch.ranges = reinterpret_cast<Range*>(take(plan.ranges() * sizeof(Range)));

@@ -7,6 +7,7 @@
 //
 // Not stored: no identity, no scaled copies. The products between them are the library's.
 // Fang et al. 2024 (W2); Amsel et al. 2025 (the polynomials).
+#include "columns.cuh"
 #include "launchers.h"
 #include "load.cuh"
 
@@ -14,7 +15,6 @@ namespace ssl_fast {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kColumns = 32, kLanes = kThreads / kColumns;  // of a block that sums columns
 constexpr int kMaxBlocks = 65535;
 
 __device__ __forceinline__ double to_double(float x) { return x; }
@@ -23,22 +23,14 @@ __device__ __forceinline__ double to_double(f16 x) { return to_float(x); }
 
 // partial[part, d]: the sum of a range of rows, in a fixed order.
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kColumnBlock)
     column_partials(const T* z, int64_t n, int64_t d, int64_t stride, double* partial) {
-  double* lanes = reinterpret_cast<double*>(dynamic_shared());  // [kLanes, kColumns]
-  const int column = threadIdx.x % kColumns, lane = threadIdx.x / kColumns;
-  const int64_t j = static_cast<int64_t>(blockIdx.x) * kColumns + column;
+  const int64_t j = own_column();
   const int64_t share = (n + gridDim.y - 1) / gridDim.y;
   const int64_t begin = blockIdx.y * share, end = begin + share < n ? begin + share : n;
-  double sum = 0;
-  if (j < d)
-    for (int64_t i = begin + lane; i < end; i += kLanes) sum += to_double(z[i * stride + j]);
-  lanes[threadIdx.x] = sum;
-  __syncthreads();
-  if (lane == 0 && j < d) {
-    for (int k = 1; k < kLanes; ++k) sum += lanes[k * kColumns + column];
-    partial[blockIdx.y * d + j] = sum;
-  }
+  const double sum = column_sum(begin, j < d ? end : begin,
+                                [&](int64_t i) { return to_double(z[i * stride + j]); });
+  if (is_first_lane() && j < d) partial[blockIdx.y * d + j] = sum;
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -80,20 +72,14 @@ __global__ void __launch_bounds__(kThreads)
 
 Launch flat(int64_t elements, cudaStream_t stream) {
   const int64_t blocks = ceil_div(elements, kThreads);
-  Launch how;
-  how.grid = dim3(static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks));
-  how.block = dim3(kThreads);
-  how.stream = stream;
-  return how;
+  return {static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks), kThreads, 0, stream};
 }
 
 }  // namespace
 
 void column_sums(const Matrix& z, int64_t parts, double* partial, double* sums,
                  cudaStream_t stream) {
-  Launch how = flat(1, stream);
-  how.grid = dim3(static_cast<unsigned>(ceil_div(z.cols, kColumns)), static_cast<unsigned>(parts));
-  how.shared = kThreads * sizeof(double);
+  const Launch how = by_columns(z.cols, parts, sizeof(double), stream);
   dispatch(z.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     launch("column_partials", how, column_partials<T>, static_cast<const T*>(z.data), z.rows,

@@ -198,7 +198,7 @@ def cross_correlation_forward(
     group: str,
 ) -> tuple[Tensor, Tensor]:
     """The loss, and if wanted its gradients (2, N, D), times the number of ranks."""
-    kernels = backend.implementation(name, "covariance")
+    kernels = backend.implementation(name, "cross_correlation")
     rows, wide = Rows(z0, group), product_dtype(z0)
     kept = z0.new_empty((2, *z0.shape) if want_grad else (0,), dtype=wide)
     form = own_correlation if own_statistics else correlation

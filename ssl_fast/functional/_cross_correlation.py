@@ -81,7 +81,7 @@ def _dual_correlation(
         for z, s, g, own in zip(views, stats, grams, (first, second), strict=True):
             kernels.moments(z[:, columns], s[:, columns], own, eps)
             add_gram(g, own, columns.start > 0)
-        c.append(kernels.correlation_dots(first, second, None, 1.0, None) / n)
+        c.append(kernels.dots(first, second, None, 1.0, None) / n)
     for g in grams:
         mirror(g)
     diagonal = torch.cat(c) if len(c) > 1 else c[0]
@@ -117,7 +117,7 @@ def _direct_correlation(
         strip = slice(first, min(first + STRIP, columns))
         tile = torch.mm(own[0][:, strip].t(), own[1])
         tile = tile if reduce is None else reduce(tile)
-        loss += kernels.correlation_tile(tile, first, rows.count, weight)
+        loss += kernels.penalty(tile, first, rows.count, weight)
         if kept is not None:
             torch.mm(mine[1], tile.t(), out=kept[0][:, strip])
             kept[1].addmm_(mine[0][:, strip], tile, beta=float(first > 0))
@@ -132,5 +132,5 @@ def _standardised(
 
     Column means of g are zero, so only its projection on `own` comes off.
     """
-    dots = rows.sum(kernels.correlation_dots(push, own, other, alpha, beta)) / rows.count
-    kernels.correlation_gradient(push, own, other, alpha, beta, dots, scale, out)
+    dots = rows.sum(kernels.dots(push, own, other, alpha, beta)) / rows.count
+    kernels.gradient(push, own, other, alpha, beta, dots, scale, out)

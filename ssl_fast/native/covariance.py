@@ -63,40 +63,6 @@ def gradient(
     )  # fmt: skip
 
 
-def correlation_tile(tile: Tensor, first: int, count: int, weight: float) -> Any:
-    """As `reference.covariance.correlation_tile`."""
-    if tile.is_cuda:
-        return cuda.correlation_tile(tile, first, count, weight)
-    return cpu().correlation_tile(matrix(tile), first, count, weight, torch.get_num_threads())
-
-
-def correlation_dots(
-    push: Tensor, own: Tensor, other: Tensor | None, alpha: float, beta: Tensor | None
-) -> Tensor:
-    """As `reference.covariance.correlation_dots`."""
-    if own.is_cuda:
-        return cuda.correlation_dots(push, own, other, alpha, beta)
-    dots = own.new_empty(own.shape[1], dtype=torch.float64)
-    cpu().correlation_dots(
-        matrix(push), matrix(own), matrix(other), alpha, pointer(beta), dots.data_ptr(),
-        torch.get_num_threads(),
-    )  # fmt: skip
-    return dots
-
-
-def correlation_gradient(
-    push: Tensor, own: Tensor, other: Tensor | None, alpha: float, beta: Tensor | None,
-    dots: Tensor, scale: Tensor, out: Tensor,
-) -> None:  # fmt: skip
-    """As `reference.covariance.correlation_gradient`."""
-    if own.is_cuda:
-        return cuda.correlation_gradient(push, own, other, alpha, beta, dots, scale, out)
-    cpu().correlation_gradient(
-        matrix(push), matrix(own), matrix(other), alpha, pointer(beta), dots.data_ptr(),
-        scale.data_ptr(), matrix(out), torch.get_num_threads(),
-    )  # fmt: skip
-
-
 def off_diagonal_squares(z: Tensor, mean: Tensor, scale: float, flag: Tensor | None) -> Tensor:
     """As in `triton_kernels.covariance`; on a GPU."""
     return cuda.off_diagonal_squares(z, mean, scale, flag)

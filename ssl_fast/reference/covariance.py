@@ -2,8 +2,6 @@
 
     covariance penalty   sum_{d != e} C_de^2,  C = Z^T Z           gradient 4 Z (C - diag C)
     by the Gram dual     ||Z Z^T||^2 - sum_d c_d^2,  c_d = C_dd    gradient 4 (Z Z^T Z - Z diag c)
-    cross-correlation    sum_d (C_dd - 1)^2 + w sum_{d != e} C_de^2,  C = Z_0^T Z_1 / N,
-                         Z_0 and Z_1 standardised
 
 Everything is float64. `functional._covariance` forms the products, in the type of what it passes.
 """
@@ -60,36 +58,3 @@ def gradient(
     if other is not None:
         total += factors[1] * (z.double() - other.double())
     out.copy_(total)
-
-
-def correlation_tile(tile: Tensor, first: int, count: int, weight: float) -> Tensor:
-    """Rows `first` on of C, times N: the penalty, and in place its derivative by C, over N."""
-    c = tile.double() / count
-    rows = torch.arange(len(c), device=c.device)
-    diagonal = c[rows, first + rows].clone()
-    c[rows, first + rows] = 0
-    derivative = 2 * weight * c
-    derivative[rows, first + rows] = 2 * (diagonal - 1)
-    tile.copy_(derivative / count)
-    return (diagonal - 1).square().sum() + weight * c.square().sum()
-
-
-def correlation_dots(
-    push: Tensor, own: Tensor, other: Tensor | None, alpha: float, beta: Tensor | None
-) -> Tensor:
-    """sum_i g_id own_id of g = alpha push + beta_d other, (D,) float64."""
-    return (_combined(push, other, alpha, beta) * own.double()).sum(0)
-
-
-def correlation_gradient(
-    push: Tensor, own: Tensor, other: Tensor | None, alpha: float, beta: Tensor | None,
-    dots: Tensor, scale: Tensor, out: Tensor,
-) -> None:  # fmt: skip
-    """Through the standardisation: out = scale_d (g - dots_d own), g as in `correlation_dots`."""
-    g = _combined(push, other, alpha, beta)
-    out.copy_(scale * (g - dots * own.double()))
-
-
-def _combined(push: Tensor, other: Tensor | None, alpha: float, beta: Tensor | None) -> Tensor:
-    g = alpha * push.double()
-    return g if other is None or beta is None else g + beta * other.double()

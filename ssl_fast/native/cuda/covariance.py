@@ -27,17 +27,17 @@ def center(z: Tensor, mean: Tensor, scale: Tensor | None, out: Tensor) -> None:
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """As `reference.covariance.inner`."""
-    return _summed("covariance_inner", a, matrix(a), matrix(b))
+    return summed("covariance_inner", a, matrix(a), matrix(b))
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     """As `reference.covariance.squared_distance`."""
-    return _summed("covariance_distance", a, matrix(a), matrix(b))
+    return summed("covariance_distance", a, matrix(a), matrix(b))
 
 
 def triangle(tile: Tensor, scale: float) -> Tensor:
     """As `reference.covariance.triangle`."""
-    return _summed("covariance_strip", tile, matrix(tile), scale)
+    return summed("covariance_strip", tile, matrix(tile), scale)
 
 
 def off_diagonal_squares(z: Tensor, mean: Tensor, scale: float, flag: Tensor | None) -> Tensor:
@@ -76,35 +76,7 @@ def gradient(
     )  # fmt: skip
 
 
-def correlation_tile(tile: Tensor, first: int, count: int, weight: float) -> Tensor:
-    """As `reference.covariance.correlation_tile`."""
-    return _summed("correlation_strip", tile, matrix(tile), first, 1.0 / count, weight)
-
-
-def correlation_dots(
-    push: Tensor, own: Tensor, other: Tensor | None, alpha: float, beta: Tensor | None
-) -> Tensor:
-    """As `reference.covariance.correlation_dots`."""
-    dots = double(own, own.shape[1])
-    launch(
-        "correlation_dots", own, matrix(push), matrix(own), matrix(other), alpha,
-        pointer(beta), dots.data_ptr(),
-    )  # fmt: skip
-    return dots
-
-
-def correlation_gradient(
-    push: Tensor, own: Tensor, other: Tensor | None, alpha: float, beta: Tensor | None,
-    dots: Tensor, scale: Tensor, out: Tensor,
-) -> None:  # fmt: skip
-    """As `reference.covariance.correlation_gradient`."""
-    launch(
-        "correlation_gradient", own, matrix(push), matrix(own), matrix(other), alpha,
-        pointer(beta), dots.data_ptr(), scale.data_ptr(), matrix(out),
-    )  # fmt: skip
-
-
-def _summed(name: str, like: Tensor, *arguments) -> Tensor:
+def summed(name: str, like: Tensor, *arguments) -> Tensor:
     """The sum of the partial sums that the kernel writes."""
     partial = partials("covariance_parts", like, *like.shape)
     launch(name, like, *arguments, partial.data_ptr())

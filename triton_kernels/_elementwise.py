@@ -1,0 +1,59 @@
+"""Kernels of one operation an entry of a matrix, and of its sum: a program a tile."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ._common import cdiv, choose, launch
+
+# Columns, at most -> rows of a tile, columns of a tile, warps.                           unmeasured
+TILES = ((128, 16, 128, 4), (1 << 62, 4, 1024, 4))
+
+
+def stride_of(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.stride(0)
+
+
+def _grid(like: Tensor) -> tuple[int, int, int, int]:
+    """Programs, rows and columns of a tile, warps."""
+    rows, columns = like.shape
+    height, width, warps = choose(TILES, columns)
+    return cdiv(rows, height) * cdiv(columns, width), height, width, warps
+
+
+def partial_sums(like: Tensor) -> Tensor:
+    return torch.empty(_grid(like)[0], dtype=torch.float32, device=like.device)
+
+
+def elementwise(kernel, like: Tensor, *arguments) -> None:
+    """`kernel` on tiles of a matrix shaped as `like`."""
+    programs, height, width, warps = _grid(like)
+    launch(kernel, (programs,), like, *arguments, *like.shape, height, width, num_warps=warps)
+
+
+@triton.jit
+def tile_of_program(N, D, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Row and column indices and the mask of this program's tile."""
+    tiles = tl.cdiv(D, COLUMNS)
+    rows = tl.program_id(0) // tiles * ROWS + tl.arange(0, ROWS)
+    cols = tl.program_id(0) % tiles * COLUMNS + tl.arange(0, COLUMNS)
+    return rows, cols, (rows < N)[:, None] & (cols < D)[None, :]
+
+
+@triton.jit
+def load(pointer, stride, rows, cols, mask):
+    """(R, C) float32, 0 outside."""
+    offsets = rows.to(tl.int64)[:, None] * stride + cols[None, :]
+    return tl.load(pointer + offsets, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def store(pointer, stride, rows, cols, mask, value):
+    offsets = rows.to(tl.int64)[:, None] * stride + cols[None, :]
+    tl.store(pointer + offsets, value.to(pointer.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def column(pointer, cols, D):
+    return tl.load(pointer + cols, mask=cols < D, other=0.0).to(tl.float32)
