@@ -44,7 +44,7 @@ def seeded(make: Callable[[], torch.nn.Module]) -> Callable[[], torch.nn.Module]
 
 
 def queue(f: losses.MemoryQueue, x: Tensor, y: Tensor, t: Tensor) -> Tensor:
-    loss = info_nce(f.nearest(t), x + y)
+    loss = info_nce(f.nearest(t).to(x), x + y)
     if f.training:
         f.enqueue(t)
     return loss
@@ -65,7 +65,7 @@ CASES = {
     "align_uniform": Case(losses.AlignUniformLoss, lambda f, x, y, t: f(x, y)),
     "barlow_twins": Case(losses.BarlowTwinsLoss, lambda f, x, y, t: f(x, y)),
     "byol": Case(losses.BYOLLoss, lambda f, x, y, t: f(x, y, t, -t)),
-    "cw_rgp": plain(lambda: losses.CWRGPLoss(2, 4, 2), lambda f, x, y, t: f([x, y])),
+    "cw_rgp": plain(lambda: losses.CWRGPLoss(2, 4), lambda f, x, y, t: f([x, y])),
     "dcl": Case(losses.DCLLoss, lambda f, x, y, t: f(x, y)),
     "dclw": Case(losses.DCLWLoss, lambda f, x, y, t: f(x, y)),
     "dino": Case(lambda: losses.DINOLoss(N),
@@ -84,7 +84,7 @@ CASES = {
     "mec": plain(losses.MECLoss, lambda f, x, y, t: f([x, y], [t, -t])),
     "mmcr": plain(losses.MMCRLoss, lambda f, x, y, t: f(x.view(N, 2, 6), y.view(N, 2, 6))),
     "moco": Case(seeded(lambda: losses.MoCoLoss(6, D)), lambda f, x, y, t: f(x + y, t)),
-    "moco v3": Case(lambda: losses.MoCoLoss(0), lambda f, x, y, t: f(x, t) + f(y, -t)),
+    "moco, v3": Case(lambda: losses.MoCoLoss(0), lambda f, x, y, t: f(x, t) + f(y, -t)),
     "msn": Case(lambda: losses.MSNLoss(sinkhorn_iterations=2), lambda f, x, y, t: f(x, t, y)),
     "msn, entropy": Case(lambda: losses.MSNLoss(entropy_weight=0.5),
                          lambda f, x, y, t: f(x, t, y)),

@@ -95,6 +95,7 @@ class _Energy(torch.autograd.Function):
         return 2 * d_energy * pushed, None
 
 
+@torch.compiler.disable(reason="the number of clusters in a batch decides the shapes")
 def cluster_means(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """(C, D) normalised means of the unit rows of each cluster in the batch, and the rows' C."""
     clusters, own = index.unique(return_inverse=True)
