@@ -1,4 +1,4 @@
-"""All losses fit PyTorch: compile, functorch, autocast, checkpoints, copies, DDP, FSDP."""
+"""All losses fit PyTorch: compile, functorch, autocast, checkpoints, copies, CUDA graphs."""
 
 import copy
 import io
@@ -8,6 +8,7 @@ import pytest
 import torch
 from checks import DTYPES, assert_relative, same_bits, value_and_grads
 from loss_cases import CASES, PRIOR, D, operands
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from ssl_fast import losses
@@ -17,6 +18,7 @@ each = pytest.mark.parametrize("name", CASES)
 each_compiled = pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow if "," in n else ()) for n in CASES]
 )
+each_without_waiting = pytest.mark.parametrize("name", [n for n in CASES if not CASES[n].waits])
 
 
 def step(name: str, loss: torch.nn.Module | None = None, wrap=lambda f: f):
@@ -60,10 +62,10 @@ def test_compiles_whole(name) -> None:
     """fullgraph=True, two steps: the eager bits, also of centre and queue."""
     torch.compiler.reset()
 
-    def compiler(f, whole=CASES[name].graph):
+    def compiler(f, whole=CASES[name].whole):
         return torch.compile(f, backend="aot_eager", fullgraph=whole)
 
-    if not CASES[name].graph:
+    if not CASES[name].whole:
         with pytest.raises(torch._dynamo.exc.Unsupported, match="decides the shapes"):
             steps(name, wrap=lambda f: compiler(f, whole=True))
     compiled = steps(name, wrap=compiler)
@@ -163,6 +165,37 @@ def test_autocast(name, dtype) -> None:
     assert all(bool(x.isfinite().all()) for x in found)
     assert all(x.dtype == torch.float32 for x in found if x.is_floating_point())
     near(found[:1], steps(name, 1)[:1], CASES[name].cast, 1e-6)
+
+
+@each_without_waiting
+def test_never_waits_for_a_gpu(name) -> None:
+    """Fake tensors have no values: asking for one, or for a shape that hangs on one, raises."""
+    loss = CASES[name].make()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for module in loss.modules():
+            module._buffers = {
+                key: torch.empty_like(value, device="cuda") if value is not None else None
+                for key, value in module._buffers.items()
+            }
+        value = CASES[name].call(loss, *(torch.empty_like(x, device="cuda") for x in operands()))
+    assert value.shape == () and value.device.type == "cuda"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@each_without_waiting
+def test_captured_in_a_cuda_graph(name) -> None:
+    """The step after capture has the bits of an eager second step."""
+    inputs = [x.cuda() for x in operands()]
+    graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    runs = [step(name, CASES[name].make().cuda()) for _ in range(2)]
+    first = [value_and_grads(run, inputs, 2) for run in runs]
+    assert same(*first)
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph, stream=side):
+        captured = value_and_grads(lambda *z: CASES[name].call(runs[0].loss, *z), inputs, 2)
+    graph.replay()
+    assert same(captured, value_and_grads(runs[1], inputs, 2))
 
 
 @each
