@@ -1,4 +1,4 @@
-"""Run on an installed package, from any folder: `python installed.py [BACKEND]`; prints where it is.
+"""Run on an installed package, from any folder: `python installed.py [BACKEND]`; prints its path.
 
 The wheels' own test too, so that it needs nothing but ssl_fast.
 """
