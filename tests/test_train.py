@@ -78,7 +78,9 @@ def test_run_folder(tiny_run):
     rows = {"raw pixels", "untrained encodings", "encodings", "embeddings"}
     assert set(results["scores"]) == rows
     markdown = (tiny_run / "results.md").read_text()
-    assert all(f"| {row} |" in markdown for row in rows)
+    assert all(f"| {row} |" in markdown for row in (*rows, "loss", "network"))
+    assert results["steps"] == 20
+    assert 0 < results["loss_seconds"] < results["network_seconds"] < results["seconds"]
     for row in results["scores"].values():
         assert 0 <= row["knn"] <= 1
         assert 0 <= row["probe"] <= 1

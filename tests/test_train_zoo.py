@@ -86,6 +86,12 @@ def test_the_tables_hold_the_runs_numbers(trained):
         assert float(rows[name]["linear probe"]) == end["probe"]
         assert float(rows[name]["ARI"]) == end["ari"]
         assert float(rows[name]["over untrained"]) == pytest.approx(end["knn"] - start["knn"])
+        step = 1000 * found["loss_seconds"] / found["steps"]
+        assert float(rows[name]["loss, ms a step"]) == step
+        plain = json.loads((trained / "plain" / name / "results.json").read_text())
+        assert plain["loss_backend"] == "reference" and plain["history"][-1]["epoch"] == 2
+        step = 1000 * plain["loss_seconds"] / plain["steps"]
+        assert float(rows[name]["plain PyTorch"]) == step
         assert float(rows["raw pixels"]["5-nn"]) == scores["raw pixels"]["knn"]
         assert float(rows["untrained small-4"]["ARI"]) == start["ari"]
     assert (trained / "zoo.png").read_bytes().startswith(b"\x89PNG")
@@ -118,7 +124,8 @@ def test_a_method_that_fails_leaves_the_others(tmp_path, monkeypatch, capsys, tr
     monkeypatch.setattr(SimCLR, "loss", fail)
     out = tmp_path / "out"
     out.mkdir()
-    (out / "vicreg").symlink_to(trained / "vicreg")
+    for kept in ("vicreg", "plain"):
+        (out / kept).symlink_to(trained / kept)
     assert main([*COMMAND, "--out", str(out)]) == 1
     page = (out / "zoo.md").read_text()
     assert "| vicreg |" in page and "| simclr |" not in page

@@ -12,6 +12,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.preprocessing import normalize
 
+from . import cost
 from .evaluate import Features, evenly
 from .files import whole_file, write_text
 from .tables import Cell, Percent, Table
@@ -40,9 +41,10 @@ def write_results(run: Path, scores: Scores, facts: dict[str, Any], history: lis
         f"{facts['method']} on {facts['data']}, seed {facts['seed']}: k-nn {gain:+.1f} points over "
         f"the untrained encoder, {facts['seconds']:.0f} s of training"
     )
-    found = table(scores, title)
-    write_text(run / "results.md", found.markdown())
-    Console().print(found.terminal())
+    tables = [table(scores, title), cost.table(facts)]
+    write_text(run / "results.md", "\n".join(found.markdown() for found in tables))
+    for found in tables:
+        Console().print(found.terminal())
 
 
 def draw_curves(path: Path, history: list[dict], scores: Scores) -> None:

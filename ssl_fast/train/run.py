@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
@@ -16,12 +16,13 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from ..backend import get_backend, set_backend, why_not
+from ..backend import get_backend, select, set_backend, why_not
 from ..bench import machine
 from . import data, evaluate, export, report
 from .callbacks import Monitor, ProgressBar, SaveOnTerm, checkpoint
 from .config import TrainOptions, check, options_of, parse
 from .corrupt import CorruptImage
+from .cost import Cost
 from .errors import Interrupted, UsageError
 from .files import AtomicCheckpointIO, write_text
 from .labels import labels_of
@@ -35,6 +36,7 @@ from .random import derive_seed
 from .samplers import build_order
 
 FOLDER_VARIABLE = "SSL_FAST_RUN_DIR"  # tells the processes that Lightning starts which folder it is
+T = TypeVar("T")
 
 
 def main(argv: list[str]) -> int:
@@ -151,6 +153,7 @@ def build_trainer(options: TrainOptions, folder: Path, source: data.Source) -> T
     train, test = _loaders(options, source, options.eval_limit)
     callbacks = [
         Monitor(train, test, options.eval_every, lines=not bar),
+        Cost(),
         SaveOnTerm(folder / "last.ckpt"),
         checkpoint(folder),
     ]
@@ -180,7 +183,7 @@ def build_trainer(options: TrainOptions, folder: Path, source: data.Source) -> T
 
 def finish(trainer, method: Method, untrained: Method, options: TrainOptions, source) -> None:
     """Measures and draws; the momentum encoder stands for the trained one, as in ReSA's code."""
-    monitor = next(c for c in trainer.callbacks if isinstance(c, Monitor))
+    monitor, cost = _callback(trainer, Monitor), _callback(trainer, Cost)
     train, test = _loaders(options, source)
     device = trainer.strategy.root_device
 
@@ -212,6 +215,8 @@ def finish(trainer, method: Method, untrained: Method, options: TrainOptions, so
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "device": str(device),
+        "loss_backend": _loss_backend(options, device),
+        **cost.facts(),
     }
     report.write_results(folder, scores, facts, monitor.rows)
 
@@ -253,6 +258,16 @@ def _check_batch(options: TrainOptions, images: int) -> None:
             f"batch_size {options.batch_size} is more than the {images} training images of "
             f"{options.data}: try --batch-size {fits}"
         )
+
+
+def _loss_backend(options: TrainOptions, device: torch.device) -> str:
+    if options.loss_backend != "auto":
+        return options.loss_backend
+    return select("cross_entropy", device, torch.float32)
+
+
+def _callback(trainer: Any, kind: type[T]) -> T:
+    return next(c for c in trainer.callbacks if isinstance(c, kind))
 
 
 def _check_backend(options: TrainOptions, trainer: Trainer) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from .. import losses
 from . import compare, run
 from .config import parse
 from .data import DATA
@@ -23,7 +24,11 @@ Other options go to every training; ssl-fast train --help names them. Examples:
   ssl-fast zoo --data digits
   ssl-fast zoo --data digits --methods simclr vicreg --epochs 1 --encoder small-4 --out runs/zoo
 """
-HEAD = ["method", "encoder", "epochs", "5-nn", "over untrained", "linear probe", "ARI", "seconds"]
+HEAD = [
+    *("method", "encoder", "epochs", "5-nn", "over untrained", "linear probe", "ARI", "seconds"),
+    *("loss, ms a step", "plain PyTorch"),
+]
+PLAIN = ["--loss-backend", "reference", "--epochs", "2"]  # two epochs to time the loss
 GAIN = 0.15  # over the untrained encoder, that a laptop's training should bring
 FREE = {"run_dir", "data_dir", "workers", "threads", "progress", "config", "resume"}  # may differ
 
@@ -39,15 +44,18 @@ def main(argv: list[str]) -> int:
         print(f"{number}/{len(commands)}  {method}", flush=True)
         try:
             train(folder / method, command)
+            if has_plain(method):
+                train(folder / "plain" / method, [*command, *PLAIN])
         except Interrupted as stop:
             raise Interrupted("interrupted; the same command goes on from there") from stop
         except UsageError as error:
             failed[method] = str(error)
             print(f"{method} failed: {error}", flush=True)
-    runs = {method: read_run(folder / method) for method in commands if method not in failed}
-    if not runs:
+    done = [method for method in commands if method not in failed]
+    if not done:
         raise UsageError("no method was trained; see above")
-    write(folder, runs, failed)
+    plain = {m: read_run(folder / "plain" / m) for m in done if has_plain(m)}
+    write(folder, {m: read_run(folder / m) for m in done}, plain, failed)
     return 1 if failed else 0
 
 
@@ -55,7 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ssl-fast zoo",
         description="Train every method with its preset, one after the other; then write one "
-        "table (zoo.md, zoo.csv) and one picture (zoo.png) over all.",
+        "table (zoo.md, zoo.csv) and one picture (zoo.png) over all. Two epochs of each on plain "
+        "PyTorch show what its loss costs there.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -99,6 +108,11 @@ def check_kept(folder: Path, command: list[str]) -> None:
             )
 
 
+def has_plain(method: str) -> bool:
+    """Whether the loss is one of ours; the controls' are PyTorch's."""
+    return hasattr(losses, METHODS[method].loss_class)
+
+
 def train(folder: Path, command: list[str]) -> None:
     if (folder / "results.json").exists():
         print(f"kept: {folder}", flush=True)
@@ -108,16 +122,18 @@ def train(folder: Path, command: list[str]) -> None:
         run.main([*command, "--run-dir", str(folder)])
 
 
-def table_of(runs: dict[str, Run]) -> Table:
+def table_of(runs: dict[str, Run], plain: dict[str, Run]) -> Table:
     rows: list[list[Cell]] = []
     for method, found in runs.items():
         scores = found.results["scores"]
         start, end = scores["untrained encodings"], scores["encodings"]
         facts = [found.config["encoder"], found.config["epochs"]]
         gain = Points(end["knn"] - start["knn"])
-        rows.append([method, *facts, *_cells(end, gain), round(found.results["seconds"])])
+        slow = loss_ms(plain[method]) if method in plain else "-"
+        took = [round(found.results["seconds"]), loss_ms(found), slow]
+        rows.append([method, *facts, *_cells(end, gain), *took])
     for name, (_, scores) in compare.baselines(runs).items():
-        rows.append([name, "-", "-", *_cells(scores, "-"), "-"])
+        rows.append([name, "-", "-", *_cells(scores, "-"), "-", "-", "-"])
     data = next(iter(runs.values())).data
     where = [
         "; ".join(sorted({found.results[fact] for found in runs.values()}))
@@ -125,6 +141,11 @@ def table_of(runs: dict[str, Run]) -> Table:
     ]
     title = f"Encodings of {data} by {len(runs)} methods, {', '.join(where)}"
     return Table(title, HEAD, rows, digits=".3f")
+
+
+def loss_ms(run: Run) -> float:
+    """Forward and backward of the loss, a step."""
+    return 1000 * run.results["loss_seconds"] / run.results["steps"]
 
 
 def summary(runs: dict[str, Run]) -> str:
@@ -139,8 +160,10 @@ def summary(runs: dict[str, Run]) -> str:
     )
 
 
-def write(folder: Path, runs: dict[str, Run], failed: dict[str, str]) -> None:
-    table = table_of(runs)
+def write(
+    folder: Path, runs: dict[str, Run], plain: dict[str, Run], failed: dict[str, str]
+) -> None:
+    table = table_of(runs, plain)
     notes = summary(runs) + "".join(f"\n{m} failed: {why}\n" for m, why in failed.items())
     compare.draw(folder / "zoo.png", runs)
     write_text(folder / "zoo.csv", table.csv())
