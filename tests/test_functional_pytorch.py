@@ -51,6 +51,10 @@ from ssl_fast.functional import (
 )
 from ssl_fast.losses import AlignUniformLoss, MMCRLoss, ReSALoss
 
+MODULES = [  # that all operators are registered
+    importlib.import_module(f"ssl_fast.functional.{file.name}")
+    for file in pkgutil.iter_modules(functional.__path__)
+]
 PRIOR = torch.tensor([0.5, 0.2, 0.1, 0.1, 0.1])
 INDEX = torch.tensor([4, 0, 0, 2, 1])
 CENTER = 0.1 * normal(5, seed=3)
@@ -369,8 +373,6 @@ OPERATORS = (
 
 
 def test_operators_are_all_checked() -> None:
-    for file in pkgutil.iter_modules(functional.__path__):
-        importlib.import_module(f"ssl_fast.functional.{file.name}")
     registered = {
         schema.name.removeprefix("ssl_fast::")
         for schema in torch._C._jit_get_all_schemas()
@@ -388,11 +390,7 @@ def test_opcheck(name) -> None:
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operator_runs_the_eager_kernels(name) -> None:
     """The registered operator and the direct call agree bit for bit."""
-    modules = [
-        importlib.import_module(f"ssl_fast.functional.{file.name}")
-        for file in pkgutil.iter_modules(functional.__path__)
-    ]
-    direct = next(getattr(m, name) for m in modules if hasattr(m, name))
+    direct = next(getattr(m, name) for m in MODULES if hasattr(m, name))
     for arguments in calls()[name]:
         with dispatch.trace() as eager:
             expected = direct(*arguments)
