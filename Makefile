@@ -10,7 +10,7 @@ HEADERS := $(CURDIR)/.venv/headers/usr/include
 export CPATH := $(HEADERS)/python$(VERSION):$(HEADERS)$(if $(CPATH),:$(CPATH))
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: train test lint docs bench clean
+.PHONY: train test lint docs bench wheel wheels clean
 
 train: .venv/train.stamp
 	ssl-fast train --method resa --data digits $(ARGS)
@@ -28,12 +28,26 @@ docs: .venv/docs.stamp
 bench: .venv/test.stamp
 	ssl-fast bench $(ARGS)
 
+# The sdist, and from it a wheel for this Python and machine, with CUDA where nvcc is.
+wheel: .venv/release.stamp
+	rm -rf dist
+	python -m build --outdir dist
+	twine check --strict dist/*
+
+# For each Python that pyproject.toml names, in containers: needs Docker or Podman.
+wheels: .venv/release.stamp
+	rm -rf dist
+	python -m build --sdist --outdir dist
+	cibuildwheel --output-dir dist dist/*.tar.gz
+	twine check --strict dist/*
+
 clean:
 	rm -rf .venv build dist site ssl_fast.egg-info ssl_fast/_build.json ssl_fast/*.so
 
 .venv/train.stamp: EXTRAS := train
 .venv/test.stamp: EXTRAS := train,test
 .venv/docs.stamp: EXTRAS := docs
+.venv/release.stamp: EXTRAS := release
 .venv/%.stamp: $(SETUP) | .venv/created
 	python -m pip install -e ".[$(EXTRAS)]"
 	python -m ssl_fast.info

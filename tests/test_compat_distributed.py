@@ -1,14 +1,10 @@
 """ssl_fast.compat.lightly in two processes, against Lightly in two processes (gloo)."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import compat_ranks
 import pytest
 import torch
 from compat_cases import CASES, run
+from processes import outcomes
 from test_compat_lightly import EPS, assert_equal, ours
 
 pytestmark = pytest.mark.distributed
@@ -18,25 +14,7 @@ WORLD = 2
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> list[dict]:
     """What every rank found: all classes in one start of the processes."""
-    folder = tmp_path_factory.mktemp("ranks")
-    helpers = str(Path(compat_ranks.__file__).parent)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([helpers, *filter(None, [os.getenv("PYTHONPATH")])])
-    processes = [
-        subprocess.Popen(
-            [sys.executable, compat_ranks.__file__, str(rank), str(WORLD), str(folder)],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(WORLD)
-    ]  # fmt: skip
-    try:
-        outputs = [process.communicate(timeout=240)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for rank, (process, output) in enumerate(zip(processes, outputs, strict=True)):
-        assert process.returncode == 0, f"rank {rank}:\n{output}"
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(WORLD)]
+    return outcomes(compat_ranks, WORLD, tmp_path_factory.mktemp("ranks"), WORLD)
 
 
 @pytest.mark.parametrize("name", [*compat_ranks.NAMES, "NTXentLoss, bank"])

@@ -20,6 +20,7 @@ from checks import (
     value_and_grads,
 )
 
+from ssl_fast.functional import _covariance_blocks as blocks
 from ssl_fast.functional import _covariance_products as products
 from ssl_fast.functional import _cross_correlation as correlations
 from ssl_fast.functional import (
@@ -222,6 +223,21 @@ def test_options(backend) -> None:
 def test_positions(backend, shape) -> None:
     """(N, ..., D): one covariance a position, their mean."""
     z0, z1 = (normal(*shape, seed=s) for s in (1, 2))
+    assert_right(terms, oracles.vicreg, [z0, z1], wrt=2, upstream=WEIGHTS)
+
+
+@pytest.mark.parametrize("shape", [(9, 3, 5), (9, 4, 20)], ids=str)
+def test_positions_one_by_one(backend, monkeypatch, shape) -> None:
+    """As many of them, or as large, that they do not fit the cache together."""
+    monkeypatch.setattr(blocks, "CHUNK_BYTES", 0)
+    z0, z1 = (normal(*shape, seed=s) for s in (1, 2))
+    assert_right(terms, oracles.vicreg, [z0, z1], wrt=2, upstream=WEIGHTS)
+
+
+def test_position_whose_gram_cancels(backend) -> None:
+    """One column a thousand times as large, in one position of several."""
+    z0, z1 = (normal(9, 4, 20, seed=s) for s in (1, 2))
+    z0[:, 2, 3] *= 1000
     assert_right(terms, oracles.vicreg, [z0, z1], wrt=2, upstream=WEIGHTS)
 
 

@@ -1,14 +1,10 @@
 """group=: several processes give one process's value, and after DDP's mean its gradients."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import ranks
 import torch
 from checks import assert_relative, error, same_bits
+from processes import outcomes
 
 import ssl_fast
 from ssl_fast import backend as dispatch
@@ -25,25 +21,7 @@ def found(request, tmp_path_factory) -> list[dict]:
     """What every rank found: all cases in one start of the processes."""
     counts = COUNTS[request.param]
     folder = tmp_path_factory.mktemp("ranks")
-    helpers = str(Path(ranks.__file__).parent)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([helpers, *filter(None, [os.getenv("PYTHONPATH")])])
-    arguments = [",".join(map(str, counts)), str(folder)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, ranks.__file__, str(rank), *arguments],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(len(counts))
-    ]  # fmt: skip
-    try:
-        outputs = [process.communicate(timeout=240)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for rank, (process, output) in enumerate(zip(processes, outputs, strict=True)):
-        assert process.returncode == 0, f"rank {rank}:\n{output}"
-    return [torch.load(folder / f"{rank}.pt") for rank in range(len(counts))]
+    return outcomes(ranks, len(counts), folder, ",".join(map(str, counts)))
 
 
 @pytest.fixture(params=["reference", "native"])

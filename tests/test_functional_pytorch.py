@@ -132,6 +132,11 @@ def operands(dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
     return [unit(5, 3, dtype=dtype, seed=2), unit(5, 3, dtype=dtype, seed=4), scores.to(dtype)]
 
 
+def test_no_function_is_forgotten() -> None:
+    named = {name for form in FORMS.values() for name in form.__code__.co_names}
+    assert set(functional.__all__) - named == {"power_law_prior"}  # no loss: a constant
+
+
 def wrt(form: str) -> int:
     return 1 if form in ("sinkhorn", "assignment", "centred", "logits, dense") else 2
 

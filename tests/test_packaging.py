@@ -6,26 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import venv
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-
-SMOKE = """
-import importlib.util, sys
-import torch
-import ssl_fast
-from ssl_fast.functional import sinkhorn
-q = sinkhorn(torch.randn(8, 16))
-torch.testing.assert_close(q.sum(1), torch.ones(8))
-for name in ("triton_kernels", "bench"):
-    assert importlib.util.find_spec(f"ssl_fast.{name}"), name
-assert "triton_kernels" not in sys.modules
-print(ssl_fast.__file__)
-"""
+INSTALLED = ROOT / "tests" / "installed.py"
 
 IMPORT = """
 import json, sys, time
@@ -55,7 +42,8 @@ def install(folder: Path, *what: object, **environment: str) -> Path:
     venv.create(folder)
     python = folder / "bin" / "python"
     site = run(python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])").strip()
-    Path(site, "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    lender = Path(importlib.util.find_spec("torch").origin).parents[1]
+    Path(site, "borrowed.pth").write_text(f"{lender}\n")
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps"]
     run(*pip, "--ignore-installed", *what, env=os.environ | environment)
     return python
@@ -74,7 +62,8 @@ def test_sdist_to_wheel_to_install(sdist, tmp_path):
     wheel = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", tmp_path]
     run(*wheel, sdist, env=environment)
     python = install(tmp_path / "venv", next(tmp_path.glob("ssl_fast-*.whl")))
-    assert str(tmp_path) in run(python, "-c", SMOKE, cwd=tmp_path)
+    package = Path(run(python, INSTALLED, "native", cwd=tmp_path).strip()).parent
+    assert tmp_path in package.parents
     info = json.loads(run(python, "-m", "ssl_fast.info", "--json", cwd=tmp_path))
     assert info["backends"]["native cpu"] is None
     if shutil.which("nvcc"):
@@ -82,7 +71,6 @@ def test_sdist_to_wheel_to_install(sdist, tmp_path):
     else:
         assert "nvcc" in info["backends"]["native cuda"]
     assert "usage: ssl-fast" in run(tmp_path / "venv" / "bin" / "ssl-fast", "--help", cwd=tmp_path)
-    package = Path(run(python, "-c", SMOKE, cwd=tmp_path).strip()).parent
     assert (package / "py.typed").exists()
     shipped = {path.relative_to(package) for path in package.rglob("*.yaml")}
     source = ROOT / "ssl_fast"
@@ -95,7 +83,7 @@ def test_editable_install_runs_from_the_clone(sdist, tmp_path):
     clone = next(tmp_path.glob("ssl_fast-*"))
     python = install(tmp_path / "venv", "-e", clone, SSL_FAST_CUDA="0")
     for folder in (tmp_path, clone):
-        assert str(clone) in run(python, "-c", SMOKE, cwd=folder)
+        assert str(clone) in run(python, INSTALLED, cwd=folder)
     info = json.loads(run(python, "-m", "ssl_fast.info", "--json", cwd=clone))
     assert info["backends"]["native cpu"] is None
     assert "SSL_FAST_CUDA=0" in info["backends"]["native cuda"]
@@ -104,7 +92,7 @@ def test_editable_install_runs_from_the_clone(sdist, tmp_path):
 @pytest.mark.slow
 def test_install_without_a_compiler_says_so(sdist, tmp_path):
     python = install(tmp_path / "venv", sdist, CXX="/nonexistent/g++")
-    run(python, "-c", SMOKE, cwd=tmp_path)
+    run(python, INSTALLED, cwd=tmp_path)
     text = run(python, "-m", "ssl_fast.info", cwd=tmp_path)
     assert text.count("off: no C++ compiler was found (/nonexistent/g++)") == 2
 

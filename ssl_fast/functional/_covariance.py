@@ -7,12 +7,15 @@ With n rows, c_d the centred squares of column d, s_d = sqrt(c_d / (n - 1) + eps
     d invariance / dz0 = 2 (z0 - z1) / (n D)
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .. import backend
 from . import _distributed
 from ._autograd import first_output_only, once_differentiable
+from ._covariance_blocks import are_small, covariances, push
 from ._covariance_products import Rows, covariance, dual_gradient, is_dual
 from ._cross_correlation import correlation, own_correlation
 from ._operator import operator
@@ -113,9 +116,8 @@ def covariance_forward(
         if "covariance" not in parts:
             rows.moments(kernels, z, stats[i])
             continue
-        for b, block in enumerate(_blocks(columns, blocks)):
-            keep = kept[i * blocks + b] if want_grad else None
-            terms[2] += covariance(kernels, z[:, block], rows, stats[i, :, block], keep)
+        held = kept[i * blocks : (i + 1) * blocks] if want_grad else None
+        terms[2] += _sum_of_blocks(kernels, z, blocks, rows, stats[i], held)
     terms[2] /= columns  # the mean over blocks of sums over D
     if "variance" in parts:
         deviation = (stats[:, 1] / (rows.count - 1) + eps).sqrt()
@@ -125,6 +127,19 @@ def covariance_forward(
         if group:
             terms[0] = rows.sum(terms[0].clone())
     return terms.to(product_dtype(z0)), stats, kept, terms.new_full((), rows.count)
+
+
+def _sum_of_blocks(
+    kernels: Any, z: Tensor, blocks: int, rows: Rows, stats: Tensor, held: Tensor | None
+) -> Any:
+    if are_small(z, blocks, rows.group):
+        total = covariances(kernels, z, blocks, stats, held)
+        if total is not None:
+            return total
+    return sum(
+        covariance(kernels, z[:, block], rows, stats[:, block], None if held is None else held[b])
+        for b, block in enumerate(_blocks(z.shape[1], blocks))
+    )
 
 
 def _fake_backward(z0, z1, *_):
@@ -153,30 +168,36 @@ def covariance_backward(
     columns = z0.shape[1]
     dual = not group and is_dual(z0.shape[0], columns // blocks)
     d_invariance, d_variance, d_covariance = d_terms.double() * _distributed.world_size(group)
-    push = 4 * d_covariance / ((count - 1) ** 2 * columns)
+    scale = 4 * d_covariance / ((count - 1) ** 2 * columns)
     beta = torch.zeros_like(stats[:, 1])
     if "variance" in parts:
         deviation = (stats[:, 1] / (count - 1) + eps).sqrt()
         slope = -d_variance / (stats[:, 1].numel() * (count - 1)) / deviation
         beta = torch.where(deviation < gamma, slope, beta)
     if "covariance" in parts and dual:
-        beta = beta - push * stats[:, 1]
-    factors = torch.stack([push, 2 * d_invariance / (count * columns)])
+        beta = beta - scale * stats[:, 1]
+    factors = torch.stack([scale, 2 * d_invariance / (count * columns)])
     grads = []
     for i, (z, other, need) in enumerate(((z0, z1, need0), (z1, z0, need1))):
         if z is None or not need:
             grads.append(z0.new_empty(0))
             continue
         d_z = z.new_empty(z.shape)
+        grads.append(d_z)
+        held = kept[i * blocks : (i + 1) * blocks] if "covariance" in parts else None
+        if held is not None and are_small(z, blocks, group):
+            whole = push(kernels, z, held, stats[i], dual)
+            if whole is not None:
+                kernels.gradient(whole, z, other, stats[i, 0], beta[i], factors, d_z)
+                continue
         for b, block in enumerate(_blocks(columns, blocks)):
-            held = kept[i * blocks + b] if "covariance" in parts else None
+            own = None if held is None else held[b]
             others = None if other is None else other[:, block]
             rest = stats[i, :, block], beta[i, block], factors, d_z[:, block]
-            if held is not None and dual:
-                dual_gradient(kernels, z[:, block], others, held, *rest)
+            if own is not None and dual:
+                dual_gradient(kernels, z[:, block], others, own, *rest)
             else:
-                kernels.gradient(held, z[:, block], others, stats[i, 0, block], *rest[1:])
-        grads.append(d_z)
+                kernels.gradient(own, z[:, block], others, stats[i, 0, block], *rest[1:])
     return grads[0], grads[1]
 
 

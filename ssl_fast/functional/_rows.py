@@ -1,10 +1,14 @@
 """What losses ask of a queue of rows, and the prototypes and weights of a batch."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from . import _check, _distributed
+from ._autograd import apply, first_output_only, once_differentiable
 from ._norms import inverse_norms, normalized
+from ._operator import full_precision
 from ._tiles import product, product_dtype
 
 # Queue rows compared at a time: a tile of 256 queries stays in cache.
@@ -57,6 +61,41 @@ def mean_cosine(x: Tensor, y: Tensor) -> Tensor:
     return (normalized(x) * normalized(y)).sum(1).mean()
 
 
+def energy(x: Tensor, moment: Tensor) -> Tensor:
+    """0-d sum_i x_i^T C x_i of a constant symmetric C; its gradient 2 x C needs no second product.
+
+    Args:
+        x: (N, D).
+        moment: (D, D), C.
+    """
+    return full_precision(apply, (_Energy, x, moment))
+
+
+class _Energy(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
+        pushed = x @ moment
+        return (pushed * x).sum(), pushed
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        first_output_only(ctx, output)
+        _Energy.keep(ctx, inputs, output)
+
+    @staticmethod
+    def keep(ctx: Any, inputs: tuple, outputs: tuple) -> None:
+        ctx.save_for_backward(inputs[0], outputs[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_energy: Tensor | None, *_: Any) -> tuple[Tensor | None, None]:
+        if d_energy is None:
+            return None, None
+        _, pushed = ctx.saved_tensors
+        return 2 * d_energy * pushed, None
+
+
+@torch.compiler.disable(reason="the number of clusters in a batch decides the shapes")
 def cluster_means(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """(C, D) normalised means of the unit rows of each cluster in the batch, and the rows' C."""
     clusters, own = index.unique(return_inverse=True)

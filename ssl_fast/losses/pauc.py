@@ -44,7 +44,8 @@ class PAUCLoss(torch.nn.Module):
         t: of the uniformity's kernel, > 0.
         softmax_temperature: of the correlation's distributions, > 0.
 
-    Source: the paper's Eqs. 2, 4 to 7. Finding the batch's clusters waits for the host.
+    Source: the paper's Eqs. 2, 4 to 7. Finding the batch's clusters waits for the host and
+        breaks the graph of torch.compile (fullgraph=True is refused).
     Cost: `ProtoNCELoss`; for C clusters in the batch products of 2 C N D and of C^2 D operations.
     """
 
@@ -103,4 +104,5 @@ class PAUCLoss(torch.nn.Module):
         return total
 
     def extra_repr(self) -> str:
-        return f"alpha={self.alpha}, beta={self.beta}, gamma={self.gamma}, s={self.s}, t={self.t}"
+        names = ("alpha", "beta", "gamma", "s", "t", "softmax_temperature")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in names)

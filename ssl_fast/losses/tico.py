@@ -7,6 +7,8 @@ from torch import Tensor
 
 from ..functional import _check
 from ..functional._distributed import gather
+from ..functional._operator import full_precision
+from ..functional._rows import energy
 
 
 class TiCoLoss(torch.nn.Module):
@@ -25,7 +27,8 @@ class TiCoLoss(torch.nn.Module):
     it has its size, and left as it is by `forward(..., update=False)`.
 
     Source: Eq. 8, Algorithm 1; lightly 1.6 for the order of update and use.
-    Cost: two products of 2 N D^2 operations; the gradient reuses the second.
+    Cost: two products of 2 N D^2 operations, in full precision also under autocast; the gradient
+        reuses the second.
     """
 
     moment: Tensor
@@ -55,14 +58,10 @@ class TiCoLoss(torch.nn.Module):
             )
         group = _check.group_name(self.group)
         a, b = (_unit(gather(z, group)) for z in (z0, z1))
-        with torch.no_grad():
-            moment = self._next_moment(a)
-            pushed = a @ moment
+        moment = full_precision(self._next_moment, (a.detach(),))
         if update:
             self.moment = moment
-        # a^T C a with C constant and symmetric: its value is `along`, its gradient 2 C a.
-        along = (pushed * a).sum() / len(a)
-        return 1 - (a * b).sum() / len(a) + self.rho * (2 * along - along.detach())
+        return 1 + (self.rho * energy(a, moment) - (a * b).sum()) / len(a)
 
     def _next_moment(self, a: Tensor) -> Tensor:
         width = a.shape[1]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ...functional import Assignment
+from ...functional._autograd import apply
 
 
 def wants_gradient(teachers: Sequence[Tensor]) -> bool:
@@ -32,7 +33,7 @@ def with_teacher_gradient(
         q = assignment.dense()
         mean = torch.linalg.vecdot(q, logits.to(q.dtype)).unsqueeze(1)
         gradient = q * (mean - logits) * (weight * assignment.scale)
-    return _Attach.apply(loss, teacher, gradient.to(teacher.dtype))
+    return apply(_Attach, loss, teacher, gradient.to(teacher.dtype))
 
 
 class _Attach(torch.autograd.Function):
@@ -40,10 +41,14 @@ class _Attach(torch.autograd.Function):
 
     @staticmethod
     def forward(loss, teacher, gradient):
-        return loss.view_as(loss)
+        return (loss.view_as(loss),)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
+        _Attach.keep(ctx, inputs, output)
+
+    @staticmethod
+    def keep(ctx, inputs, outputs):
         ctx.save_for_backward(inputs[2])
 
     @staticmethod

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ...functional._distributed import gather
+from ...functional._rows import energy
 from ...functional.cosine import mean_cosine
 from ._common import as_lightly, check_gather, unit, world
 from .vicreg_loss import check_views
@@ -41,14 +42,10 @@ class TiCoLoss(torch.nn.Module):
         if group is not None:
             z_a, z_b = (gather(z.contiguous(), group.group_name) for z in (z_a, z_b))
         a = unit(z_a)
-        with torch.no_grad():
-            moment = self._next_moment(a)
-            pushed = a @ moment
+        moment = self._next_moment(a.detach())
         if update_covariance_matrix:
             self.C = moment
-        # C is a constant and symmetric: the value is `along`, its gradient 2 C a.
-        along = (pushed * a).sum() / len(a)
-        contrast = self.rho * (2 * along - along.detach())
+        contrast = self.rho * energy(a, moment) / len(a)
         return as_lightly(1 - mean_cosine(z_a, z_b, eps=1e-12) + contrast, dtype)
 
     def _next_moment(self, a: Tensor) -> Tensor:

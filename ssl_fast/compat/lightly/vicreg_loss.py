@@ -109,5 +109,6 @@ def _penalty(x: Tensor) -> Tensor:
     x = x - x.mean(dim=0)
     columns = x.shape[-1]
     products = torch.einsum("n...d,n...e->...de", x, x) / (len(x) - 1)
-    off = ~torch.eye(columns, device=x.device, dtype=torch.bool)
-    return (products[..., off].pow(2).sum(-1) / columns).mean()
+    # Rows of one more: the diagonal is their first column.
+    rest = products.flatten(-2)[..., :-1].unflatten(-1, (columns - 1, columns + 1))
+    return (rest[..., 1:].flatten(-2).pow(2).sum(-1) / columns).mean()
