@@ -22,7 +22,7 @@ class TiCoLoss(torch.nn.Module):
             and DDP's mean of the gradients is exact.
 
     The second moment (D, D) is the buffer `moment`: zeros at first, part of the state dict once
-    it has its size, and left as it is by `forward(..., update=False)`.
+    it has its size. It moves in training mode, unless `forward(..., update=False)` leaves it.
 
     Source: Eq. 8, Algorithm 1; lightly 1.6 for the order of update and use.
     Cost: two products of 2 N D^2 operations; the gradient reuses the second.
@@ -58,7 +58,7 @@ class TiCoLoss(torch.nn.Module):
         with torch.no_grad():
             moment = self._next_moment(a)
             pushed = a @ moment
-        if update:
+        if update and self.training:
             self.moment = moment
         # a^T C a with C constant and symmetric: its value is `along`, its gradient 2 C a.
         along = (pushed * a).sum() / len(a)
