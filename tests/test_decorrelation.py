@@ -78,6 +78,8 @@ def test_tico_state() -> None:
     assert torch.equal(copy.deepcopy(loss)(*later), other(*later))
     with pytest.raises(ValueError, match="second moment of 4 features and got 5"):
         loss(normal(6, 5), normal(6, 5, seed=1))
+    loss.eval()
+    assert torch.equal(loss(*later), loss(*later))
 
 
 def vicregl_inputs(seed: int = 0) -> tuple:

@@ -7,6 +7,7 @@ import io
 import pickle
 import pkgutil
 
+import numpy as np
 import pytest
 import torch
 from checks import (
@@ -591,3 +592,11 @@ def test_docstrings_name_their_arguments() -> None:
         for name in inspect.signature(function).parameters:
             assert name in text, f"{function.__qualname__}: {name}"
         assert "Source:" in text and "Cost:" in text
+
+
+def test_numbers_of_numpy() -> None:
+    """As schedules and sweeps have them."""
+    x = normal(5, 3)
+    options = {"epsilon": np.float32(0.25), "iterations": np.int64(2)}
+    assert same_bits(sinkhorn(x, **options), sinkhorn(x, epsilon=0.25, iterations=2))
+    assert same_bits(prior_kl(x, temperature=np.float64(0.5)), prior_kl(x, temperature=0.5))

@@ -420,6 +420,15 @@ def test_contrastive_functions():
     assert set(ran) == {("contrastive", "triton")}
 
 
+def test_not_a_number_is_passed_on():
+    a, b = normal(7, 5), normal(7, 5, seed=1)
+    b[3, 2] = float("nan")
+    with ssl_fast.set_backend("triton"):
+        assert functional.nt_xent(a, b).isnan()
+        assert functional.info_nce(a, b).isnan()
+        assert functional.proto_nce(a, b, torch.ones(7), torch.zeros(7, dtype=torch.long)).isnan()
+
+
 def test_bitwise_repeatable():
     values, logits = scores(67, 131), normal(67, 131)
     targets = balanced(values)

@@ -75,6 +75,13 @@ class TestNumbers:
             value, grad = value_and_grads(getattr(functional, name), [same], 1)
             assert bool(value.isfinite()) and float(grad.abs().max()) < 1e-6
 
+    def test_not_a_number_is_passed_on(self, triton):
+        x = unit(7, 5)
+        x[3, 2] = float("nan")
+        for name in PAIRWISE:
+            value, grad = value_and_grads(getattr(functional, name), [x], 1)
+            assert bool(value.isnan()) and bool(grad.isnan().any())
+
     def test_collapsed_batch(self, triton):
         x = (unit(1, 20, dtype=torch.float64) + 1e-3 * normal(20, 20, dtype=torch.float64)).float()
         for name, formula in PAIRWISE.items():

@@ -154,7 +154,7 @@ def _merge(partial: Tensor) -> Tensor:
     """(P, 2, N) maxima and sums, base 2, to (N,) float64 log-sum-exps; -inf for no terms."""
     shift = partial[:, 0].amax(0)
     total = (partial[:, 1].double() * (partial[:, 0] - shift).double().exp2()).sum(0)
-    return torch.where(total > 0, (shift.double() + total.log2()) / _LOG2_E.value, -torch.inf)
+    return torch.where(total == 0, -torch.inf, (shift.double() + total.log2()) / _LOG2_E.value)
 
 
 @triton.jit
@@ -188,7 +188,8 @@ def _left_out(first, second, rows, N, cols, K, views, WITHOUT: tl.constexpr):
 def _largest(logits, AXIS: tl.constexpr):
     """The maximum, and the sum of exponentials relative to it; 0 where all are left out."""
     top = tl.max(logits, AXIS)
-    terms = tl.where(logits > LOWEST, tl.exp2(logits - tl.expand_dims(top, AXIS)), 0.0)
+    terms = tl.exp2(logits - tl.expand_dims(top, AXIS))
+    terms = tl.where(logits <= LOWEST, 0.0, terms)  # NaN stays
     return top, tl.sum(terms, AXIS)
 
 

@@ -169,7 +169,8 @@ def _potential_kernel(
         cols = first_col + tl.arange(0, COLUMNS)
         products = _product(z, D, rows, last, z, D, cols, N, D, WIDTH, PRECISION)
         col_norm = tl.load(norms + cols, mask=cols < N, other=0.0)
-        square = tl.maximum(row_norm[:, None] + col_norm[None, :] - 2.0 * products, 0.0)
+        square = row_norm[:, None] + col_norm[None, :] - 2.0 * products
+        square = tl.where(square < 0.0, 0.0, square)  # NaN stays
         valid = (cols < N)[None, :] & (rows < last)[:, None] & (rows[:, None] != cols[None, :])
         square = tl.where(valid, square, _FAR)
         nearer = tl.minimum(least, tl.min(square, 1))

@@ -1,6 +1,7 @@
 """Argument checks: the one place. Every message says what came, what was expected, what to do."""
 
 import math
+import numbers
 import sys
 from typing import Any
 
@@ -84,40 +85,40 @@ def constant(name: str, value: Tensor) -> None:
 
 
 def positive(name: str, value: Any) -> float:
-    """A finite Python number > 0."""
+    """A finite number > 0, Python's or NumPy's."""
     if isinstance(value, Tensor):
         raise TypeError(
-            f"{name} must be a Python float, got a tensor: apply a learnable temperature to the "
-            "input instead (x / temperature) and leave it at 1"
+            f"{name} must be a Python float, got a tensor: pass {name}.item(), or apply a "
+            "learnable temperature to the input instead (x / temperature) and leave it at 1"
         )
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a Python float, got {type(value).__name__}")
-    if not 1e-300 < value < math.inf:  # 1 / value must be finite too
+    if not 1e-300 < float(value) < math.inf:  # 1 / value must be finite too
         raise ValueError(f"{name} must be finite and > 0, got {value}")
     return float(value)
 
 
 def at_least_zero(name: str, value: Any) -> float:
-    """A finite Python number >= 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """A finite number >= 0."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a Python float, got {type(value).__name__}")
-    if not 0 <= value < math.inf:
+    if not 0 <= float(value) < math.inf:
         raise ValueError(f"{name} must be finite and >= 0, got {value}")
     return float(value)
 
 
 def count(name: str, value: Any) -> int:
-    """A Python integer >= 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    """An integer >= 1."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
-    return value
+    return int(value)
 
 
 def count_or_zero(name: str, value: Any) -> int:
-    """A Python integer >= 0."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    """An integer >= 0."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 0:
         raise ValueError(f"{name} must be an integer >= 0, got {value!r}")
-    return value
+    return int(value)
 
 
 def choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -24,7 +24,7 @@ class TiCoLoss(torch.nn.Module):
             and DDP's mean of the gradients is exact.
 
     The second moment (D, D) is the buffer `moment`: zeros at first, part of the state dict once
-    it has its size, and left as it is by `forward(..., update=False)`.
+    it has its size. It moves in training mode, unless `forward(..., update=False)` leaves it.
 
     Source: Eq. 8, Algorithm 1; lightly 1.6 for the order of update and use.
     Cost: two products of 2 N D^2 operations, in full precision also under autocast; the gradient
@@ -59,7 +59,7 @@ class TiCoLoss(torch.nn.Module):
         group = _check.group_name(self.group)
         a, b = (_unit(gather(z, group)) for z in (z0, z1))
         moment = full_precision(self._next_moment, (a.detach(),))
-        if update:
+        if update and self.training:
             self.moment = moment
         return 1 + (self.rho * energy(a, moment) - (a * b).sum()) / len(a)
 
