@@ -95,7 +95,6 @@ class _Energy(torch.autograd.Function):
         return 2 * d_energy * pushed, None
 
 
-@torch.compiler.disable(reason="the number of clusters in a batch decides the shapes")
 def cluster_means(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """(C, D) normalised means of the unit rows of each cluster in the batch, and the rows' C."""
     clusters, own = index.unique(return_inverse=True)
@@ -103,3 +102,10 @@ def cluster_means(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     members = own == torch.arange(len(clusters), device=own.device)[:, None]
     # The direction of a mean is that of its sum; a product adds in a fixed order.
     return normalized(members.to(unit.dtype) @ unit), own
+
+
+# As torch.compiler.disable marks them, which imports the compiler for a second.
+cluster_means._torchdynamo_disable = True  # type: ignore[attr-defined]
+cluster_means._torchdynamo_disable_msg = (  # type: ignore[attr-defined]
+    "the number of clusters in a batch decides the shapes"
+)
