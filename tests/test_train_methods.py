@@ -144,7 +144,7 @@ def test_ended_in_mid_epoch_and_resumed_is_bitwise_the_same(method, tmp_path, mo
     ("arguments", "message"),
     [
         ("--method resa --prior power_law", "resa has no --prior; these have one"),
-        ("--method dino --prior power_law", 'centering="sinkhorn"'),
+        ("--method dino --prior power_law --dino.centering mean", 'centering="sinkhorn"'),
         ("--method swav --prior nowhere.txt", "is no file"),
         ("--method swav --prior class --swav.prototypes 15", "try 10"),
         ("--method pmsn --prior-order sorted", "sorted is for swav, dino and ibot"),
