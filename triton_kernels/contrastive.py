@@ -8,7 +8,7 @@ tiles at and right of the diagonal once for the sums of both their sides; the pa
 take M^2 / 16 bytes at 128 rows a tile, while forward runs. A program of the other kernels owns a
 block of rows and visits all columns, or a range of them. No atomics.
 Operations: 2 N K D a pass over tiles, and 2 N K D a gradient, twice that for half inputs, whose
-weights stay in two halves (see `_linear_cross_entropy.py`).
+weights stay in two halves (see `_products.py`).
 
 van den Oord et al. 2018 (InfoNCE); Chen et al. 2020 (NT-Xent).
 """
@@ -18,15 +18,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import _linear_cross_entropy as linear
 from ._common import cdiv, choose, launch
-from ._linear_cross_entropy import (
-    _dot,
-    _gradient_product,
-    _input_precision,
-    _load,
-    _padded,
-    _product,
+from ._products import (
+    BACKWARD,
+    FORWARD,
+    WIDEST,
+    dot,
+    gradient_product,
+    input_precision,
+    load_rows,
+    padded,
+    product,
 )
 from ._statistics import LOWEST, columns_of_program, parts
 
@@ -42,7 +44,7 @@ def rows_forward(
     """As `reference.contrastive.rows_forward`."""
     x, w = _alike(x, w)
     without = (_NONE, None, None) if lo is None else (_OWN, lo, hi)
-    blocks, count, settings = _programs(x, w, linear.FORWARD)
+    blocks, count, settings = _programs(x, w, FORWARD)
     partial = _empty(x, count, 2, x.shape[0])
     launch(
         _statistics, (blocks, count), x, *_operands(x, w, a, b), scale, *without[1:], partial,
@@ -68,7 +70,7 @@ def rows_backward(
 def pairs_forward(z: Tensor, a: Tensor | None, scale: float, views: int) -> Tensor:
     """As `reference.contrastive.pairs_forward`."""
     (z,) = _alike(z)
-    rows, _, width, warps, stages = _settings(z, linear.FORWARD)
+    rows, _, width, warps, stages = _settings(z, FORWARD)
     blocks = cdiv(z.shape[0], rows)
     partial = _empty(z, blocks, 2, z.shape[0])
     launch(
@@ -100,9 +102,9 @@ def _gradient(
     views: int = 1,
 ) -> Tensor:
     """(own, D) float32: sum_j d_ij other_scale_j other_j."""
-    blocks, count, settings = _programs(own, other, linear.BACKWARD)
+    blocks, count, settings = _programs(own, other, BACKWARD)
     dim = own.shape[1]
-    width = min(_padded(dim), linear.WIDEST[own.element_size()])
+    width = min(padded(dim), WIDEST[own.element_size()])
     partial = _empty(own, count, *own.shape)
     launch(
         _gradient_kernel, (blocks, count, cdiv(dim, width)), own,
@@ -128,12 +130,12 @@ def _operands(own: Tensor, other: Tensor, own_scale, other_scale) -> list:
 
 def _settings(own: Tensor, table: dict[int, tuple]) -> tuple:
     size = own.element_size()
-    return choose(table[size], size * _padded(own.shape[1]))
+    return choose(table[size], size * padded(own.shape[1]))
 
 
 def _tile(own: Tensor, rows: int, columns: int | None, width: int | None) -> dict:
-    tile = {"ROWS": rows, "WIDTH": width or _padded(own.shape[1]), "WHOLE": width is None,
-            "PRECISION": _input_precision()}  # fmt: skip
+    tile = {"ROWS": rows, "WIDTH": width or padded(own.shape[1]), "WHOLE": width is None,
+            "PRECISION": input_precision()}  # fmt: skip
     return tile if columns is None else {**tile, "COLUMNS": columns}
 
 
@@ -216,7 +218,7 @@ def _statistics(
 ):
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     if WHOLE:
-        own_tile = _load(own, own_stride, rows, N, 0, D, WIDTH)
+        own_tile = load_rows(own, own_stride, rows, N, 0, D, WIDTH)
     factor = _factors(own_scale, rows, N) * (scale * _LOG2_E)
     shift = tl.full((ROWS,), LOWEST, tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
@@ -224,10 +226,10 @@ def _statistics(
     for first_col in range(begin, end, COLUMNS):
         cols = first_col + tl.arange(0, COLUMNS)
         if WHOLE:
-            other_tile = _load(other, other_stride, cols, K, 0, D, WIDTH)
-            products = _dot(own_tile, tl.trans(other_tile), None, PRECISION)
+            other_tile = load_rows(other, other_stride, cols, K, 0, D, WIDTH)
+            products = dot(own_tile, tl.trans(other_tile), None, PRECISION)
         else:
-            products = _product(
+            products = product(
                 own, own_stride, rows, N, other, other_stride, cols, K, D, WIDTH, PRECISION
             )
         logits = products * factor[:, None] * _factors(other_scale, cols, K)[None, :]
@@ -261,12 +263,12 @@ def _pair_statistics(
         return
     rows, cols = r * ROWS + tl.arange(0, ROWS), c * ROWS + tl.arange(0, ROWS)
     if WHOLE:
-        products = _dot(
-            _load(z, stride, rows, M, 0, D, WIDTH),
-            tl.trans(_load(z, stride, cols, M, 0, D, WIDTH)), None, PRECISION,
+        products = dot(
+            load_rows(z, stride, rows, M, 0, D, WIDTH),
+            tl.trans(load_rows(z, stride, cols, M, 0, D, WIDTH)), None, PRECISION,
         )  # fmt: skip
     else:
-        products = _product(z, stride, rows, M, z, stride, cols, M, D, WIDTH, PRECISION)
+        products = product(z, stride, rows, M, z, stride, cols, M, D, WIDTH, PRECISION)
     factor = _factors(factors, rows, M) * (scale * _LOG2_E)
     logits = products * factor[:, None] * _factors(factors, cols, M)[None, :]
     out = _left_out(None, None, rows, M, cols, M, views, _BLOCK)
@@ -312,17 +314,17 @@ def _gradient_kernel(
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     first_width = tl.program_id(2) * SLICE
     if WHOLE:
-        own_tile = _load(own, own_stride, rows, N, 0, D, WIDTH)
+        own_tile = load_rows(own, own_stride, rows, N, 0, D, WIDTH)
     factor = _factors(own_scale, rows, N) * (scale * _LOG2_E)
     total = tl.zeros((ROWS, SLICE), tl.float32)
     begin, end = columns_of_program(K, COLUMNS)
     for first_col in range(begin, end, COLUMNS):
         cols = first_col + tl.arange(0, COLUMNS)
-        other_tile = _load(other, other_stride, cols, K, first_width, D, SLICE)
+        other_tile = load_rows(other, other_stride, cols, K, first_width, D, SLICE)
         if WHOLE:
-            products = _dot(own_tile, tl.trans(other_tile), None, PRECISION)
+            products = dot(own_tile, tl.trans(other_tile), None, PRECISION)
         else:
-            products = _product(
+            products = product(
                 own, own_stride, rows, N, other, other_stride, cols, K, D, WIDTH, PRECISION
             )
         scales = _factors(other_scale, cols, K)
@@ -340,7 +342,7 @@ def _gradient_kernel(
             inside = (place >= 0) & (place < views) & (rows < N)[:, None] & (cols < K)[None, :]
             offsets = rows.to(tl.int64)[:, None] * views + place
             d += tl.load(first + offsets, mask=inside, other=0.0)
-        total = _gradient_product(d * scales[None, :], other_tile, total, PRECISION)
+        total = gradient_product(d * scales[None, :], other_tile, total, PRECISION)
     width = first_width + tl.arange(0, SLICE)
     offsets = (tl.program_id(1).to(tl.int64) * N + rows)[:, None] * D + width[None, :]
     tl.store(d_own + offsets, total, mask=(rows < N)[:, None] & (width < D)[None, :])

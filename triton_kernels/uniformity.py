@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._common import cdiv, launch
-from ._linear_cross_entropy import _dot, _input_precision, _load, _padded, _product
+from ._products import dot, input_precision, load_rows, padded, product
 from ._statistics import columns_of_program, parts
 
 # Rows, columns and width of a tile of pairs.                                     unmeasured
@@ -35,8 +35,8 @@ def potential(
     z = x.float() - x.mean(0, dtype=torch.float32)
     n, d = z.shape
     own = last - first
-    rows, columns, width = PAIR_ROWS, PAIR_COLUMNS, min(PAIR_WIDTH, _padded(d))
-    slice_width = min(_padded(d), WIDEST) if want_grad else 16
+    rows, columns, width = PAIR_ROWS, PAIR_COLUMNS, min(PAIR_WIDTH, padded(d))
+    slice_width = min(padded(d), WIDEST) if want_grad else 16
     blocks = cdiv(own, rows)
     count = parts(blocks, cdiv(n, columns), z.device)
     stats = _empty(z, (count, 2, own))
@@ -44,7 +44,7 @@ def potential(
     launch(
         _potential_kernel, (blocks, count, cdiv(d, slice_width) if want_grad else 1), z,
         z, z.square().sum(1), first, last, n, d, t, stats, moments,
-        ROWS=rows, COLUMNS=columns, WIDTH=width, PRECISION=_input_precision(), SLICE=slice_width,
+        ROWS=rows, COLUMNS=columns, WIDTH=width, PRECISION=input_precision(), SLICE=slice_width,
         num_warps=8, num_stages=2,
     )  # fmt: skip
     # Parts and rows stand at shifts of their own; a row without a finite weight has a weight of 0.
@@ -167,7 +167,7 @@ def _potential_kernel(
     begin, end = columns_of_program(N, COLUMNS)
     for first_col in range(begin, end, COLUMNS):
         cols = first_col + tl.arange(0, COLUMNS)
-        products = _product(z, D, rows, last, z, D, cols, N, D, WIDTH, PRECISION)
+        products = product(z, D, rows, last, z, D, cols, N, D, WIDTH, PRECISION)
         col_norm = tl.load(norms + cols, mask=cols < N, other=0.0)
         square = tl.maximum(row_norm[:, None] + col_norm[None, :] - 2.0 * products, 0.0)
         valid = (cols < N)[None, :] & (rows < last)[:, None] & (rows[:, None] != cols[None, :])
@@ -179,8 +179,8 @@ def _potential_kernel(
         total = total * shrink + tl.sum(w, 1)
         least = nearer
         if moments is not None:
-            part = _load(z, D, cols, N, slice_first, D, SLICE)
-            moment = _dot(w, part, moment * shrink[:, None], PRECISION)
+            part = load_rows(z, D, cols, N, slice_first, D, SLICE)
+            moment = dot(w, part, moment * shrink[:, None], PRECISION)
     own_count = last - first
     place = rows - first
     here = tl.program_id(1).to(tl.int64)
