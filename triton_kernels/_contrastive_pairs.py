@@ -8,12 +8,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import cdiv, launch
+from ._common import cdiv, empty, launch
 from ._contrastive_tiles import (
     BLOCK,
     LOG2_E,
     alike,
-    empty,
     factors_of,
     largest,
     left_out,

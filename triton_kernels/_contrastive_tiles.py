@@ -32,10 +32,6 @@ def tile_of(own: Tensor, rows: int, columns: int | None, width: int | None) -> d
     return tile if columns is None else {**tile, "COLUMNS": columns}
 
 
-def empty(like: Tensor, *shape: int) -> Tensor:
-    return torch.empty(shape, dtype=torch.float32, device=like.device)
-
-
 def merge(partial: Tensor) -> Tensor:
     """(P, 2, N) maxima and sums, base 2, to (N,) float64 log-sum-exps; -inf for no terms."""
     shift = partial[:, 0].amax(0)

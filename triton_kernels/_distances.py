@@ -65,8 +65,8 @@ def _difference_kernel(x, x_stride, y, y_stride, coefficient, d_x, d_y, N, D,
                        ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     cols = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    mask = (rows < N)[:, None] & (cols < D)[None, :]
     g = tl.load(coefficient + rows, mask=rows < N, other=0.0)[:, None]
+    mask = (rows < N)[:, None] & (cols < D)[None, :]
     away = g * (load(x, x_stride, rows, cols, mask) - load(y, y_stride, rows, cols, mask))
     store(d_x, D, rows, cols, mask, away)
     store(d_y, D, rows, cols, mask, -away)

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import cdiv, launch
+from ._common import cdiv, empty, launch
 from ._linear_operands import Problem, target_tile
 from ._products import (
     BACKWARD,
@@ -84,7 +84,7 @@ def _statistics(problem: Problem, inv_temperature: float) -> Tensor:
     size, others = problem.own.shape[0], problem.other.shape[0]
     blocks = cdiv(size, rows)
     count = parts(blocks, cdiv(others, columns), problem.own.device)
-    partial = _empty(problem.own, (count, 4, size))
+    partial = empty(problem.own, count, 4, size)
     launch(
         _statistics_kernel, (blocks, count), problem.own,
         *problem.operands(), inv_temperature, partial, **problem.tile(rows, columns, width),
@@ -123,10 +123,6 @@ def _gradient(
 
 def _with_stride(tensor: Tensor | None) -> tuple[Tensor | None, int]:
     return tensor, 0 if tensor is None or tensor.dim() == 0 else tensor.stride(0)
-
-
-def _empty(like: Tensor, shape: tuple) -> Tensor:
-    return torch.empty(shape, dtype=torch.float32, device=like.device)
 
 
 @triton.jit

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import cdiv, launch
+from ._common import cdiv, empty, launch
 from ._contrastive_pairs import pairs_forward
 from ._contrastive_tiles import (
     BLOCK,
@@ -25,7 +25,6 @@ from ._contrastive_tiles import (
     OTHER,
     OWN,
     alike,
-    empty,
     factors_of,
     largest,
     left_out,

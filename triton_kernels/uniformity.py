@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import cdiv, launch
+from ._common import cdiv, empty, launch
 from ._correlation import correlation, correlation_backward
 from ._distances import distance_power, distance_power_backward
 from ._products import dot, input_precision, load_rows, padded, product
@@ -46,8 +46,8 @@ def potential(
     slice_width = min(padded(d), WIDEST) if want_grad else 16
     blocks = cdiv(own, rows)
     count = parts(blocks, cdiv(n, columns), z.device)
-    stats = _empty(z, (count, 2, own))
-    moments = _empty(z, (count, own, d)) if want_grad else None
+    stats = empty(z, count, 2, own)
+    moments = empty(z, count, own, d) if want_grad else None
     launch(
         _potential_kernel, (blocks, count, cdiv(d, slice_width) if want_grad else 1), z,
         z, z.square().sum(1), first, last, n, d, t, stats, moments,
@@ -65,10 +65,6 @@ def potential(
     factor = ((least - shift) * t).exp().float()[..., None]
     moved = weight.sum(0).float()[:, None] * z[first:last] - (moments * factor).sum(0)
     return log_sum, moved * (-4 * t / total).float()
-
-
-def _empty(like: Tensor, shape: tuple) -> Tensor:
-    return torch.empty(shape, dtype=torch.float32, device=like.device)
 
 
 @triton.jit
