@@ -22,7 +22,7 @@ def parametrize(cases: list[Case]):
 
 def run(benchmark, case: Case, contender: str) -> None:
     """Forward and backward of one contender: a few rounds, after its result was checked."""
-    from .harness import Oracle, check, outputs
+    from .oracle import Oracle, check, outputs
     from .timers import fresh
 
     arguments = case.arguments()

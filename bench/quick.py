@@ -8,8 +8,9 @@ from pathlib import Path
 
 from . import report
 from .cases import Case
-from .harness import Options, Row
+from .harness import Options
 from .report import Results
+from .rows import Row
 from .runs import attempt
 
 SECONDS = 45.0

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .harness import Row
+from .rows import Row
 
 _FIXED = ("eager", "compile", "ours")
 _HEAD = (

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 
 from .cases import Case
-from .harness import Options, WrongResult, measure
+from .harness import Options, measure
+from .oracle import WrongResult
 from .report import Results
 
 

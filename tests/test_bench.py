@@ -22,6 +22,8 @@ from ssl_fast.bench import (
     timers,
 )
 from ssl_fast.bench.cases import Bar, Case, Floor, Limit, Problem
+from ssl_fast.bench.oracle import WrongResult
+from ssl_fast.bench.rows import Row, spread, summarise
 
 from ssl_fast import cli
 
@@ -95,7 +97,7 @@ def test_a_wrong_gradient_is_found():
     def steeper(logits, targets):
         return bench_cross_entropy.eager(1.5 * logits - 0.5 * logits.detach(), targets)
 
-    with pytest.raises(harness.WrongResult, match="ours's gradient 1 is off by"):
+    with pytest.raises(WrongResult, match="ours's gradient 1 is off by"):
         next(harness.measure(tiny(bench_cross_entropy.CASES[0], ours=steeper), QUICK))
 
 
@@ -107,7 +109,7 @@ def test_a_rival_that_is_missing_or_wrong_is_left_out_with_its_reason():
     assert "lightly" in row.milliseconds or "not installed" in row.skipped["lightly"]
 
 
-def summary(case: Case, ran: str) -> harness.Row:
+def summary(case: Case, ran: str) -> Row:
     """Rounds on a machine whose speed drifts by a factor of four, while ratios stay."""
     drift = [1.0, 4.0, 2.0]
     timed = {
@@ -118,7 +120,7 @@ def summary(case: Case, ran: str) -> harness.Row:
     }
     common = {"launch": "python", "steps_a_round": 1, "errors": {}, "skipped": {}}
     common |= {"peak_bytes": {}, "kept_bytes": {"ours": 8}, "backend": ran}
-    return harness.summarise(case, case.arguments(), timed, common)[-1]
+    return summarise(case, case.arguments(), timed, common)[-1]
 
 
 def test_ratios_are_medians_over_rounds():
@@ -154,7 +156,7 @@ def test_the_script_for_the_sanitizer_runs(capsys):
 
 
 def test_spread_is_the_middle_eighty_percent():
-    found = harness.spread(numpy.arange(101.0))
+    found = spread(numpy.arange(101.0))
     assert dataclasses.astuple(found) == pytest.approx((50, 10, 90))
 
 

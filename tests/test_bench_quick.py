@@ -8,6 +8,8 @@ import torch
 from ssl_fast.bench import __main__ as command
 from ssl_fast.bench import harness, quick, report
 from ssl_fast.bench import losses as table
+from ssl_fast.bench.oracle import Oracle, check
+from ssl_fast.bench.rows import Row, summarise
 
 from ssl_fast import losses
 
@@ -29,8 +31,8 @@ def test_no_loss_is_forgotten():
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.problem.name)
 def test_every_contender_computes_the_same(case):
-    oracle = harness.Oracle(case, case.arguments())
-    harness.check(oracle)
+    oracle = Oracle(case, case.arguments())
+    check(oracle)
     _, skipped = harness.contenders(oracle, harness.Options(without_compile="slow"))
     assert set(skipped) == {"compile"} or "not installed" in skipped["lightly"]
 
@@ -55,12 +57,12 @@ def report_rows(folder, direction: str) -> list[dict]:
     return [row for row in rows if row["direction"] == direction]
 
 
-def timed(name: str, **seconds: float) -> harness.Row:
+def timed(name: str, **seconds: float) -> Row:
     case = dataclasses.replace(CASES[0], problem=dataclasses.replace(CASES[0].problem, name=name))
     samples = {key: [(each, each)] * 3 for key, each in {**seconds, "floor": 0.0}.items()}
     common = {"launch": "python", "steps_a_round": 1, "errors": {}, "skipped": {}}
     common |= {"peak_bytes": {}, "kept_bytes": {}, "backend": "native"}
-    return harness.summarise(case, case.arguments(), samples, common)[-1]
+    return summarise(case, case.arguments(), samples, common)[-1]
 
 
 def test_gains_are_summed_up_by_geometric_means():

@@ -23,6 +23,7 @@ from checks import (
 )
 
 from ssl_fast.functional import Assignment, linear_soft_cross_entropy, soft_cross_entropy
+from ssl_fast.functional._linear_cross_entropy import Products
 
 pytestmark = [pytest.mark.cpu_kernels, pytest.mark.usefixtures("poisoned")]
 
@@ -628,3 +629,15 @@ def test_refuses(case) -> None:
         call()
     for word in words:
         caught.match(word)
+
+
+def test_products_take_a_number_or_one_g_a_row() -> None:
+    """On a GPU a number goes the way of rows, which its host does not read."""
+    x, weight, d_logits = normal(7, 3), normal(5, 3, seed=1), normal(7, 5, seed=2)
+    for d_loss in (torch.tensor(3.0), torch.full((7,), 3.0)):
+        sums = Products(x, weight, True, True, d_loss=d_loss, factor=0.5)
+        for rows in (slice(0, 4), slice(4, 7)):
+            sums.add(rows, d_logits[rows])
+        d_x, d_weight = sums.result()
+        torch.testing.assert_close(d_x, 1.5 * d_logits @ weight)
+        torch.testing.assert_close(d_weight, 1.5 * d_logits.T @ x)

@@ -75,7 +75,7 @@ def test_values_alone_come_from_triangular_tiles(shape, monkeypatch) -> None:
 @pytest.mark.parametrize("entry", range(2))
 @pytest.mark.parametrize("table", ["MOMENTS", "TILES", "TRIANGLE"])
 def test_every_entry_of_the_tables(table, entry, monkeypatch) -> None:
-    for stem in ("covariance", "cross_correlation", "_elementwise"):
+    for stem in ("covariance", "_covariance_triangle", "cross_correlation", "_elementwise"):
         if entries := getattr(kernels(stem), table, None):
             monkeypatch.setattr(kernels(stem), table, (entries[entry],))
     for shape in ((5, 70), (37, 66)):

@@ -64,10 +64,9 @@ def test_sinkhorn(shape, dtype):
 
 
 def test_sinkhorn_with_more_partial_sums_than_a_block(monkeypatch):
-    module = kernels("sinkhorn")
-    monkeypatch.setattr(module, "ROWS", ((1 << 62, 2, 128, 4),))
-    monkeypatch.setattr(module, "COLUMNS", ((1 << 62, 2, 128, 4),))
-    monkeypatch.setattr(module, "processors", lambda device: 20)
+    for name, table in (("sinkhorn", "ROWS"), ("_sinkhorn_columns", "COLUMNS")):
+        monkeypatch.setattr(kernels(name), table, ((1 << 62, 2, 128, 4),))
+        monkeypatch.setattr(kernels(name), "processors", lambda device: 20)
     check_sinkhorn(scores(83, 20), prior(20))
 
 
@@ -296,8 +295,9 @@ def test_prior_runs_in_msn():
 
 def test_every_table_entry(monkeypatch):
     """Each entry alone, on a problem of more than one of its tiles."""
-    stems = [kernels(s) for s in ("sinkhorn", "cross_entropy", "prior", "_linear_cross_entropy")]
-    entries = [entry for entry in single_entry_tables() if entry[0] in stems]  # others: their own
+    names = "sinkhorn", "_sinkhorn_columns", "cross_entropy", "prior", "_linear_cross_entropy"
+    modules = [kernels(name) for name in names]
+    entries = [entry for entry in single_entry_tables() if entry[0] in modules]  # others: their own
     assert len(entries) == 28
     for module, name, table in entries:
         with monkeypatch.context() as patch:
@@ -306,9 +306,9 @@ def test_every_table_entry(monkeypatch):
 
 
 def _check_entry(module, name, table) -> None:
-    if module is kernels("sinkhorn"):
+    if module in (kernels("sinkhorn"), kernels("_sinkhorn_columns")):
         values = scores(35, table[0][2] + 5 if name == "ROWS" else 131)
-        assert_close(module.dense(values, SCALE, None, 2, False), exact_dense(values))
+        assert_close(kernels("sinkhorn").dense(values, SCALE, None, 2, False), exact_dense(values))
     elif module is kernels("prior"):
         n, k = (table[0][2] + 5, 67) if name == "SUMS" else (17, table[0][2] + 5)
         check_prior(normal(n, k), 2.0, balanced(scores(n, k)))

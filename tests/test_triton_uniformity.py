@@ -7,7 +7,7 @@ import oracles
 import pytest
 import torch
 from checks import assert_right, error, normal, same_bits, unit, value_and_grads
-from triton_harness import _specialise, kernels
+from triton_harness import kernels, recorded
 
 import ssl_fast
 import ssl_fast.reference.transport
@@ -156,15 +156,7 @@ def launches(dtype: torch.dtype) -> list:
     def meta(*shape, dtype=dtype):
         return torch.empty(shape, dtype=dtype, device="meta")
 
-    found: list = []
-    with pytest.MonkeyPatch.context() as patch:
-        for stem in ("uniformity", "transport"):
-            patch.setattr(
-                kernels(stem), "launch",
-                lambda kernel, grid, like, *args, **options: found.append(
-                    _specialise(kernel, args, {**options, "enable_fp_fusion": True})
-                ),
-            )  # fmt: skip
+    with recorded() as found:
         uniformity, transport = kernels("uniformity"), kernels("transport")
         for d in (64, 128, 256):
             uniformity.potential(meta(4096, d), 0, 4096, 2.0, True)

@@ -31,6 +31,10 @@ def cdiv(a: int, b: int) -> int:
     return -(-a // b)
 
 
+def empty(like: Tensor, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device=like.device)
+
+
 @functools.cache
 def processors(device: torch.device) -> int:
     """Multiprocessors of the GPU; 2 under the interpreter, whose grids have to be tiny."""

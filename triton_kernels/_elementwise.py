@@ -57,3 +57,13 @@ def store(pointer, stride, rows, cols, mask, value):
 @triton.jit
 def column(pointer, cols, D):
     return tl.load(pointer + cols, mask=cols < D, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def centred(pointer, stride, mean, rows, cols, mask, D):
+    """z - mean, the float64 mean in two parts; 0 outside."""
+    m = tl.load(mean + cols, mask=cols < D, other=0.0)
+    high = m.to(tl.float32)
+    low = (m - high.to(tl.float64)).to(tl.float32)
+    z = load(pointer, stride, rows, cols, mask)
+    return tl.where(mask, (z - high[None, :]) - low[None, :], 0.0)

@@ -3,36 +3,48 @@
     rows:   l_ij = c a_i b_j <x_i, w_j>,  without columns lo_i <= j < hi_i
     pairs:  l_ij = c a_i a_j <z_i, z_j>,  without the block of `views` rows that holds i
 
-Not stored: similarities, softmax, rows of unit norm (norms are factors of a tile). Pairs visit the
-tiles at and right of the diagonal once for the sums of both their sides; the parts of those sums
-take M^2 / 16 bytes at 128 rows a tile, while forward runs. A program of the other kernels owns a
-block of rows and visits all columns, or a range of them. No atomics.
+Not stored: similarities, softmax, rows of unit norm (norms are factors of a tile). A program owns a
+block of rows and visits all columns, or a range of them. Sums of pairs: `_contrastive_pairs.py`. No
+atomics.
 Operations: 2 N K D a pass over tiles, and 2 N K D a gradient, twice that for half inputs, whose
-weights stay in two halves (see `_linear_cross_entropy.py`).
+weights stay in two halves (see `_products.py`).
 
 van den Oord et al. 2018 (InfoNCE); Chen et al. 2020 (NT-Xent).
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import _linear_cross_entropy as linear
-from ._common import cdiv, choose, launch
-from ._linear_cross_entropy import (
-    _dot,
-    _gradient_product,
-    _input_precision,
-    _load,
-    _padded,
-    _product,
+from ._common import cdiv, empty, launch
+from ._contrastive_pairs import pairs_forward
+from ._contrastive_tiles import (
+    BLOCK,
+    LOG2_E,
+    NONE,
+    OTHER,
+    OWN,
+    alike,
+    factors_of,
+    largest,
+    left_out,
+    merge,
+    settings,
+    tile_of,
+)
+from ._products import (
+    BACKWARD,
+    FORWARD,
+    WIDEST,
+    dot,
+    gradient_product,
+    load_rows,
+    padded,
+    product,
 )
 from ._statistics import LOWEST, columns_of_program, parts
 
-_LOG2_E = tl.constexpr(1.4426950408889634)
-# Which elements a tile leaves out.
-_NONE, _OWN, _OTHER, _BLOCK = (tl.constexpr(i) for i in range(4))
+__all__ = ["pairs_backward", "pairs_forward", "rows_backward", "rows_forward"]
 
 
 def rows_forward(
@@ -40,15 +52,15 @@ def rows_forward(
     hi: Tensor | None, want_pull: bool,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """As `reference.contrastive.rows_forward`."""
-    x, w = _alike(x, w)
-    without = (_NONE, None, None) if lo is None else (_OWN, lo, hi)
-    blocks, count, settings = _programs(x, w, linear.FORWARD)
-    partial = _empty(x, count, 2, x.shape[0])
+    x, w = alike(x, w)
+    without = (NONE, None, None) if lo is None else (OWN, lo, hi)
+    blocks, count, settings = _programs(x, w, FORWARD)
+    partial = empty(x, count, 2, x.shape[0])
     launch(
         _statistics, (blocks, count), x, *_operands(x, w, a, b), scale, *without[1:], partial,
         WITHOUT=without[0].value, **settings,
     )  # fmt: skip
-    lse = _merge(partial)
+    lse = merge(partial)
     pull = None
     if want_pull:
         pull = _gradient(x, w, a, b, scale, own_lse=lse, without=without)
@@ -60,30 +72,17 @@ def rows_backward(
     hi: Tensor | None, lse: Tensor, weight: Tensor,
 ) -> Tensor:  # fmt: skip
     """As `reference.contrastive.rows_backward`: the columns own the tiles, rows are the others."""
-    x, w = _alike(x, w)
-    without = (_NONE, None, None) if lo is None else (_OTHER, lo, hi)
+    x, w = alike(x, w)
+    without = (NONE, None, None) if lo is None else (OTHER, lo, hi)
     return _gradient(w, x, b, a, scale, other_lse=lse, other_weight=weight, without=without)
-
-
-def pairs_forward(z: Tensor, a: Tensor | None, scale: float, views: int) -> Tensor:
-    """As `reference.contrastive.pairs_forward`."""
-    (z,) = _alike(z)
-    rows, _, width, warps, stages = _settings(z, linear.FORWARD)
-    blocks = cdiv(z.shape[0], rows)
-    partial = _empty(z, blocks, 2, z.shape[0])
-    launch(
-        _pair_statistics, (blocks, blocks), z, z, z.stride(0), a, *z.shape, scale, views, partial,
-        **_tile(z, rows, None, width), num_warps=warps, num_stages=stages,
-    )  # fmt: skip
-    return _merge(partial)
 
 
 def pairs_backward(
     z: Tensor, a: Tensor | None, scale: float, views: int, lse: Tensor, blocks: Tensor
 ) -> Tensor:
     """As `reference.contrastive.pairs_backward`."""
-    (z,) = _alike(z)
-    without = (_BLOCK, blocks.float().contiguous(), None)
+    (z,) = alike(z)
+    without = (BLOCK, blocks.float().contiguous(), None)
     return _gradient(z, z, a, a, scale, own_lse=lse, other_lse=lse, without=without, views=views)
 
 
@@ -96,27 +95,20 @@ def _gradient(
     own_lse: Tensor | None = None,
     other_lse: Tensor | None = None,
     other_weight: Tensor | None = None,
-    without: tuple = (_NONE, None, None),
+    without: tuple = (NONE, None, None),
     views: int = 1,
 ) -> Tensor:
     """(own, D) float32: sum_j d_ij other_scale_j other_j."""
-    blocks, count, settings = _programs(own, other, linear.BACKWARD)
+    blocks, count, settings = _programs(own, other, BACKWARD)
     dim = own.shape[1]
-    width = min(_padded(dim), linear.WIDEST[own.element_size()])
-    partial = _empty(own, count, *own.shape)
+    width = min(padded(dim), WIDEST[own.element_size()])
+    partial = empty(own, count, *own.shape)
     launch(
         _gradient_kernel, (blocks, count, cdiv(dim, width)), own,
         *_operands(own, other, own_scale, other_scale), scale, own_lse, other_lse, other_weight,
         *without[1:], views, partial, WITHOUT=without[0].value, SLICE=width, **settings,
     )  # fmt: skip
     return partial[0] if count == 1 else partial.sum(0)
-
-
-def _alike(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Operands of one product have one type: float32 where they differ."""
-    same = len({t.dtype for t in tensors}) == 1
-    tensors = tensors if same else tuple(t.float() for t in tensors)
-    return tuple(t if t.stride(1) == 1 else t.contiguous() for t in tensors)
 
 
 def _operands(own: Tensor, other: Tensor, own_scale, other_scale) -> list:
@@ -126,71 +118,13 @@ def _operands(own: Tensor, other: Tensor, own_scale, other_scale) -> list:
     ]  # fmt: skip
 
 
-def _settings(own: Tensor, table: dict[int, tuple]) -> tuple:
-    size = own.element_size()
-    return choose(table[size], size * _padded(own.shape[1]))
-
-
-def _tile(own: Tensor, rows: int, columns: int | None, width: int | None) -> dict:
-    tile = {"ROWS": rows, "WIDTH": width or _padded(own.shape[1]), "WHOLE": width is None,
-            "PRECISION": _input_precision()}  # fmt: skip
-    return tile if columns is None else {**tile, "COLUMNS": columns}
-
-
 def _programs(own: Tensor, other: Tensor, table: dict[int, tuple]) -> tuple[int, int, dict]:
-    rows, columns, width, warps, stages = _settings(own, table)
+    rows, columns, width, warps, stages = settings(own, table)
     blocks = cdiv(own.shape[0], rows)
     count = parts(blocks, cdiv(other.shape[0], columns), own.device)
     return blocks, count, {
-        **_tile(own, rows, columns, width), "num_warps": warps, "num_stages": stages
+        **tile_of(own, rows, columns, width), "num_warps": warps, "num_stages": stages
     }  # fmt: skip
-
-
-def _empty(like: Tensor, *shape: int) -> Tensor:
-    return torch.empty(shape, dtype=torch.float32, device=like.device)
-
-
-def _merge(partial: Tensor) -> Tensor:
-    """(P, 2, N) maxima and sums, base 2, to (N,) float64 log-sum-exps; -inf for no terms."""
-    shift = partial[:, 0].amax(0)
-    total = (partial[:, 1].double() * (partial[:, 0] - shift).double().exp2()).sum(0)
-    return torch.where(total == 0, -torch.inf, (shift.double() + total.log2()) / _LOG2_E.value)
-
-
-@triton.jit
-def _factors(pointer, index, size):
-    """pointer[index] in float32; ones for None."""
-    if pointer is None:
-        value = tl.full(index.shape, 1.0, tl.float32)
-    else:
-        value = tl.load(pointer + index, mask=index < size, other=0.0).to(tl.float32)
-    return value
-
-
-@triton.jit
-def _left_out(first, second, rows, N, cols, K, views, WITHOUT: tl.constexpr):
-    """(R, C) elements that take no part."""
-    out = (rows >= N)[:, None] | (cols >= K)[None, :]
-    if WITHOUT == _OWN:
-        lo = tl.load(first + rows, mask=rows < N, other=0)[:, None]
-        hi = tl.load(second + rows, mask=rows < N, other=0)[:, None]
-        out = out | ((lo <= cols[None, :]) & (cols[None, :] < hi))
-    elif WITHOUT == _OTHER:
-        lo = tl.load(first + cols, mask=cols < K, other=0)[None, :]
-        hi = tl.load(second + cols, mask=cols < K, other=0)[None, :]
-        out = out | ((lo <= rows[:, None]) & (rows[:, None] < hi))
-    elif WITHOUT == _BLOCK:
-        out = out | ((rows // views)[:, None] == (cols // views)[None, :])
-    return out
-
-
-@triton.jit
-def _largest(logits, AXIS: tl.constexpr):
-    """The maximum, and the sum of exponentials relative to it; 0 where all are left out."""
-    top = tl.max(logits, AXIS)
-    terms = tl.exp2(logits - tl.expand_dims(top, AXIS))
-    terms = tl.where(logits <= LOWEST, 0.0, terms)  # NaN stays
-    return top, tl.sum(terms, AXIS)
 
 
 @triton.jit
@@ -217,70 +151,29 @@ def _statistics(
 ):
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     if WHOLE:
-        own_tile = _load(own, own_stride, rows, N, 0, D, WIDTH)
-    factor = _factors(own_scale, rows, N) * (scale * _LOG2_E)
+        own_tile = load_rows(own, own_stride, rows, N, 0, D, WIDTH)
+    factor = factors_of(own_scale, rows, N) * (scale * LOG2_E)
     shift = tl.full((ROWS,), LOWEST, tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     begin, end = columns_of_program(K, COLUMNS)
     for first_col in range(begin, end, COLUMNS):
         cols = first_col + tl.arange(0, COLUMNS)
         if WHOLE:
-            other_tile = _load(other, other_stride, cols, K, 0, D, WIDTH)
-            products = _dot(own_tile, tl.trans(other_tile), None, PRECISION)
+            other_tile = load_rows(other, other_stride, cols, K, 0, D, WIDTH)
+            products = dot(own_tile, tl.trans(other_tile), None, PRECISION)
         else:
-            products = _product(
+            products = product(
                 own, own_stride, rows, N, other, other_stride, cols, K, D, WIDTH, PRECISION
             )
-        logits = products * factor[:, None] * _factors(other_scale, cols, K)[None, :]
-        out = _left_out(lo, hi, rows, N, cols, K, 1, WITHOUT)
-        top, sums = _largest(tl.where(out, LOWEST, logits), 1)
+        logits = products * factor[:, None] * factors_of(other_scale, cols, K)[None, :]
+        out = left_out(lo, hi, rows, N, cols, K, 1, WITHOUT)
+        top, sums = largest(tl.where(out, LOWEST, logits), 1)
         higher = tl.maximum(shift, top)
         total = total * tl.exp2(shift - higher) + sums * tl.exp2(top - higher)
         shift = higher
     pointers = partial + tl.program_id(1).to(tl.int64) * 2 * N + rows
     tl.store(pointers, shift, mask=rows < N)
     tl.store(pointers + N, total, mask=rows < N)
-
-
-@triton.jit
-def _pair_statistics(
-    z,  # (M, D)
-    stride,
-    factors,  # (M,), or None
-    M,
-    D,
-    scale,
-    views,
-    partial,  # (tiles a side, 2, M) float32, out: slot c of block r from tile (r, c) or (c, r)
-    ROWS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    WHOLE: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    r, c = tl.program_id(0), tl.program_id(1)
-    if c < r:
-        return
-    rows, cols = r * ROWS + tl.arange(0, ROWS), c * ROWS + tl.arange(0, ROWS)
-    if WHOLE:
-        products = _dot(
-            _load(z, stride, rows, M, 0, D, WIDTH),
-            tl.trans(_load(z, stride, cols, M, 0, D, WIDTH)), None, PRECISION,
-        )  # fmt: skip
-    else:
-        products = _product(z, stride, rows, M, z, stride, cols, M, D, WIDTH, PRECISION)
-    factor = _factors(factors, rows, M) * (scale * _LOG2_E)
-    logits = products * factor[:, None] * _factors(factors, cols, M)[None, :]
-    out = _left_out(None, None, rows, M, cols, M, views, _BLOCK)
-    logits = tl.where(out, LOWEST, logits)
-    top, sums = _largest(logits, 1)
-    pointers = partial + c.to(tl.int64) * 2 * M + rows
-    tl.store(pointers, top, mask=rows < M)
-    tl.store(pointers + M, sums, mask=rows < M)
-    if c > r:
-        top, sums = _largest(logits, 0)
-        pointers = partial + r.to(tl.int64) * 2 * M + cols
-        tl.store(pointers, top, mask=cols < M)
-        tl.store(pointers + M, sums, mask=cols < M)
 
 
 @triton.jit
@@ -313,35 +206,35 @@ def _gradient_kernel(
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     first_width = tl.program_id(2) * SLICE
     if WHOLE:
-        own_tile = _load(own, own_stride, rows, N, 0, D, WIDTH)
-    factor = _factors(own_scale, rows, N) * (scale * _LOG2_E)
+        own_tile = load_rows(own, own_stride, rows, N, 0, D, WIDTH)
+    factor = factors_of(own_scale, rows, N) * (scale * LOG2_E)
     total = tl.zeros((ROWS, SLICE), tl.float32)
     begin, end = columns_of_program(K, COLUMNS)
     for first_col in range(begin, end, COLUMNS):
         cols = first_col + tl.arange(0, COLUMNS)
-        other_tile = _load(other, other_stride, cols, K, first_width, D, SLICE)
+        other_tile = load_rows(other, other_stride, cols, K, first_width, D, SLICE)
         if WHOLE:
-            products = _dot(own_tile, tl.trans(other_tile), None, PRECISION)
+            products = dot(own_tile, tl.trans(other_tile), None, PRECISION)
         else:
-            products = _product(
+            products = product(
                 own, own_stride, rows, N, other, other_stride, cols, K, D, WIDTH, PRECISION
             )
-        scales = _factors(other_scale, cols, K)
+        scales = factors_of(other_scale, cols, K)
         logits = products * factor[:, None] * scales[None, :]
-        out = _left_out(first, second, rows, N, cols, K, views, WITHOUT)
+        out = left_out(first, second, rows, N, cols, K, views, WITHOUT)
         # P_ij of the own rows, plus P_ji of the others
         d = tl.zeros((ROWS, COLUMNS), tl.float32)
         if own_lse is not None:
             d += tl.where(out, 0.0, tl.exp2(logits - _base_two(own_lse, rows, N)[:, None]))
         if other_lse is not None:
             p = tl.where(out, 0.0, tl.exp2(logits - _base_two(other_lse, cols, K)[None, :]))
-            d += p * _factors(other_weight, cols, K)[None, :]
-        if WITHOUT == _BLOCK:
+            d += p * factors_of(other_weight, cols, K)[None, :]
+        if WITHOUT == BLOCK:
             place = cols[None, :] - (rows // views * views)[:, None]
             inside = (place >= 0) & (place < views) & (rows < N)[:, None] & (cols < K)[None, :]
             offsets = rows.to(tl.int64)[:, None] * views + place
             d += tl.load(first + offsets, mask=inside, other=0.0)
-        total = _gradient_product(d * scales[None, :], other_tile, total, PRECISION)
+        total = gradient_product(d * scales[None, :], other_tile, total, PRECISION)
     width = first_width + tl.arange(0, SLICE)
     offsets = (tl.program_id(1).to(tl.int64) * N + rows)[:, None] * D + width[None, :]
     tl.store(d_own + offsets, total, mask=(rows < N)[:, None] & (width < D)[None, :])
@@ -351,4 +244,4 @@ def _gradient_kernel(
 def _base_two(lse, index, size):
     """lse[index] / log 2 in float32; 0 for a row without terms."""
     value = tl.load(lse + index, mask=index < size, other=0.0)
-    return tl.where(value > float("-inf"), value * _LOG2_E, 0.0).to(tl.float32)
+    return tl.where(value > float("-inf"), value * LOG2_E, 0.0).to(tl.float32)

@@ -21,7 +21,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import NARROW, assignment, cdiv, choose, element, launch, potential, processors
+from ._common import NARROW, assignment, cdiv, choose, element, empty, launch, potential, processors
+from ._elementwise import load
+from ._sinkhorn_columns import OCCUPANCY, combine, start
+from ._statistics import LOWEST
 
 # Bytes of a row, at most -> rows of a block, columns of a tile, warps.                  unmeasured
 ROWS = (
@@ -30,22 +33,13 @@ ROWS = (
     (1 << 15, 4, 1024, 4),
     (1 << 62, 2, 2048, 8),
 )
-# Columns, at most -> rows of a block, columns of a tile, warps.                         unmeasured
-COLUMNS = ((64, 64, 64, 4), (1 << 62, 32, 128, 4))
-# Partial sums, at most -> partial sums of a block, columns of a tile, warps.            unmeasured
-PARTIALS = ((32, 16, 64, 2), (1 << 62, 32, 64, 4))
-# Programs a multiprocessor                                                              unmeasured
-_OCCUPANCY = 2
-# A column sum below this has lost terms to underflow.
-_VANISHED = tl.constexpr(1e-28)
-_LOWEST = tl.constexpr(-3e38)
 
 
 def step(scores: Tensor, scale: float, col: Tensor | None) -> tuple[Tensor, Tensor]:
     """One iteration: (row (N,), column_lse (K,)) in float64; `col` None stands for row = 0."""
     if col is None:
         row = scores.new_zeros(scores.shape[0], dtype=torch.float64)
-        return row, _start(scores, scale, None, update=False)
+        return row, start(scores, scale, None, update=False)
     return _iterate(scores, scale, col, None, update=False)
 
 
@@ -67,7 +61,7 @@ def dense(
 ) -> Tensor:
     """The assignment (N, K), float32: the last row potential and the output in one pass."""
     col = _column_potential(scores, scale, log_prior, iterations, softmax_start)
-    q = torch.empty(scores.shape, dtype=torch.float32, device=scores.device)
+    q = empty(scores, *scores.shape)
     _rows(scores, scale, col, dense=q)
     return q
 
@@ -76,7 +70,7 @@ def evaluate(scores: Tensor, scale: float, row: Tensor, col: Tensor | None) -> T
     """exp(scale s + row + col), (N, K) float32."""
     size, columns = scores.shape
     block, tile, warps = choose(ROWS, columns * scores.element_size())
-    q = torch.empty(scores.shape, dtype=torch.float32, device=scores.device)
+    q = empty(scores, *scores.shape)
     launch(
         _evaluate, (cdiv(size, block) * cdiv(columns, tile),), scores,
         scores, scores.stride(0), row, col, q, size, columns, scale, block, tile, num_warps=warps,
@@ -90,24 +84,10 @@ def _column_potential(
     if softmax_start:
         col = _iterate(scores, scale, None, log_prior, update=True)[1]
     else:
-        col = _start(scores, scale, log_prior, update=True)
+        col = start(scores, scale, log_prior, update=True)
     for _ in range(iterations - 1):
         col = _iterate(scores, scale, col, log_prior, update=True)[1]
     return col
-
-
-def _start(scores: Tensor, scale: float, log_prior: Tensor | None, update: bool) -> Tensor:
-    """LSE_i(scale s_ik), or log prior minus that."""
-    size, columns = scores.shape
-    block, tile, warps = choose(COLUMNS, columns)
-    tiles = cdiv(columns, tile)
-    wanted = cdiv(_OCCUPANCY * processors(scores.device), tiles)
-    partial = _empty(scores, torch.float64, min(cdiv(size, block), wanted), columns)
-    launch(
-        _start_kernel, (tiles, partial.shape[0]), scores,
-        scores, scores.stride(0), partial, size, columns, scale, block, tile, num_warps=warps,
-    )  # fmt: skip
-    return _combine(scores, scale, partial, None, None, log_prior, update)
 
 
 def _iterate(
@@ -115,10 +95,10 @@ def _iterate(
 ) -> tuple[Tensor, Tensor]:
     """(row, column_lse), or (row, log prior - column_lse); `col` None stands for zeros."""
     blocks = cdiv(scores.shape[0], _row_settings(scores)[0])
-    programs = min(blocks, _OCCUPANCY * processors(scores.device))
-    partial = _empty(scores, torch.float32, programs, scores.shape[1])
+    programs = min(blocks, OCCUPANCY * processors(scores.device))
+    partial = empty(scores, programs, scores.shape[1])
     row = _rows(scores, scale, col, partial=partial)
-    return row, _combine(scores, scale, partial, col, row, log_prior, update)
+    return row, combine(scores, scale, partial, col, row, log_prior, update)
 
 
 def _rows(
@@ -131,7 +111,7 @@ def _rows(
     """The row potential; fills `partial` (programs, K) with column sums or `dense` with q."""
     size, columns = scores.shape
     block, tile, warps = _row_settings(scores)
-    row = _empty(scores, torch.float64, size)
+    row = empty(scores, size, dtype=torch.float64)
     programs = cdiv(size, block) if partial is None else partial.shape[0]
     launch(
         _rows_kernel, (programs,), scores,
@@ -141,79 +121,8 @@ def _rows(
     return row
 
 
-def _combine(scores, scale, partial, col, row, log_prior, update):
-    """Column sums of all programs, in a fixed order, to LSE (K,) or to log prior - LSE."""
-    count, columns = partial.shape
-    block, tile, warps = choose(PARTIALS, count)
-    out = _empty(scores, torch.float64, columns)
-    launch(
-        _combine_kernel, (cdiv(columns, tile),), scores,
-        partial, col, row, log_prior, out, scores, scores.stride(0),
-        count, scores.shape[0], columns, scale, update, block, tile, num_warps=warps,
-    )  # fmt: skip
-    return out
-
-
 def _row_settings(scores: Tensor) -> tuple:
     return choose(ROWS, scores.shape[1] * scores.element_size())
-
-
-def _empty(like: Tensor, dtype: torch.dtype, *shape: int) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device=like.device)
-
-
-@triton.jit
-def _load(scores, stride, rows, cols, N, K):
-    """A tile of scores (R, C) in float32, and its mask; 0 outside."""
-    mask = (rows < N)[:, None] & (cols < K)[None, :]
-    offsets = rows.to(tl.int64)[:, None] * stride + cols[None, :]
-    return tl.load(scores + offsets, mask=mask, other=0.0).to(tl.float32), mask
-
-
-@triton.jit
-def _start_kernel(
-    scores,  # (N, K)
-    stride,
-    partial,  # (P, K) float64: LSE of every P-th block of rows
-    N,
-    K,
-    scale: tl.float64,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    cols = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    program, programs = tl.program_id(1), tl.num_programs(1)
-    scale32 = tl.full((), scale, tl.float32)
-    reference = element(scores, program * ROWS, stride, tl.program_id(0) * COLUMNS, 1)
-    total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    farthest = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for block in range(program, tl.cdiv(N, ROWS), programs):
-        rows = block * ROWS + tl.arange(0, ROWS)
-        s, mask = _load(scores, stride, rows, cols, N, K)
-        near = tl.where(mask, s - reference, 0.0) * scale32
-        farthest = tl.maximum(farthest, tl.abs(near))
-        total += tl.where(mask, tl.exp(near), 0.0)
-    lse = tl.log(tl.sum(total, 0)).to(tl.float64) + reference.to(tl.float64) * scale
-    if tl.max(farthest) > NARROW:
-        lse = _wide_columns(scores, stride, None, cols, N, K, scale, program, programs, ROWS)
-    tl.store(partial + program.to(tl.int64) * K + cols, lse, mask=cols < K)
-
-
-@triton.jit
-def _wide_columns(scores, stride, row, cols, N, K, scale, first, every, ROWS: tl.constexpr):
-    """LSE_i(scale s_ik + row_i), (C,) float64, over every `every`-th block of rows."""
-    peak = tl.zeros_like(cols).to(tl.float64) + _LOWEST
-    total = tl.zeros_like(cols).to(tl.float32)
-    for block in range(first, tl.cdiv(N, ROWS), every):
-        rows = block * ROWS + tl.arange(0, ROWS)
-        s, mask = _load(scores, stride, rows, cols, N, K)
-        exponent = s.to(tl.float64) * scale + potential(row, rows, N)[:, None]
-        exponent = tl.where(mask, exponent, _LOWEST)
-        higher = tl.maximum(peak, tl.max(exponent, 0))
-        total *= tl.exp((peak - higher).to(tl.float32))
-        total += tl.sum(tl.exp((exponent - higher[None, :]).to(tl.float32)), 0)
-        peak = higher
-    return peak + tl.log(total).to(tl.float64)
 
 
 @triton.jit
@@ -247,7 +156,8 @@ def _rows_kernel(
             # Backwards: the tiles read last are the likeliest to be near.
             for j in range(tl.cdiv(K, COLUMNS)):
                 cols = (tl.cdiv(K, COLUMNS) - 1 - j) * COLUMNS + tl.arange(0, COLUMNS)
-                s, mask = _load(scores, stride, rows, cols, N, K)
+                mask = (rows < N)[:, None] & (cols < K)[None, :]
+                s = load(scores, stride, rows, cols, mask)
                 v = potential(col, cols, K)
                 if wide:
                     exponent = s.to(tl.float64) * scale + (v[None, :] - lse[:, None])
@@ -276,12 +186,13 @@ def _near_rows(
 
     The sum is relative to reference * scale + peak: at least exp(-NARROW), at most K exp(NARROW).
     """
-    peak = tl.full((), _LOWEST, tl.float64)
+    peak = tl.full((), LOWEST, tl.float64)
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     farthest = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for start in range(0, K, COLUMNS):
-        cols = start + tl.arange(0, COLUMNS)
-        s, mask = _load(scores, stride, rows, cols, N, K)
+    for first in range(0, K, COLUMNS):
+        cols = first + tl.arange(0, COLUMNS)
+        mask = (rows < N)[:, None] & (cols < K)[None, :]
+        s = load(scores, stride, rows, cols, mask)
         v = tl.where(cols < K, potential(col, cols, K), float("-inf"))
         higher = tl.maximum(peak, tl.max(v))
         # In two factors: what rescaling loses is then below exp(-NARROW) of the final sum.
@@ -297,11 +208,12 @@ def _near_rows(
 @triton.jit
 def _wide_rows(scores, stride, col, rows, N, K, scale, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """LSE_k (R,) float64, every exponent in float64."""
-    peak = tl.full((ROWS,), _LOWEST, tl.float64)
+    peak = tl.full((ROWS,), LOWEST, tl.float64)
     total = tl.zeros((ROWS,), tl.float32)
-    for start in range(0, K, COLUMNS):
-        cols = start + tl.arange(0, COLUMNS)
-        s, _ = _load(scores, stride, rows, cols, N, K)
+    for first in range(0, K, COLUMNS):
+        cols = first + tl.arange(0, COLUMNS)
+        mask = (rows < N)[:, None] & (cols < K)[None, :]
+        s = load(scores, stride, rows, cols, mask)
         v = tl.where(cols < K, potential(col, cols, K), float("-inf"))
         exponent = s.to(tl.float64) * scale + v[None, :]
         higher = tl.maximum(peak, tl.max(exponent, 1))
@@ -309,68 +221,6 @@ def _wide_rows(scores, stride, col, rows, N, K, scale, ROWS: tl.constexpr, COLUM
         total += tl.sum(tl.exp((exponent - higher[:, None]).to(tl.float32)), 1)
         peak = higher
     return peak + tl.log(total).to(tl.float64)
-
-
-@triton.jit
-def _combine_kernel(
-    partial,  # (P, K): float64 logarithms at the start (no row), else float32 sums, relative to col
-    col,  # (K,) float64, or None
-    row,  # (N,) float64, or None
-    log_prior,  # (K,) float64, or None for zeros
-    out,  # (K,) float64
-    scores,  # (N, K)
-    stride,
-    P,
-    N,
-    K,
-    scale: tl.float64,
-    UPDATE: tl.constexpr,  # out = log_prior - LSE rather than LSE
-    BLOCK: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    cols = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    prior = potential(log_prior, cols, K)
-    if row is None:
-        lse = _combine_logarithms(partial, cols, P, K, BLOCK)
-    else:
-        total = tl.zeros((COLUMNS,), tl.float64)
-        for start in range(0, P, BLOCK):
-            part, _ = _load_partial(partial, start, cols, P, K, BLOCK)
-            total += tl.sum(part.to(tl.float64), 0)
-        vanished = (total < _VANISHED) & (cols < K)
-        if UPDATE:
-            vanished = vanished & (prior > float("-inf"))
-        lse = tl.log(tl.maximum(total, 1e-300)) - potential(col, cols, K)
-        lse = tl.where(total == total, lse, total)
-        if tl.max(vanished.to(tl.int32)) > 0:
-            rescued = _wide_columns(scores, stride, row, cols, N, K, scale, 0, 1, BLOCK)
-            lse = tl.where(vanished, rescued, lse)
-    if UPDATE:
-        lse = prior - lse
-    tl.store(out + cols, lse, mask=cols < K)
-
-
-@triton.jit
-def _combine_logarithms(partial, cols, P, K, BLOCK: tl.constexpr):
-    peak = tl.zeros_like(cols).to(tl.float64) + _LOWEST
-    total = tl.zeros_like(cols).to(tl.float64)
-    for start in range(0, P, BLOCK):
-        part, mask = _load_partial(partial, start, cols, P, K, BLOCK)
-        part = tl.where(mask, part, _LOWEST)
-        higher = tl.maximum(peak, tl.max(part, 0))
-        total *= tl.exp((peak - higher).to(tl.float32)).to(tl.float64)
-        terms = tl.exp((part - higher[None, :]).to(tl.float32))
-        total += tl.sum(terms.to(tl.float64), 0)
-        peak = higher
-    return peak + tl.log(total)
-
-
-@triton.jit
-def _load_partial(partial, start, cols, P, K, BLOCK: tl.constexpr):
-    index = start + tl.arange(0, BLOCK)
-    mask = (index < P)[:, None] & (cols < K)[None, :]
-    offsets = index.to(tl.int64)[:, None] * K + cols[None, :]
-    return tl.load(partial + offsets, mask=mask, other=0.0), mask
 
 
 @triton.jit

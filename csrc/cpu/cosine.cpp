@@ -5,7 +5,6 @@
 //
 // Reads x and y once; keeps three numbers a row.
 #include "cpu/ops.h"
-#include "cpu/parallel.h"
 #include "cpu/rows.h"
 
 namespace ssl_fast::SSL_FAST_ISA {
@@ -30,9 +29,7 @@ Products products(const C* x, const C* y, int64_t columns) {
 
 template <typename C>
 double forward(const Matrix& x, const Matrix& y, double eps, double* stats, int threads) {
-  Scratch<double> totals(threads);
-  totals.fill(threads, 0);
-  parallel(threads, x.rows * x.cols, [&](Team team) {
+  return sum_of_parts(threads, x.rows * x.cols, [&](Team team) {
     Scratch<C> a(converts<C>(x) ? x.cols : 0), b(converts<C>(y) ? x.cols : 0);
     double total = 0;
     for (int64_t i = team.begin(x.rows); i < team.end(x.rows); i++) {
@@ -43,11 +40,8 @@ double forward(const Matrix& x, const Matrix& y, double eps, double* stats, int 
       stats[2 * x.rows + i] = ny;
       total += p.xy / ((nx > eps ? nx : eps) * (ny > eps ? ny : eps));
     }
-    totals[team.thread] = total;
+    return total;
   });
-  double total = 0;
-  for (int i = 0; i < threads; i++) total += totals[i];
-  return total;
 }
 
 // d_x = g (y - x xy / (nx |x|)) / (nx ny) with n = max(norm, eps), torch's derivative; 0 for x = 0.

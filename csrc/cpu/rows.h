@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "cpu/kernels.h"
+#include "cpu/parallel.h"
 #include "cpu/vec.h"
 
 namespace ssl_fast::SSL_FAST_ISA {
@@ -28,6 +29,17 @@ class Scratch {
   }
   C* p_;
 };
+
+// The sum of the threads' parts f(team), in their order.
+template <typename F>
+double sum_of_parts(int threads, int64_t elements, F f) {
+  Scratch<double> parts(threads);
+  parts.fill(threads, 0);
+  parallel(threads, elements, [&](Team team) { parts[team.thread] = f(team); });
+  double total = 0;
+  for (int i = 0; i < threads; i++) total += parts[i];
+  return total;
+}
 
 // Memory that a thread keeps between calls: freeing megabytes and asking for them again costs more
 // in page faults than a small problem costs altogether. For sizes with a bound only.

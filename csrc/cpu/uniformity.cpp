@@ -23,20 +23,15 @@ double square_of(const C* a, const C* b, int64_t columns) {
 
 template <typename C>
 double power_sum(const Matrix& x, const Matrix& y, double alpha, int threads) {
-  Scratch<double> totals(threads);
-  totals.fill(threads, 0);
-  parallel(threads, x.rows * x.cols, [&](Team team) {
+  return sum_of_parts(threads, x.rows * x.cols, [&](Team team) {
     Scratch<C> a(converts<C>(x) ? x.cols : 0), b(converts<C>(y) ? x.cols : 0);
     double total = 0;
     for (int64_t i = team.begin(x.rows); i < team.end(x.rows); i++) {
       const double square = square_of(read_row<C>(x, i, a), read_row<C>(y, i, b), x.cols);
       total += alpha == 2 ? square : pow(square, alpha / 2);
     }
-    totals[team.thread] = total;
+    return total;
   });
-  double total = 0;
-  for (int i = 0; i < threads; i++) total += totals[i];
-  return total;
 }
 
 // d_x = g alpha |x - y|^(alpha - 2) (x - y), d_y = -d_x

@@ -18,14 +18,13 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ..losses import PAUCLoss, ProtoNCELoss
-from ..metrics import gaussian_uniformity, knn_accuracy, nemd
 from ..train.clustering import cluster
 from ..train.errors import UsageError
 from ..train.random import generator
+from .circle import Found, draw, measured
 from .frame import Outcome, track
 
 EXAMPLE = """\
@@ -91,17 +90,6 @@ class Trial(NamedTuple):
         return f"{self.name}, {self.classes} classes, seed {self.seed}"
 
 
-class Found(NamedTuple):
-    """Embeddings of all samples and what they measure."""
-
-    z: Tensor  # (N, 2)
-    labels: Tensor  # (N,)
-    nemd: float
-    by_class: float
-    knn: float
-    uniformity: float
-
-
 def run(options: Options) -> Outcome:
     _check(options)
     chosen = _tuned(options)
@@ -113,7 +101,7 @@ def run(options: Options) -> Outcome:
         "(the paper: lower is less collapsed)",
         columns=["classes", "method", "NEMD", "NEMD std", "NEMD by class", "5-nn", "-L_U"],
         rows=rows,
-        figures={"circle": draw(options, results, rows)},
+        figures={"circle": draw(options.classes, results, rows)},
         claims=_claims(options, results),
         facts={
             "chosen": {name: s._asdict() for name, s in chosen.items()},
@@ -156,7 +144,8 @@ def train(options: Options, trial: Trial) -> Found:
             loss.backward()
             optimizer.step()
             decay.step()
-    return _measured(options, trial, F.normalize(_embedded(momentum, x)), labels)
+    z = F.normalize(_embedded(momentum, x))
+    return measured(z, labels, trial.classes, trial.seed, options.points)
 
 
 def _network() -> nn.Module:
@@ -194,22 +183,6 @@ def _embedded(network: nn.Module, x: Tensor) -> Tensor:
 def _follow(momentum: nn.Module, online: nn.Module) -> None:
     for held, new in zip(momentum.parameters(), online.parameters(), strict=True):
         held.lerp_(new, 1 - MOMENTUM)
-
-
-def _measured(options: Options, trial: Trial, z: Tensor, labels: Tensor) -> Found:
-    (prototypes,) = cluster(
-        z, [trial.classes], seed=trial.seed, steps=30, repeats=2, progress=False
-    )
-    order = torch.randperm(len(z), generator=generator(trial.seed, 2))
-    half, some = order[: len(z) // 2], order[len(z) // 2 :][:2000]
-    return Found(
-        z,
-        labels,
-        nemd(z, prototypes.index, points=options.points),
-        nemd(z, labels, points=options.points),
-        knn_accuracy(z[half], labels[half], z[some], labels[some]),
-        -gaussian_uniformity(z[order[:2000]]),
-    )
 
 
 def _tuned(options: Options) -> dict[str, Setting]:
@@ -273,38 +246,6 @@ def _claims(options: Options, results: dict[tuple, Found]) -> dict[str, bool]:
         )
         claims[f"PAUC's NEMD is lower than PCL's with {classes} classes"] = pauc < pcl
     return claims
-
-
-def draw(options: Options, results: dict[tuple, Found], rows: list[tuple]) -> Figure:
-    """The circles of the first seed, a column for each number of classes, and NEMD below."""
-    figure = Figure(figsize=(3 * len(options.classes), 9), layout="constrained")
-    grid = figure.add_gridspec(3, len(options.classes))
-    for line, name in enumerate(("PCL", "PAUC")):
-        for column, classes in enumerate(options.classes):
-            plot = figure.add_subplot(grid[line, column], aspect="equal")
-            found = results[name, classes, 0]
-            _circle(plot, found)
-            plot.set_title(f"{name}, {classes} classes\nNEMD {found.nemd:.3f}", fontsize=10)
-    plot = figure.add_subplot(grid[2, :])
-    for name, color in (("PCL", "tab:blue"), ("PAUC", "tab:orange")):
-        own = [row for row in rows if row[1] == name and row[0] in options.classes]
-        x, y, spread = ([row[i] for row in own] for i in (0, 2, 3))
-        plot.errorbar(x, y, spread, marker="o", capsize=4, color=color, label=name)
-    plot.set_xlabel("classes")
-    plot.set_ylabel("NEMD (mean and std over seeds)")
-    plot.grid(alpha=0.3)
-    plot.legend()
-    return figure
-
-
-def _circle(plot, found: Found) -> None:
-    """Every tenth sample, coloured by class, pushed outwards a little so that density shows."""
-    z, labels = found.z[::10], found.labels[::10]
-    radius = 1 + 0.15 * torch.rand(len(z), 1, generator=generator(5))
-    plot.scatter(*(z * radius).T.numpy(), c=labels.numpy(), cmap="hsv", s=2, linewidths=0)
-    plot.set_xlim(-1.25, 1.25)
-    plot.set_ylim(-1.25, 1.25)
-    plot.set_axis_off()
 
 
 def _check(options: Options) -> None:

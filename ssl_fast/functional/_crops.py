@@ -124,7 +124,7 @@ class Crops:
         """
         kernels = backend.implementation(self.teachers.name, "cross_entropy")
         row_stats = self.x.new_empty((4, self.x.shape[0]), dtype=torch.float64)
-        sums = Products(self.x, self.weight, None, 1.0, need_x, need_weight, wide=True)
+        sums = Products(self.x, self.weight, need_x, need_weight, wide=True)
         for _, own, target in self._visits(0, max(MIN_ROWS, 2 * self.x.shape[1])):
             tile = product(self.x[own], self.weight)
             stats = kernels.forward(tile, self.inv_temperature, target, False, 1.0)[1]
@@ -160,7 +160,7 @@ class Crops:
         need_x: bool, need_weight: bool,
     ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
         """(d_x, d_weight) = factor * d_loss * (d_logits @ weight, d_logits.T @ x)."""
-        sums = Products(self.x, self.weight, d_loss, factor, need_x, need_weight)
+        sums = Products(self.x, self.weight, need_x, need_weight, d_loss=d_loss, factor=factor)
         for slot, own, target in self._visits(cache.shape[0]):
             tile = product(self.x[own], self.weight) if slot is None else cache[slot]
             if slot is None:

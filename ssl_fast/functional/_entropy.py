@@ -110,7 +110,9 @@ def entropy_backward(
 ) -> tuple[Tensor, Tensor]:
     """(d_anchors, d_prototypes); None for what is not needed."""
     a, c = (UnitRows(x, _PLAIN) for x in (anchors, prototypes))
-    sums = Products(a.rows, c.rows, d_rows, inv_temperature, need_anchors, need_prototypes)
+    sums = Products(
+        a.rows, c.rows, need_anchors, need_prototypes, d_loss=d_rows, factor=inv_temperature
+    )
     for rows, log_p in _log_softmax(a.rows, c.rows, inv_temperature):
         sums.add(rows, log_p.exp().mul_(log_p.add_(entropy[rows, None])).neg_())
     d_a, d_c = sums.result()

@@ -15,15 +15,7 @@ from torch import Tensor
 from .. import backend
 from ._operator import operator
 from ._stats import Targets, fake_outputs, finish, loss_factor
-from ._tiles import (
-    Tiles,
-    kept_rows,
-    nbytes,
-    product,
-    product_dtype,
-    row_slices,
-    times,
-)
+from ._tiles import Tiles, kept_rows, nbytes, product, product_dtype, row_slices, times
 
 
 def _fake_forward(x, weight, inv_temperature, values, z, prototypes, scale, row, col,
@@ -115,7 +107,7 @@ def linear_cross_entropy_backward(
             x, weight, inv_temperature, targets, row_stats, columns, d_loss, factor,
             need_x, need_weight,
         )  # fmt: skip
-    sums = Products(x, weight, d_loss, factor, need_x, need_weight)
+    sums = Products(x, weight, need_x, need_weight, d_loss=d_loss, factor=factor)
     kept = cache.shape[0]
     if kept:
         sums.add(slice(0, kept), cache)
@@ -131,20 +123,18 @@ def linear_cross_entropy_backward(
 class Products:
     """d_x = g * d_logits @ weight and d_weight = d_logits.T @ (g * x), summed over tiles of rows.
 
-    A number g goes into the products themselves; reading it costs nothing on a CPU, and elsewhere,
-    as one g a row does, it multiplies the narrow factor. Results are in the inputs' types, or in
-    the products' where `wide`.
+    g = factor * d_loss. A number goes into the products themselves; reading it costs nothing on a
+    CPU, and elsewhere, as one g a row does, it multiplies the narrow factor. Results are in the
+    inputs' types, or in the products' where `wide`.
     """
 
-    def __init__(self, x, weight, d_loss, factor, need_x, need_weight, wide=False):
+    def __init__(self, x, weight, need_x, need_weight, *, d_loss=None, factor=1.0, wide=False):
         self.x, self.weight = x, weight
         self.number, self.rows = factor, None
-        if d_loss is None:
-            pass
-        elif d_loss.dim() == 0 and not d_loss.is_cuda:
-            self.number = float(d_loss) * factor
-        else:
-            self.rows = (d_loss * factor).expand(x.shape[0])[:, None]
+        if d_loss is not None and (d_loss.dim() or d_loss.is_cuda):
+            self.number, self.rows = 1.0, (d_loss * factor).expand(x.shape[0])[:, None]
+        elif d_loss is not None:
+            self.number *= float(d_loss)
         self.dtype = product_dtype(x) if wide else weight.dtype
         self.d_x = torch.empty_like(x, dtype=self.dtype) if need_x else None
         self.d_weight = torch.empty_like(weight, dtype=product_dtype(x)) if need_weight else None

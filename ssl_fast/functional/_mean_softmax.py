@@ -114,8 +114,7 @@ def mean_softmax_backward(
     kernels = backend.implementation(name, "prior")
     a, c = (UnitRows(x, name) for x in (anchors, prototypes))
     prior = torch.stack([weight, torch.zeros_like(weight)])
-    one = torch.ones((), dtype=a.rows.dtype, device=anchors.device)
-    sums = Products(a.rows, c.rows, one, 1.0, need_anchors, need_prototypes)
+    sums = Products(a.rows, c.rows, need_anchors, need_prototypes)
     for rows in row_slices(0, len(anchors), len(prototypes)):
         logits = product(a.rows[rows], c.rows)
         stats = row_stats[:, rows]

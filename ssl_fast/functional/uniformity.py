@@ -1,16 +1,16 @@
 """Alignment, uniformity and correlation of embeddings and of prototypes."""
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import backend
-from . import _check, _distributed
-from ._autograd import apply, first_output_only, once_differentiable
-from ._operator import operator
-from ._tiles import product_dtype
+from . import _check
+from ._autograd import apply
+from ._correlation import Correlation
+from ._distances import Alignment
+from ._potential import Potential
 
 
 def gaussian_uniformity(x: Tensor, *, t: float = 2.0, group: Any = None) -> Tensor:
@@ -136,7 +136,7 @@ def prototype_correlation(c: Tensor, *, temperature: float = 1.0) -> Tensor:
     inv_temperature = 1.0 / _check.positive("temperature", temperature)
     _at_least_two("c", c)
     name = backend.select("uniformity", c.device, c.dtype)
-    return apply(_Correlation, _check.rows_contiguous(c), inv_temperature, name)
+    return apply(Correlation, _check.rows_contiguous(c), inv_temperature, name)
 
 
 def _potential(x: Tensor, t: float, log: bool, group: str, argument: str) -> Tensor:
@@ -144,7 +144,7 @@ def _potential(x: Tensor, t: float, log: bool, group: str, argument: str) -> Ten
         _at_least_two(argument, x)
     name = backend.select("uniformity", x.device, x.dtype)
     want_grad = torch.is_grad_enabled() and x.requires_grad
-    return apply(_Potential, _check.rows_contiguous(x), t, log, want_grad, name, group)
+    return apply(Potential, _check.rows_contiguous(x), t, log, want_grad, name, group)
 
 
 def _aligned(x: Tensor, y: Tensor, alpha: float, group: str, x_name: str, y_name: str) -> Tensor:
@@ -156,209 +156,9 @@ def _aligned(x: Tensor, y: Tensor, alpha: float, group: str, x_name: str, y_name
         )
     name = backend.select("uniformity", x.device, x.dtype)
     x, y = _check.rows_contiguous(x), _check.rows_contiguous(y)
-    return apply(_Alignment, x, y, alpha, name, group)
+    return apply(Alignment, x, y, alpha, name, group)
 
 
 def _at_least_two(name: str, value: Tensor) -> None:
     if value.shape[0] < 2:
         raise ValueError(f"{name} must have at least 2 rows, pairs are made of them; got 1")
-
-
-class _Potential(torch.autograd.Function):
-    """(value, gradient for d_value = 1) of x."""
-
-    @staticmethod
-    def forward(*args):
-        return gaussian_potential(*args)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        first_output_only(ctx, output)
-        _Potential.keep(ctx, inputs, output)
-
-    @staticmethod
-    def keep(ctx, inputs, outputs):
-        ctx.save_for_backward(inputs[0], outputs[1])  # x for its type, and to refuse through
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, d_value, *_):
-        if d_value is None:
-            return (None,) * 6
-        x, gradient = ctx.saved_tensors
-        return (gradient * d_value).to(x.dtype), *(None,) * 5
-
-
-class _Alignment(torch.autograd.Function):
-    """(value, rows of all ranks) of x and y."""
-
-    @staticmethod
-    def forward(*args):
-        return alignment_forward(*args)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        first_output_only(ctx, output)
-        _Alignment.keep(ctx, inputs, output)
-
-    @staticmethod
-    def keep(ctx, inputs, outputs):
-        ctx.numbers = inputs[2:]
-        ctx.save_for_backward(*inputs[:2], outputs[1])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, d_value, *_):
-        if d_value is None:
-            return (None,) * 5
-        x, y, count = ctx.saved_tensors
-        alpha, name, group = ctx.numbers
-        if group:
-            d_value = (d_value / count * _distributed.world_size(group)).to(d_value.dtype)
-        d_x, d_y = alignment_backward(x, y, alpha, d_value, 1.0 if group else 1 / len(x), name)
-        need_x, need_y = ctx.needs_input_grad[:2]
-        return d_x if need_x else None, d_y if need_y else None, None, None, None
-
-
-class _Correlation(torch.autograd.Function):
-    """(value, row, col) of c."""
-
-    @staticmethod
-    def forward(*args):
-        return correlation_forward(*args)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        first_output_only(ctx, output)
-        _Correlation.keep(ctx, inputs, output)
-
-    @staticmethod
-    def keep(ctx, inputs, outputs):
-        ctx.numbers = inputs[1:]
-        ctx.save_for_backward(inputs[0], *outputs[1:])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, d_value, *_):
-        if d_value is None:
-            return (None,) * 3
-        c, row, col = ctx.saved_tensors
-        inv_temperature, name = ctx.numbers
-        return correlation_backward(c, inv_temperature, row, col, d_value, name), None, None
-
-
-def _fake_potential(x, t, log, want_grad, name, group):
-    wide = product_dtype(x)
-    gradient = x.new_empty(x.shape, dtype=wide) if want_grad else x.new_empty(0)
-    return x.new_empty((), dtype=wide), gradient
-
-
-@operator(_fake_potential)
-def gaussian_potential(
-    x: Tensor,  # (N, D)
-    t: float,
-    log: bool,
-    want_grad: bool,
-    name: str,
-    group: str,
-) -> tuple[Tensor, Tensor]:
-    """The mean over pairs, or its logarithm, and if wanted its gradient (N, D)."""
-    kernels = backend.implementation(name, "uniformity")
-    rows, own = x, (0, x.shape[0])
-    if group:
-        rows, own = _distributed.rows_of_all(x, group)
-    count = rows.shape[0]
-    if count < 2:
-        raise ValueError("x must have at least 2 rows over all ranks, pairs are made of them")
-    log_sum, gradient = kernels.potential(rows, *own, t, want_grad)
-    if group:
-        total = _distributed.log_sum_exp(log_sum, group)
-        if gradient is not None:
-            share = (log_sum - total).exp() * _distributed.world_size(group)
-            gradient = gradient * share.to(gradient.dtype)
-        log_sum = total
-    value = log_sum - math.log(count * (count - 1))
-    if not log:
-        value = value.exp()
-        if gradient is not None:
-            gradient *= value.to(gradient.dtype)
-    outputs: Any = value.to(product_dtype(x)), gradient
-    return outputs
-
-
-def _fake_alignment(x, y, alpha, name, group):
-    count = x.new_empty((), dtype=torch.float64) if group else x.new_empty(0)
-    return x.new_empty((), dtype=product_dtype(x)), count
-
-
-@operator(_fake_alignment)
-def alignment_forward(
-    x: Tensor,  # (N, D)
-    y: Tensor,  # (N, D)
-    alpha: float,
-    name: str,
-    group: str,
-) -> tuple[Tensor, Tensor]:
-    """mean_i |x_i - y_i|^alpha, and with a group the rows of all ranks."""
-    total = backend.implementation(name, "uniformity").distance_power(x, y, alpha)
-    count = None
-    if group:
-        total = _distributed.all_reduce(total, "sum", group)
-        count = _distributed.all_reduce(total.new_full((), x.shape[0]), "sum", group)
-    value = total / (x.shape[0] if count is None else count)
-    outputs: Any = value.to(product_dtype(x)), count
-    return outputs
-
-
-def _fake_alignment_backward(x, y, *_):
-    return torch.empty_like(x), torch.empty_like(y)
-
-
-@operator(_fake_alignment_backward)
-def alignment_backward(
-    x: Tensor,  # (N, D)
-    y: Tensor,  # (N, D)
-    alpha: float,
-    d_value: Tensor,  # 0-d
-    factor: float,
-    name: str,
-) -> tuple[Tensor, Tensor]:
-    """(d_x, d_y)."""
-    kernels = backend.implementation(name, "uniformity")
-    return kernels.distance_power_backward(x, y, alpha, d_value, factor)
-
-
-def _fake_correlation(c, inv_temperature, name):
-    k, d = c.shape
-    stats = (c.new_empty((2, size), dtype=torch.float64) for size in (k, d))
-    return (c.new_empty((), dtype=product_dtype(c)), *stats)
-
-
-@operator(_fake_correlation)
-def correlation_forward(
-    c: Tensor,  # (K, D)
-    inv_temperature: float,
-    name: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Value, row (2, K), col (2, D) as the kernels have them."""
-    kernels = backend.implementation(name, "uniformity")
-    value, row, col = kernels.correlation(c, inv_temperature)
-    return value.to(product_dtype(c)), row, col
-
-
-def _fake_correlation_backward(c, *_):
-    return c.new_empty(c.shape)
-
-
-@operator(_fake_correlation_backward)
-def correlation_backward(
-    c: Tensor,  # (K, D)
-    inv_temperature: float,
-    row: Tensor,  # (2, K)
-    col: Tensor,  # (2, D)
-    d_value: Tensor,  # 0-d
-    name: str,
-) -> Tensor:
-    """d_c (K, D)."""
-    kernels = backend.implementation(name, "uniformity")
-    return kernels.correlation_backward(c, inv_temperature, row, col, d_value, 1.0)

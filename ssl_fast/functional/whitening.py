@@ -1,7 +1,6 @@
 """Losses on whitened embeddings: W-MSE, CW-RGP, INTL, Zero-CL.
 
-Plain PyTorch: sub-batches, groups and views are decomposed together, and the inverse square root
-has a gradient of its own, which repeated eigenvalues do not disturb. Half inputs are computed in
+Plain PyTorch: sub-batches, groups and views are decomposed together. Half inputs are computed in
 float32.
 """
 
@@ -14,9 +13,9 @@ import torch
 from torch import Tensor
 
 from . import _check, _distributed
-from ._autograd import apply, first_output_only, once_differentiable
 from ._norms import normalized
 from ._operator import full_precision
+from ._whiten import cholesky_whiten, iterative_norm, rotate, zca_whiten
 
 
 def wmse(
@@ -70,7 +69,7 @@ def wmse(
     for _ in range(iterations):
         order = torch.randperm(rows, generator=generator).to(x.device)
         parts = x[:, order].unflatten(1, (-1, sub_batch))  # (V, S, n, D)
-        losses.append(_mean_distance(full_precision(_cholesky_whiten, (parts, eps)).flatten(1, 2)))
+        losses.append(_mean_distance(full_precision(cholesky_whiten, (parts, eps)).flatten(1, 2)))
     return torch.stack(losses).mean()
 
 
@@ -134,7 +133,7 @@ def cw_rgp(
                 shuffle = torch.randperm(width, generator=generator).to(x.device)
                 grouped = view[index.to(x.device)][:, shuffle]
                 grouped = grouped.unflatten(1, (groups, -1)).transpose(0, 1)  # (G, n, d)
-                out = full_precision(_zca_whiten, (grouped, eps)).transpose(0, 1).flatten(1)
+                out = full_precision(zca_whiten, (grouped, eps)).transpose(0, 1).flatten(1)
                 parts.append(out[:, shuffle.argsort()])
             whitened.append(torch.cat(parts))
         losses.append(_mean_distance(torch.stack(whitened)))
@@ -182,7 +181,7 @@ def intl(
     if trade_off is None:
         trade_off = 0.01 * (math.log2(size) - 3)
     x = torch.stack(views)
-    t = full_precision(_iterative_norm, (x if axis == 0 else x.mT, iterations))
+    t = full_precision(iterative_norm, (x if axis == 0 else x.mT, iterations))
     trace = (t.var(2) - 1).square().sum(1)
     t = t if axis == 0 else t.mT
     loss = [_distance(t[i], t[0]) + trade_off * (trace[i] + trace[0]) for i in range(1, len(t))]
@@ -240,116 +239,14 @@ def zero_cl(
 
 def _diagonal(x: Tensor, y: Tensor, divisor: int, shrinkage: float, eps: float) -> Tensor:
     """sum (c_ii - 1)^2, c the correlation of whitened rows."""
-    x, y = (full_precision(_rotate, (v, divisor, shrinkage, eps)) for v in (x, y))
+    x, y = (full_precision(rotate, (v, divisor, shrinkage, eps)) for v in (x, y))
     return ((x * y).sum(1) / x.shape[1] - 1).square().sum()
-
-
-def _rotate(x: Tensor, divisor: int, shrinkage: float, eps: float) -> Tensor:
-    """(r, n) rows whitened against each other; the rotation is a constant."""
-    with torch.no_grad():
-        gram = (1 - shrinkage) * (x @ x.T) / divisor
-        values, vectors = _eigh(gram + shrinkage * torch.eye(len(x)).to(gram))
-        rotation = (vectors * (values.clamp(min=0) + eps).rsqrt()) @ vectors.T
-    return rotation @ x
 
 
 def _standardise(x: Tensor, correction: int, eps: float) -> Tensor:
     """Rows less their mean over sqrt(var + eps), as batch norm does."""
     variance, mean = torch.var_mean(x, 1, correction=correction, keepdim=True)
     return (x - mean) * (variance + eps).rsqrt()
-
-
-def _cholesky_whiten(x: Tensor, eps: float) -> Tensor:
-    """L^-1 (x - mean) of (..., n, D) over n."""
-    x = x - x.mean(-2, keepdim=True)
-    covariance = x.mT @ x / (x.shape[-2] - 1)
-    covariance = _shrunk(covariance, eps)
-    factor, info = torch.linalg.cholesky_ex(covariance)
-    if _eager() and bool(info.any()) and bool(x.isfinite().all()):
-        raise ValueError(_collapsed(x.shape[-2], x.shape[-1]))
-    return torch.linalg.solve_triangular(factor, x.mT, upper=False).mT
-
-
-def _zca_whiten(x: Tensor, eps: float) -> Tensor:
-    """S^-1/2 x of (G, n, d), S the n x n Gram / (d - 1)."""
-    gram = _shrunk(x @ x.mT / (x.shape[-1] - 1), eps)
-    return apply(_InverseRoot, gram) @ x
-
-
-def _iterative_norm(x: Tensor, iterations: int) -> Tensor:
-    """IterNorm over the last dimension: (V, n, d) centred there, n x n normalised."""
-    x = x - x.mean(2, keepdim=True)
-    gram = x @ x.mT / (x.shape[2] - 1)
-    trace = gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
-    trace = torch.where(trace > 0, trace, 1.0)  # a collapsed view stays at zero
-    gram = gram / trace
-    root = torch.eye(x.shape[1]).to(x).expand_as(gram)
-    for _ in range(iterations):
-        root = torch.baddbmm(root, torch.matrix_power(root, 3), gram, beta=1.5, alpha=-0.5)
-    return root * trace.rsqrt() @ x
-
-
-class _InverseRoot(torch.autograd.Function):
-    """S^-1/2 of symmetric positive matrices (..., n, n).
-
-    With S = V diag(l^2) V^T:  dS = -V ((V^T dR V) / (l_i l_j (l_i + l_j))) V^T, which no repeated
-    eigenvalue makes infinite.
-    """
-
-    @staticmethod
-    def forward(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        values, vectors = _eigh(matrix)
-        size = matrix.shape[-1]
-        least = size * torch.finfo(matrix.dtype).eps * values[..., -1:].clamp(min=0)
-        if _eager() and bool((values[..., :1] <= least).any()):  # False for NaN
-            raise ValueError(_collapsed(size, None))
-        roots = values.sqrt()
-        return (vectors / roots[..., None, :]) @ vectors.mT, roots, vectors
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        first_output_only(ctx, output)
-        _InverseRoot.keep(ctx, inputs, output)
-
-    @staticmethod
-    def keep(ctx: Any, inputs: tuple, outputs: tuple) -> None:
-        ctx.save_for_backward(inputs[0], *outputs[1:])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_root: Tensor | None, *_: Any) -> tuple[Tensor | None]:
-        if d_root is None:
-            return (None,)
-        _matrix, roots, vectors = ctx.saved_tensors
-        rows, columns = roots[..., :, None], roots[..., None, :]
-        inner = vectors.mT @ d_root @ vectors / (rows * columns * (rows + columns))
-        d_matrix = -(vectors @ inner @ vectors.mT)
-        return ((d_matrix + d_matrix.mT) / 2,)
-
-
-def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """torch.linalg.eigh, NaN where it would raise for values that are not finite."""
-    if not _eager() or bool(matrix.isfinite().all()):
-        return torch.linalg.eigh(matrix)
-    nan = torch.full_like(matrix, math.nan)
-    return nan[..., 0], nan
-
-
-def _eager() -> bool:
-    """Whether values may be looked at: a compiled graph cannot branch on them."""
-    return not torch.compiler.is_compiling()
-
-
-def _shrunk(matrix: Tensor, eps: float) -> Tensor:
-    return (1 - eps) * matrix + eps * torch.eye(matrix.shape[-1]).to(matrix)
-
-
-def _collapsed(rows: int, width: int | None) -> str:
-    what = f"{rows} x {rows} Gram" if width is None else f"{width} x {width} covariance"
-    return (
-        f"the {what} of a sub-batch is singular, so that it cannot be whitened: embeddings have "
-        "collapsed, or rows repeat. Use eps > 0 (such as 1e-3), or a lower learning rate"
-    )
 
 
 def _mean_distance(t: Tensor) -> Tensor:

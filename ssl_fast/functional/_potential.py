@@ -1,0 +1,77 @@
+"""The Gaussian potential of pairs of rows, behind both uniformities."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import backend
+from . import _distributed
+from ._autograd import first_output_only, once_differentiable
+from ._operator import operator
+from ._tiles import product_dtype
+
+
+class Potential(torch.autograd.Function):
+    """(value, gradient for d_value = 1) of x."""
+
+    @staticmethod
+    def forward(*args):
+        return gaussian_potential(*args)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        first_output_only(ctx, output)
+        Potential.keep(ctx, inputs, output)
+
+    @staticmethod
+    def keep(ctx, inputs, outputs):
+        ctx.save_for_backward(inputs[0], outputs[1])  # x for its type, and to refuse through
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_value, *_):
+        if d_value is None:
+            return (None,) * 6
+        x, gradient = ctx.saved_tensors
+        return (gradient * d_value).to(x.dtype), *(None,) * 5
+
+
+def _fake_potential(x, t, log, want_grad, name, group):
+    wide = product_dtype(x)
+    gradient = x.new_empty(x.shape, dtype=wide) if want_grad else x.new_empty(0)
+    return x.new_empty((), dtype=wide), gradient
+
+
+@operator(_fake_potential)
+def gaussian_potential(
+    x: Tensor,  # (N, D)
+    t: float,
+    log: bool,
+    want_grad: bool,
+    name: str,
+    group: str,
+) -> tuple[Tensor, Tensor]:
+    """The mean over pairs, or its logarithm, and if wanted its gradient (N, D)."""
+    kernels = backend.implementation(name, "uniformity")
+    rows, own = x, (0, x.shape[0])
+    if group:
+        rows, own = _distributed.rows_of_all(x, group)
+    count = rows.shape[0]
+    if count < 2:
+        raise ValueError("x must have at least 2 rows over all ranks, pairs are made of them")
+    log_sum, gradient = kernels.potential(rows, *own, t, want_grad)
+    if group:
+        total = _distributed.log_sum_exp(log_sum, group)
+        if gradient is not None:
+            share = (log_sum - total).exp() * _distributed.world_size(group)
+            gradient = gradient * share.to(gradient.dtype)
+        log_sum = total
+    value = log_sum - math.log(count * (count - 1))
+    if not log:
+        value = value.exp()
+        if gradient is not None:
+            gradient *= value.to(gradient.dtype)
+    outputs: Any = value.to(product_dtype(x)), gradient
+    return outputs
