@@ -36,7 +36,7 @@ def merge(partial: Tensor) -> Tensor:
     """(P, 2, N) maxima and sums, base 2, to (N,) float64 log-sum-exps; -inf for no terms."""
     shift = partial[:, 0].amax(0)
     total = (partial[:, 1].double() * (partial[:, 0] - shift).double().exp2()).sum(0)
-    return torch.where(total > 0, (shift.double() + total.log2()) / LOG2_E.value, -torch.inf)
+    return torch.where(total == 0, -torch.inf, (shift.double() + total.log2()) / LOG2_E.value)
 
 
 @triton.jit
