@@ -69,6 +69,8 @@ def test_run_folder(tiny_run):
     tables = {"config.yaml", "results.json", "results.md"}
     exported = {"encoder.safetensors", "encoder.pt2", "MODEL_CARD.md"}
     assert names == pictures | tables | exported | {"last.ckpt", "csv", "tensorboard"}
+    modes = {path.stat().st_mode for path in tiny_run.iterdir() if path.is_file()}
+    assert len(modes) == 1, "whoever may read one file may read all"
     for name in pictures:
         assert (tiny_run / name).read_bytes().startswith(b"\x89PNG")
     assert any("tfevents" in path.name for path in (tiny_run / "tensorboard").iterdir())

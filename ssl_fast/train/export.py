@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from .. import __version__
@@ -78,7 +78,8 @@ def write(
     weights, lines = _for_timm(encoder, options.encoder, *shape[:2])
     facts = {"method": options.method, "data": options.data, "encoder": options.encoder}
     with whole_file(folder / "encoder.safetensors") as temporary:
-        save_file({k: v.contiguous() for k, v in weights.items()}, temporary, facts)
+        # save_file would make the file its owner's alone
+        temporary.write_bytes(save({k: v.contiguous() for k, v in weights.items()}, facts))
     example = torch.zeros(2, *shape)
     batch = {0: torch.export.Dim.DYNAMIC}
     with torch.no_grad():
