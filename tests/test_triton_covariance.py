@@ -87,7 +87,7 @@ def test_every_entry_of_the_tables(table, entry, monkeypatch) -> None:
 
 def test_more_parts_than_tiles(monkeypatch) -> None:
     """Rows split among programs, merged after Chan et al."""
-    monkeypatch.setattr(kernels("covariance"), "processors", lambda device: 40)
+    monkeypatch.setattr(kernels("_statistics"), "processors", lambda device: 40)
     z = views(200, 3)[0] + 100
     assert_right(variance_hinge, oracles.variance_hinge, [z], wrt=1)
 

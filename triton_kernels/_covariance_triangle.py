@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import cdiv, choose, launch
+from ._common import cdiv, choose, empty, launch, stride_of
 from ._elementwise import centred, column, load, store
 
 # Width, at most -> columns of a tile of Z^T Z, rows of a step, warps.                    unmeasured
@@ -21,7 +21,7 @@ def off_diagonal_squares(z: Tensor, mean: Tensor, scale: float, flag: Tensor | N
     """sum_{d != e} (scale sum_i (z - mean)_id (z - mean)_ie)^2, 0-d float64; 0 unless `flag`."""
     width, step, warps = choose(TRIANGLE, z.shape[1])
     blocks = cdiv(z.shape[1], width)
-    partial = torch.empty(blocks * (blocks + 1) // 2, dtype=torch.float32, device=z.device)
+    partial = empty(z, blocks * (blocks + 1) // 2)
     launch(
         _triangle_kernel, (len(partial),), z,
         z, z.stride(0), mean, scale, flag, partial, *z.shape, width, step, num_warps=warps,
@@ -42,7 +42,7 @@ def rescue_gradient(
     grid = cdiv(rows.shape[0], step) * cdiv(z.shape[1], width)
     launch(
         _rescue_kernel, (grid,), z,
-        z, z.stride(0), rows, rows.stride(0), other, 0 if other is None else other.stride(0),
+        z, z.stride(0), rows, rows.stride(0), other, stride_of(other),
         mean, beta, factors, flag, out, out.stride(0), rows.shape[0], *z.shape, width, step,
         num_warps=warps,
     )  # fmt: skip
