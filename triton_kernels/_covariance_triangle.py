@@ -49,6 +49,18 @@ def rescue_gradient(
 
 
 @triton.jit
+def gradient_tile(push, z, stride, other, other_stride, mean, beta, factors, rows, cols, mask, D):
+    """(R, C): factors[0] push + beta (z - mean) + factors[1] (z - other); push a tile, or None."""
+    g = centred(z, stride, mean, rows, cols, mask, D) * column(beta, cols, D)[None, :]
+    if push is not None:
+        g += tl.load(factors).to(tl.float32) * push
+    if other is not None:
+        d = load(z, stride, rows, cols, mask) - load(other, other_stride, rows, cols, mask)
+        g += tl.load(factors + 1).to(tl.float32) * d
+    return g
+
+
+@triton.jit
 def _product(z, stride, mean, left, right, N, D, WIDTH: tl.constexpr, STEP: tl.constexpr):
     """(Z^T Z) of columns `left` and `right`, (W, W); the diagonal is zero."""
     total = tl.zeros((WIDTH, WIDTH), tl.float32)
@@ -122,11 +134,7 @@ def _rescue_kernel(
             inside = (rows < M)[:, None] & (left < D)[None, :]
             a = centred(own, own_stride, mean, rows, left, inside, D)
             push = tl.dot(a, c, push, input_precision="ieee")
-        g = tl.load(factors).to(tl.float32) * push
-        x = centred(own, own_stride, mean, rows, cols, mask, D)
-        g += x * column(beta, cols, D)[None, :]
-        if other is not None:
-            d = load(own, own_stride, rows, cols, mask)
-            d -= load(other, other_stride, rows, cols, mask)
-            g += tl.load(factors + 1).to(tl.float32) * d
+        g = gradient_tile(
+            push, own, own_stride, other, other_stride, mean, beta, factors, rows, cols, mask, D
+        )
         store(out, out_stride, rows, cols, mask, g)

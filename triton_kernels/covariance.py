@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ._common import cdiv, choose, empty, launch, stride_of
-from ._covariance_triangle import off_diagonal_squares, rescue_gradient
+from ._covariance_triangle import gradient_tile, off_diagonal_squares, rescue_gradient
 from ._elementwise import (
     centred,
     column,
@@ -180,10 +180,10 @@ def _gradient_kernel(push, push_stride, z, stride, other, other_stride, mean, be
                      out, out_stride, N, D, ROWS: tl.constexpr,
                      COLUMNS: tl.constexpr):  # fmt: skip
     rows, cols, mask = tile_of_program(N, D, ROWS, COLUMNS)
-    g = centred(z, stride, mean, rows, cols, mask, D) * column(beta, cols, D)[None, :]
+    tile = None
     if push is not None:
-        g += tl.load(factors).to(tl.float32) * load(push, push_stride, rows, cols, mask)
-    if other is not None:
-        d = load(z, stride, rows, cols, mask) - load(other, other_stride, rows, cols, mask)
-        g += tl.load(factors + 1).to(tl.float32) * d
+        tile = load(push, push_stride, rows, cols, mask)
+    g = gradient_tile(
+        tile, z, stride, other, other_stride, mean, beta, factors, rows, cols, mask, D
+    )
     store(out, out_stride, rows, cols, mask, g)

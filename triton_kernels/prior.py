@@ -6,7 +6,8 @@
 Alone, or with the cross-entropy of the same tile (MSN; PMSN, Eq. 9). Not stored: P, q, R. Bytes:
 forward two reads of the logits and one of the targets (rows, then columns, which need the rows'
 normaliser), backward two reads of the logits, one of the targets, one write. From embeddings the
-logits are tiles that stay in the L2 cache. Operations: one exponential an element and read.
+logits are tiles that stay in the L2 cache. Operations: one exponential an element and read, two
+in the gradient and one more where q is evaluated.
 Sums leave as logarithms: a prototype that nobody picks may have p_k = exp(-500).
 
 Assran et al. 2022 (MSN); 2023 (PMSN).
