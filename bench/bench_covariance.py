@@ -45,20 +45,26 @@ def barlow_eager(z0: Tensor, z1: Tensor) -> Tensor:
 
 
 def products(z0: Tensor, *_: Tensor) -> Floor:
-    """Both views' smaller Gram, and that times the views: in full, of symmetry no use is made."""
-    rows, columns = z0.shape
-    if columns >= 2 * rows:
-        return Floor("4 products", ((rows, columns, rows),) * 2, ((rows, rows, columns),) * 2)
-    return Floor("4 products", ((columns, rows, columns),) * 2, ((rows, columns, columns),) * 2)
+    """Half of both views' smaller Gram, which is symmetric, and that times the views."""
+    gram, back = smaller(*z0.shape)
+    rows, inner, columns = gram
+    return Floor("2 half products, 2 products", ((rows, inner, columns // 2),) * 2, (back,) * 2)
 
 
 def one_matrix(z0: Tensor, *_: Tensor) -> Floor:
-    """The Grams of both views, or one cross-correlation; both gradients."""
-    floor = products(z0)
+    """The cross-correlation, which is not symmetric, or both Grams; both gradients."""
     rows, columns = z0.shape
     if columns >= 2 * rows:
-        return floor
-    return Floor("3 products", floor.forward[:1], floor.backward)
+        return products(z0)
+    gram, back = smaller(rows, columns)
+    return Floor("3 products", (gram,), (back,) * 2)
+
+
+def smaller(rows: int, columns: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Products that form Z Z^T or Z^T Z, and then the gradient."""
+    if columns >= 2 * rows:
+        return (rows, columns, rows), (rows, rows, columns)
+    return (columns, rows, columns), (rows, columns, columns)
 
 
 def bounded(z0: Tensor, z1: Tensor) -> Memory:

@@ -102,7 +102,8 @@ def teacher_products(x: Tensor, weight: Tensor, *_: Tensor) -> Floor:
     """The teacher's scores once more in each direction: nothing of size N x K exists."""
     floor = linear_products(x, weight)
     scores = floor.forward[0]
-    return Floor("6 products", (scores, scores), (scores, *floor.backward))
+    backward = (scores, *floor.backward)
+    return Floor(f"{2 + len(backward)} products", (scores, scores), backward)
 
 
 LOGITS = Problem(

@@ -4,7 +4,8 @@ compute-sanitizer --tool memcheck python -m ssl_fast.bench.every_kernel
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -13,12 +14,23 @@ import ssl_fast
 from ssl_fast import backend
 from ssl_fast.functional import (
     Assignment,
+    alignment,
+    covariance_penalty,
+    cross_correlation_penalty,
+    gaussian_uniformity,
     info_nce,
     linear_soft_cross_entropy,
+    msn,
     nt_xent,
+    nuclear_norm,
+    prototype_correlation,
     sinkhorn,
+    sinkhorn_distance,
     soft_cross_entropy,
+    vicreg,
+    wasserstein_uniformity,
 )
+from ssl_fast.functional.cosine import mean_cosine
 from ssl_fast.losses import ReSALoss
 
 from .cases import unit
@@ -26,6 +38,24 @@ from .cases import unit
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SHAPES = ((1, 1), (7, 13), (67, 67), (130, 1031))
 LARGE = (4099, 4099)  # more than a GPU holds on chip
+# Stems that some backend lacks -> functions of two views (N, D) and prototypes (K, D).
+OTHERS: dict[str, list[Callable[..., Tensor]]] = {
+    "prior": [lambda x, y, c: msn(x, y, c), lambda x, y, c: msn(x, y, c, reverse=True)],
+    "covariance": [
+        lambda x, y, c: torch.stack(vicreg(x, y)),
+        lambda x, y, c: cross_correlation_penalty(x, y),
+        lambda x, y, c: covariance_penalty(skewed(x)),
+        lambda x, y, c: covariance_penalty(y.detach()),  # the value alone
+    ],
+    "wasserstein": [lambda x, y, c: wasserstein_uniformity(x), lambda x, y, c: nuclear_norm(y)],
+    "uniformity": [
+        lambda x, y, c: gaussian_uniformity(x),
+        lambda x, y, c: alignment(x, y, alpha=1.5),
+        lambda x, y, c: prototype_correlation(c),
+    ],
+    "transport": [lambda x, y, c: sinkhorn_distance(x, y, iterations=3)],
+    "cosine": [lambda x, y, c: mean_cosine(x, y)],
+}
 
 
 def main(argv: list[str]) -> int:
@@ -36,7 +66,7 @@ def main(argv: list[str]) -> int:
     with ssl_fast.set_backend(name), backend.trace() as ran:
         for shape in shapes:
             for dtype in DTYPES if shape != LARGE else DTYPES[:1]:
-                for result in step(shape, dtype):
+                for result in chain(step(shape, dtype), others(shape, dtype, name)):
                     calls += 1
                     assert bool(torch.isfinite(result).all()), (shape, dtype)
     assert {each for _, each in ran} == {name}, set(ran)
@@ -45,7 +75,7 @@ def main(argv: list[str]) -> int:
 
 
 def step(shape: tuple[int, int], dtype: torch.dtype) -> Iterator[Tensor]:
-    """Results and gradients of every public function, on a padded (strided) score matrix."""
+    """Results and gradients on a padded (strided) score matrix, of what every backend has."""
     rows, columns = shape
     device = torch.device(device_name())
     z, prototypes = unit(rows, 24, device).to(dtype), unit(columns, 24, device).to(dtype)
@@ -80,6 +110,23 @@ def step(shape: tuple[int, int], dtype: torch.dtype) -> Iterator[Tensor]:
     yield from with_gradients(ReSALoss()([x], [z, z], z, z), x)
 
 
+def others(shape: tuple[int, int], dtype: torch.dtype, name: str) -> Iterator[Tensor]:
+    """The same of the stems that the backend has here, from two views on."""
+    rows, columns = shape
+    device = torch.device(device_name())
+    z, prototypes = unit(rows, 24, device), unit(columns, 24, device)
+    for stem, functions in OTHERS.items():
+        if min(shape) > 1 and name in backend.PREFERENCE[device.type, stem]:
+            for function in functions:
+                leaves = [t.to(dtype).requires_grad_() for t in (z, 1 - z, prototypes)]
+                yield from with_gradients(function(*leaves), *leaves)
+
+
+def skewed(x: Tensor) -> Tensor:
+    """One column a thousand times the rest: the covariance cancels digits and is formed again."""
+    return x * torch.where(torch.arange(x.shape[1], device=x.device) == 7, 1000, 1).to(x.dtype)
+
+
 def device_name() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -91,7 +138,10 @@ def options_of(rows: int, columns: int) -> list[dict]:
 
 def with_gradients(loss: Tensor, *leaves: Tensor) -> Iterator[Tensor]:
     yield loss.detach()
-    yield from torch.autograd.grad(loss, leaves, torch.rand_like(loss))
+    if not loss.requires_grad:
+        return
+    found = torch.autograd.grad(loss, leaves, torch.rand_like(loss), allow_unused=True)
+    yield from (each for each in found if each is not None)
 
 
 if __name__ == "__main__":

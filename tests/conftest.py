@@ -55,3 +55,20 @@ def poisoned() -> Iterator[None]:
     yield
     torch.utils.deterministic.fill_uninitialized_memory = fill
     torch.use_deterministic_algorithms(previous)
+
+
+@pytest.fixture
+def machine():
+    """The emulated GPU, for tests of the CUDA kernels."""
+    from cuda_harness import the_machine
+
+    return the_machine()
+
+
+@pytest.fixture
+def kernels(machine) -> Iterator[None]:
+    """The emulated module behind `ssl_fast.native.cuda`."""
+    from cuda_harness import harness
+
+    with harness.installed(machine):
+        yield

@@ -25,7 +25,7 @@ from ssl_fast.bench.cases import Bar, Case, Floor, Limit, Problem
 from ssl_fast.bench.oracle import WrongResult
 from ssl_fast.bench.rows import Row, spread, summarise
 
-from ssl_fast import cli
+from ssl_fast import backend, cli
 
 MODULES = [import_module(f"ssl_fast.bench.bench_{stem}") for stem in command.STEMS]
 QUICK = harness.Options(rounds=3, without_compile="--no-compile", backend="reference", quick=True)
@@ -208,6 +208,11 @@ def test_tables_hold_the_listed_sizes_once():
     assert all(case.bar or case.limit for case in EVERY)
 
 
+def test_every_stem_has_a_case():
+    stems = {stem for _, stem in backend.PREFERENCE} - {"linear_cross_entropy"}  # in cross_entropy
+    assert stems <= {case.problem.stem for case in EVERY}
+
+
 def test_options_select_cases(capsys):
     assert command.main(["sinkhorn", "--device", "cpu", "--list", "--filter", "777"]) == 0
     assert capsys.readouterr().out == "sinkhorn 100x777 float32 cpu\n"
@@ -218,7 +223,7 @@ def test_options_select_cases(capsys):
     assert "no case on cpu matches" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         command.main(["sinkhron"])
-    assert "choose from contrastive, covariance" in capsys.readouterr().err
+    assert "choose from contrastive, cosine, covariance" in capsys.readouterr().err
 
 
 def test_the_time_limit_leaves_cases_out_by_name(monkeypatch, capsys):

@@ -1,12 +1,8 @@
 """The CUDA C++ kernels, launchers, bindings and wrappers, run on the CPU by tests/emulation.
 
-Shapes: one element; odd and prime (rows of half types unaligned); a multiple of the load width;
-wider than a warp's columns in registers; more rows than blocks. The emulated GPU has three
-multiprocessors with 64 KiB each, so that small matrices take the on-chip form.
+Sinkhorn, cross-entropy and prior; what stands around products is in test_cuda_emulated_products.py.
 """
 
-import contextlib
-import importlib.util
 import math
 import os
 import subprocess
@@ -14,93 +10,30 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import oracles
 import pytest
 import torch
-from checks import assert_right
+from cuda_harness import (
+    DTYPES,
+    EMULATED,
+    PAIRS,
+    SANITIZED,
+    SHAPES,
+    TOLERANCE,
+    assert_near,
+    make_targets,
+    prior_with_zeros,
+    random,
+    strided,
+)
 from torch import Tensor
 
-from ssl_fast import backend
-from ssl_fast._polar import TorchKernels
-from ssl_fast.functional import (
-    covariance_penalty,
-    cross_correlation_penalty,
-    variance_hinge,
-    vicreg,
-)
 from ssl_fast.functional._prior import divergence
-from ssl_fast.native import matrix
-from ssl_fast.native.cuda import (
-    covariance,
-    cross_correlation,
-    cross_entropy,
-    launch,
-    prior,
-    sinkhorn,
-    wasserstein,
-)
-from ssl_fast.reference import contrastive as contrastive_reference
+from ssl_fast.native.cuda import cross_entropy, prior, sinkhorn
 from ssl_fast.reference import cross_entropy as cross_entropy_reference
 from ssl_fast.reference import prior as prior_reference
 from ssl_fast.reference import sinkhorn as sinkhorn_reference
-from ssl_fast.reference import wasserstein as wasserstein_reference
 
-_spec = importlib.util.spec_from_file_location(
-    "cuda_emulation", Path(__file__).parent / "emulation" / "harness.py"
-)
-assert _spec is not None and _spec.loader is not None
-harness = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(harness)
-
-pytestmark = [
-    pytest.mark.emulated,
-    pytest.mark.skipif(harness.why_not() is not None, reason=str(harness.why_not())),
-]
-
-# Sanitizers look at indices, not at figures: under them, the shapes and types that differ in code.
-SANITIZED = os.environ.get("SSL_FAST_EMULATION") == "sanitize"
-# Half a unit in the last place of a float32 exponent of 64 nats.
-TOLERANCE = 4e-6
-SHAPES = [(5, 600), (37, 13)] if SANITIZED else [(1, 1), (2, 600), (37, 64), (131, 37)]
-DTYPES = [torch.float32, torch.bfloat16] + ([] if SANITIZED else [torch.float16])
-PAIRS = [(a, a) for a in DTYPES] + [(a, torch.float32) for a in DTYPES[1:]]
-
-
-@pytest.fixture(scope="module")
-def machine():
-    return harness.Machine(harness.build(sanitize=SANITIZED))
-
-
-@pytest.fixture
-def kernels(machine):
-    """The emulated module behind `ssl_fast.native.cuda`."""
-    with harness.installed(machine):
-        yield
-
-
-def random(*shape: int, dtype=torch.float32, size: float = 1.0, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed + 1000 * shape[0] + shape[-1])
-    return (size * torch.randn(shape, generator=generator)).to(dtype)
-
-
-def strided(tensor: Tensor, gap: int = 16) -> Tensor:
-    """The same values in rows further apart, NaN between them."""
-    wide = torch.full((tensor.shape[0], tensor.shape[1] + gap), math.nan, dtype=tensor.dtype)
-    wide[:, : tensor.shape[1]] = tensor
-    return wide[:, : tensor.shape[1]]
-
-
-def prior_with_zeros(columns: int) -> Tensor:
-    prior = torch.arange(columns, dtype=torch.float64) % 5
-    return (prior / prior.sum()).log() if columns > 1 else torch.zeros(1, dtype=torch.float64)
-
-
-def assert_near(actual: Tensor, expected: Tensor, tolerance: float) -> None:
-    """Within `tolerance` of the largest expected value, infinities in the same places."""
-    finite = expected.isfinite()
-    assert torch.equal(actual[~finite].double(), expected[~finite].double())
-    error = (actual.double() - expected.double())[finite].abs().max()
-    assert error <= tolerance * max(1e-30, float(expected[finite].abs().max())), float(error)
+pytestmark = EMULATED
 
 
 @pytest.mark.parametrize("on_chip", [True, False])
@@ -183,18 +116,6 @@ def test_evaluate(kernels, dtype, spread):
     assert_near(sinkhorn.evaluate(scores, 30.0, flat, None), expected, TOLERANCE)
 
 
-def make_targets(shape, dtype, kind: str) -> SimpleNamespace:
-    values = strided(random(*shape, dtype=dtype, seed=7), gap=32)
-    if kind == "dense":
-        return SimpleNamespace(values=values, scale=None, row=None, col=None)
-    if kind == "softmax":
-        row = sinkhorn_reference.row_potential(values, 10.0, None)
-        return SimpleNamespace(values=values, scale=10.0, row=row, col=None)
-    log_prior = prior_with_zeros(shape[1])
-    row, col = sinkhorn_reference.potentials(values, 10.0, log_prior, 3, False)
-    return SimpleNamespace(values=values, scale=10.0, row=row, col=col)
-
-
 def check_cross_entropy(kernels, logits, targets, symmetric, tolerance):
     n = logits.shape[0]
     arguments = (logits, 7.0, targets, symmetric, 1 / n)
@@ -255,60 +176,6 @@ def test_gradient_in_place_and_in_another_type(kernels):
     assert torch.equal(logits, expected)
 
 
-@contextlib.contextmanager
-def tiles_on_the_machine(kernels, rows: int, columns: int):
-    """`ssl_fast.native.contrastive`, its tiles this small, with the CUDA epilogues."""
-    from ssl_fast.native import contrastive
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("ROW_TILE", "PAIR_TILE"):
-            patch.setattr(contrastive, name, {"cpu": (rows, columns)})
-        patch.setattr(
-            contrastive, "_run", lambda name, tile, *rest: launch(name, tile, matrix(tile), *rest)
-        )
-        yield contrastive
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("n", "k"), [(19, 70)] if SANITIZED else [(1, 1), (19, 70), (70, 300)])
-def test_contrastive_rows(kernels, n, k, dtype):
-    """Factors, left-out ranges, a row without negatives; tiles of 32 x 40."""
-    x, w = random(n, 12, dtype=dtype), random(k, 12, dtype=dtype, seed=1)
-    a, b = random(1, n, seed=2)[0].abs() + 0.5, random(1, k, seed=3)[0].abs() + 0.5
-    lo = torch.arange(n) % k
-    hi = lo + min(3, k - 1)
-    if n > 1:
-        lo[n // 2], hi[n // 2] = 0, k
-    weight = torch.arange(n).double() - 2
-    with tiles_on_the_machine(kernels, 32, 40) as ours:
-        for factors, ranges, scale in (((a, b), (lo, hi), 3.0), ((None, None), (None, None), 1.0)):
-            arguments = (x, w, *factors, scale, *ranges)
-            lse, pull = ours.rows_forward(*arguments, True)
-            exact, exact_pull = contrastive_reference.rows_forward(*arguments, True)
-            assert_near(lse, exact, TOLERANCE)
-            assert_near(pull, exact_pull, 5 * TOLERANCE)
-            assert torch.equal(ours.rows_forward(*arguments, False)[0], lse)
-            push = ours.rows_backward(*arguments, exact, weight)
-            expected = contrastive_reference.rows_backward(*arguments, exact, weight)
-            assert_near(push, expected, 5 * TOLERANCE)
-
-
-@pytest.mark.parametrize("scale", [5.0, 100.0])
-@pytest.mark.parametrize(
-    ("samples", "views"), [(21, 2)] if SANITIZED else [(2, 2), (50, 2), (31, 3)]
-)
-def test_contrastive_pairs(kernels, samples, views, scale):
-    """One shift, and beyond 64 nats a maximum a row; the triangle in tiles of 32 x 40."""
-    z = random(samples * views, 12)
-    arguments = (z, 1 / z.norm(dim=1), scale, views)
-    blocks = random(samples * views, views, seed=4)
-    with tiles_on_the_machine(kernels, 32, 40) as ours:
-        lse = contrastive_reference.pairs_forward(*arguments)
-        assert_near(ours.pairs_forward(*arguments), lse, TOLERANCE)
-        expected = contrastive_reference.pairs_backward(*arguments, lse, blocks)
-        assert_near(ours.pairs_backward(*arguments, lse, blocks), expected, 5 * TOLERANCE)
-
-
 def test_statistics_of_a_slice_of_rows(kernels):
     logits, targets = random(20, 24), make_targets((20, 24), torch.float32, "dense")
     _, rows, _ = cross_entropy.forward(logits, 7.0, targets, False, 1.0)
@@ -364,76 +231,6 @@ def test_prior_of_unusual_logits(kernels, case, reverse):
     check_prior(kernels, logits, make_targets((37, 70), torch.float32, "sinkhorn"), reverse)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(37, 13), (3, 70)] + ([] if SANITIZED else [(1, 1), (700, 33)]))
-def test_polar_updates(kernels, shape, dtype):
-    """Each step between the products, on rows further apart than their width."""
-    ours, plain = wasserstein.PolarKernels, TorchKernels
-    z = strided(random(*shape, dtype=dtype))
-    mean = plain.column_sums(z) / len(z)
-    assert_near(ours.column_sums(z), plain.column_sums(z), 1e-13)
-    for row in (None, mean):
-        assert torch.equal(ours.center(z, row), plain.center(z, row))
-    x = plain.center(z, mean)
-    gram = x.T @ x
-    arguments = (8.5, -25.2, 18.7), gram, gram @ gram
-    assert_near(ours.polynomial(*arguments), plain.polynomial(*arguments), 1e-13)
-    for row, factor in ((None, None), (mean, torch.tensor(0.3, dtype=torch.float64))):
-        assert_near(ours.finish(x, row, factor), plain.finish(x, row, factor), 1e-7)
-
-
-@pytest.mark.parametrize("shape", [(30, 8), (8, 30)])
-@pytest.mark.parametrize(("center", "distance"), [(False, False), (True, True)])
-def test_polar_iteration(kernels, shape, center, distance):
-    z = random(*shape)
-    arguments = (center, 1e-6, distance, True, len(z), lambda value, op: value)
-    value, gradient = wasserstein.forward(z, *arguments)
-    exact, expected = wasserstein_reference.forward(z.double(), *arguments)
-    assert_near(value[None], exact[None], 1e-6)
-    assert_near(gradient, expected, 1e-6)
-
-
-@pytest.fixture
-def covariance_kernels(kernels, monkeypatch):
-    """The public functions run the covariance kernels of the emulated module."""
-    stems = {"covariance": covariance, "cross_correlation": cross_correlation}
-    monkeypatch.setattr(backend, "implementation", lambda name, stem: stems[stem])
-
-
-def vicreg_terms(z0: Tensor, z1: Tensor) -> Tensor:
-    return torch.stack(vicreg(z0, z1))
-
-
-def correlated(*shape: int, dtype=torch.float32) -> list[Tensor]:
-    return [strided((random(*shape) + 0.7 * random(*shape, seed=s) + 3).to(dtype)) for s in (1, 2)]
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(37, 13), (9, 70)] + ([] if SANITIZED else [(3, 2), (300, 33)]))
-def test_covariance(covariance_kernels, shape, dtype):
-    """Values and gradients in both forms; values alone by triangular tiles."""
-    z = correlated(*shape, dtype=dtype)
-    assert_right(variance_hinge, oracles.variance_hinge, z[:1], wrt=1)
-    for count in (0, 1):
-        assert_right(covariance_penalty, oracles.covariance_penalty, z[:1], wrt=count)
-    upstream = torch.tensor([0.7, -1.3, 0.4])
-    assert_right(vicreg_terms, oracles.vicreg, z, wrt=2, upstream=upstream)
-    assert_right(cross_correlation_penalty, oracles.barlow_twins, z, wrt=2)
-
-
-@pytest.mark.parametrize("shape", [(16, 96), (40, 24)])
-@pytest.mark.parametrize("kind", ["one huge column", "repeated rows", "constant"])
-def test_hostile_covariances(covariance_kernels, kind, shape):
-    z = random(*shape)
-    if kind == "one huge column":
-        z[:, 7] *= 1000
-    else:
-        z = z[torch.arange(len(z)) // (2 if kind == "repeated rows" else len(z))]
-    assert_right(covariance_penalty, oracles.covariance_penalty, [z], wrt=1)
-    half = z.bfloat16()
-    assert_right(covariance_penalty, oracles.covariance_penalty, [half], wrt=1)
-
-
 @pytest.mark.parametrize("on_chip", [True, False])
 def test_order_of_threads_does_not_matter(machine, kernels, on_chip):
     scores, logits = random(45, 88), random(45, 45)
@@ -482,6 +279,7 @@ def test_under_address_and_undefined_behaviour_sanitizers():
         "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0:halt_on_error=1",
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
     }
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+    command += map(str, Path(__file__).parent.glob("test_cuda_emulated*.py"))
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, (run.stdout + run.stderr)[-4000:]

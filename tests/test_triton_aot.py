@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from triton_harness import SCALE, Launch, assignment, kernels, recorded
+from triton_harness import SCALE, assignment, kernels
+from triton_launches import Launch, recorded
 
 pytestmark = [
     pytest.mark.aot,
@@ -212,7 +213,7 @@ def test_kernels_compile(capability):
     global _todo
     _todo = [(launch, capability) for launch in launches(capability)]
     assert len({launch.kernel.fn for launch, _ in _todo}) == 29
-    with multiprocessing.get_context("fork").Pool(2) as pool:
+    with multiprocessing.get_context("fork").Pool(min(8, os.cpu_count() or 1)) as pool:
         faults = [fault for fault in pool.map(_compile, range(len(_todo)), chunksize=1) if fault]
     assert not faults, "\n".join(faults)
 

@@ -1,12 +1,10 @@
 """The covariance kernels in Triton, on the CPU: TRITON_INTERPRET=1 pytest -m interpreter."""
 
-import os
-
 import oracles
 import pytest
 import torch
 from checks import assert_relative, assert_right, normal, value_and_grads
-from triton_harness import kernels
+from triton_harness import DTYPES, INTERPRETER, kernels
 
 import ssl_fast
 from ssl_fast import backend
@@ -17,18 +15,9 @@ from ssl_fast.functional import (
     vicreg,
 )
 
-pytestmark = [
-    pytest.mark.interpreter,
-    pytest.mark.skipif(
-        os.environ.get("TRITON_INTERPRET") != "1",
-        reason="Triton decides when it is imported: TRITON_INTERPRET=1 pytest -m interpreter",
-    ),
-    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # numpy, on lanes that are masked
-    pytest.mark.usefixtures("poisoned"),
-]
+pytestmark = INTERPRETER
 # The least; odd; the dual; several tiles of rows and columns in both forms.
 SHAPES = [(3, 2), (7, 5), (13, 67), (67, 83), (33, 131)]
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 WEIGHTS = torch.tensor([0.7, -1.3, 0.4])
 
 
@@ -87,7 +76,7 @@ def test_every_entry_of_the_tables(table, entry, monkeypatch) -> None:
 
 def test_more_parts_than_tiles(monkeypatch) -> None:
     """Rows split among programs, merged after Chan et al."""
-    monkeypatch.setattr(kernels("covariance"), "processors", lambda device: 40)
+    monkeypatch.setattr(kernels("_statistics"), "processors", lambda device: 40)
     z = views(200, 3)[0] + 100
     assert_right(variance_hinge, oracles.variance_hinge, [z], wrt=1)
 

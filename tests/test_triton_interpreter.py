@@ -1,130 +1,36 @@
-"""The Triton kernels' numbers, on the CPU: TRITON_INTERPRET=1 pytest -m interpreter.
+"""Cross-entropy, priors and what crosses stems in Triton: TRITON_INTERPRET=1 pytest -m interpreter.
 
 The interpreter multiplies float32 exactly as IEEE asks, knows no tensor cores and no races;
 bfloat16 operands are upcast for it. Grids are tiny on purpose.
 """
-
-import os
 
 import oracles
 import pytest
 import torch
 from checks import assert_right, normal, probabilities, same_bits, unit
 from triton_harness import (
+    INTERPRETER,
     SCALE,
+    SHAPES,
     assignment,
     balanced,
-    check_contrast,
     check_cross_entropy,
     check_linear,
-    check_pairs,
     check_prior,
     check_sinkhorn,
+    dtypes,
     factored,
     kernels,
+    prior,
+    scores,
     single_entry_tables,
 )
 
 import ssl_fast
 import ssl_fast.losses
 from ssl_fast import backend, functional, reference
-from ssl_fast._polar import TorchKernels
 
-pytestmark = [
-    pytest.mark.interpreter,
-    pytest.mark.skipif(
-        os.environ.get("TRITON_INTERPRET") != "1",
-        reason="Triton decides when it is imported: TRITON_INTERPRET=1 pytest -m interpreter",
-    ),
-    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # numpy, on lanes that are masked
-    pytest.mark.usefixtures("poisoned"),
-]
-HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-DTYPES = {"float32": torch.float32, **HALF}
-dtypes = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-# One, odd, prime; more rows and more columns than a block of any table's entry.
-SHAPES = [(1, 1), (1, 17), (7, 1), (67, 131)]
-
-
-def scores(n: int, k: int, dtype: torch.dtype = torch.float32, size: float = 0.2) -> torch.Tensor:
-    """Some 1.5 / epsilon = 30 nats from smallest to largest."""
-    return (normal(n, k) * size).to(dtype)
-
-
-def prior(k: int) -> torch.Tensor:
-    """Its logarithm; every third prototype gets nothing."""
-    weights = torch.arange(1, k + 1, dtype=torch.float64) * (torch.arange(k) % 3 != 1)
-    return (weights / weights.sum()).log()
-
-
-@dtypes
-@pytest.mark.parametrize("shape", [*SHAPES, (5, 1031)], ids=str)
-def test_sinkhorn(shape, dtype):
-    check_sinkhorn(scores(*shape, dtype))
-
-
-def test_sinkhorn_with_more_partial_sums_than_a_block(monkeypatch):
-    for name, table in (("sinkhorn", "ROWS"), ("_sinkhorn_columns", "COLUMNS")):
-        monkeypatch.setattr(kernels(name), table, ((1 << 62, 2, 128, 4),))
-        monkeypatch.setattr(kernels(name), "processors", lambda device: 20)
-    check_sinkhorn(scores(83, 20), prior(20))
-
-
-def test_sinkhorn_with_an_empty_prototype():
-    check_sinkhorn(scores(37, 70), prior(70))
-
-
-@pytest.mark.parametrize("size", [1.0, 30.0, 1e4], ids=str)
-def test_sinkhorn_of_large_scores(size):
-    """Beyond 64 nats exponents are formed in float64: nothing is lost at 2e5 nats."""
-    check_sinkhorn(scores(35, 131, size=size), prior(131))
-
-
-@pytest.mark.parametrize("nats", [63.0, 65.0, 129.0])
-def test_sinkhorn_around_the_bound(nats):
-    values = torch.rand(33, 67) * (nats / SCALE)
-    values[0, 0], values[1, 1] = 0.0, nats / SCALE
-    check_sinkhorn(values)
-
-
-def test_sinkhorn_far_from_zero():
-    """A constant added to all scores changes no assignment: what counts is the span."""
-    shifted = scores(21, 40) + 512.0
-    check_sinkhorn(shifted)
-    q, expected = (
-        kernels("sinkhorn").dense(s, SCALE, None, 3, False) for s in (shifted, shifted - 512)
-    )
-    torch.testing.assert_close(q, expected, atol=1e-7, rtol=3e-5)
-
-
-def test_sinkhorn_of_collapsed_rows():
-    row = scores(1, 70)
-    check_sinkhorn(row.expand(33, 70).contiguous())
-    check_sinkhorn(torch.zeros(33, 70))
-    check_sinkhorn(scores(33, 1).expand(33, 70).contiguous())
-
-
-def test_sinkhorn_of_a_column_that_underflows():
-    """exp(scale s + row + col) is 0 in every row, its column's sum is not."""
-    values = scores(33, 70)
-    values[:, 3] -= 100.0
-    check_sinkhorn(values)
-    col = torch.zeros(70, dtype=torch.float64)
-    col[4] = -500.0
-    actual = kernels("sinkhorn").step(values, SCALE, col)
-    expected = reference.sinkhorn.step(values, SCALE, col)
-    torch.testing.assert_close(actual, expected, atol=3e-5, rtol=0)
-
-
-def test_sinkhorn_when_maxima_of_col_lie_apart():
-    """The reference of a row's sum moves by more than float32's exponent holds."""
-    for step in (80.0, 120.0, 170.0, 400.0):
-        col = torch.arange(5, dtype=torch.float64).repeat_interleave(64)[:300] * step
-        values = scores(9, 300)
-        values[:, :64] += 2.5
-        actual = kernels("sinkhorn").row_potential(values, SCALE, col)
-        expected = reference.sinkhorn.row_potential(values, SCALE, col)
-        torch.testing.assert_close(actual, expected, atol=3e-5, rtol=0)
+pytestmark = INTERPRETER
 
 
 def test_strided_rows():
@@ -373,62 +279,6 @@ def test_resa_runs_here():
     torch.testing.assert_close(loss.double(), expected, atol=1e-6, rtol=1e-6)
 
 
-@dtypes
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (35, 70, 24), (131, 67, 40), (20, 40, 300)], ids=str)
-def test_contrastive_rows(sizes, dtype):
-    """With and without norms as factors and left-out ranges; a row without any negative."""
-    n, k, d = sizes
-    x, w = (normal(n, d) / d**0.5).to(dtype), normal(k, d, seed=1).to(dtype)
-    check_contrast(x, w, 5.0)
-    first = torch.arange(n) % k
-    count = torch.where(torch.arange(n) == 2, k, 2)
-    lo = torch.where(torch.arange(n) == 2, 0, first)
-    check_contrast(x, w, 3.0, (torch.rand(n) + 0.5, torch.rand(k) + 0.5), (lo, lo + count))
-
-
-@dtypes
-@pytest.mark.parametrize("sizes", [(2, 2, 3), (67, 2, 24), (30, 5, 40), (11, 3, 300)], ids=str)
-def test_contrastive_pairs(sizes, dtype):
-    """Blocks of an odd number of views meet the tiles' edges."""
-    samples, views, d = sizes
-    z = normal(samples * views, d, dtype=dtype)
-    check_pairs(z, 1 / z.float().norm(dim=1), 5.0, views)
-    check_pairs(z / d**0.5, None, 2.0, views)
-
-
-def test_contrastive_of_large_similarities():
-    z = normal(70, 24) * 30
-    check_pairs(z, None, 1.0, 2)
-
-
-def test_contrastive_functions():
-    """Twice PyTorch's own float32 error at most, and Triton alone has run."""
-    a, b, queue = normal(21, 8), normal(21, 8, seed=1), normal(37, 8, seed=2)
-    index, phi = torch.arange(21), torch.rand(37) + 0.2
-    with ssl_fast.set_backend("triton"), backend.trace() as ran:
-        assert_right(functional.nt_xent, lambda *z: oracles.nt_xent(list(z), 0.5), [a, b], 2)
-        assert_right(functional.decoupled_nt_xent, lambda *z: oracles.decoupled(*z, 0.1), [a, b], 2)
-        assert_right(
-            lambda *z: functional.info_nce(*z), lambda *z: oracles.one_of_many(*z, 0.2),
-            [a, b, queue], 3,
-        )  # fmt: skip
-        assert_right(functional.info_nce, lambda *z: oracles.one_of_many(*z, None, 0.2), [a, b], 2)
-        assert_right(
-            lambda z, c: functional.proto_nce(z, c, phi, index),
-            lambda z, c: oracles.proto_nce(z, c, phi, index), [a, queue], 2,
-        )  # fmt: skip
-    assert set(ran) == {("contrastive", "triton")}
-
-
-def test_not_a_number_is_passed_on():
-    a, b = normal(7, 5), normal(7, 5, seed=1)
-    b[3, 2] = float("nan")
-    with ssl_fast.set_backend("triton"):
-        assert functional.nt_xent(a, b).isnan()
-        assert functional.info_nce(a, b).isnan()
-        assert functional.proto_nce(a, b, torch.ones(7), torch.zeros(7, dtype=torch.long)).isnan()
-
-
 def test_bitwise_repeatable():
     values, logits = scores(67, 131), normal(67, 131)
     targets = balanced(values)
@@ -444,60 +294,3 @@ def test_bitwise_repeatable():
         )  # fmt: skip
 
     assert all(same_bits(a, b) for a, b in zip(outputs(), outputs(), strict=True))
-
-
-@dtypes
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_wasserstein_updates(shape, dtype):
-    """Each step of the polar iteration against plain PyTorch, strided input too."""
-    ours, plain = kernels("wasserstein"), TorchKernels
-    z = normal(shape[0], 2 * shape[1], dtype=dtype)[:, ::2]
-    mean = plain.column_sums(z) / len(z)
-    torch.testing.assert_close(ours.column_sums(z), plain.column_sums(z), atol=1e-12, rtol=1e-12)
-    for row in (None, mean):
-        torch.testing.assert_close(ours.center(z, row), plain.center(z, row), atol=0, rtol=0)
-    x = plain.center(z, mean)
-    gram = x.T @ x
-    arguments = (8.5, -25.2, 18.7), gram, gram @ gram
-    torch.testing.assert_close(
-        ours.polynomial(*arguments), plain.polynomial(*arguments), atol=1e-9, rtol=1e-12
-    )
-    for row, factor in ((None, None), (mean, torch.tensor(0.3, dtype=torch.float64))):
-        torch.testing.assert_close(ours.finish(x, row, factor), plain.finish(x, row, factor))
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (40, 9), (9, 40), (17, 17)], ids=str)
-def test_wasserstein(shape):
-    """From the public functions: value and gradient by the iteration, null directions and all."""
-    for function, center, distance in (
-        (functional.nuclear_norm, False, False),
-        (functional.wasserstein_uniformity, True, True),
-    ):
-        z = unit(*shape).requires_grad_()
-        with ssl_fast.set_backend("triton"), backend.trace() as ran:
-            value = function(z)
-            (grad,) = torch.autograd.grad(value, z)
-        assert ran == [("wasserstein", "triton")]
-        formula = oracles.wasserstein_svd if distance else oracles.nuclear_norm
-        exact = oracles.spectral_gradient(z.detach(), center, 1e-6, distance)
-        torch.testing.assert_close(value.detach().double(), formula(z.detach().double()))
-        torch.testing.assert_close(grad.double(), exact, atol=1e-6, rtol=1e-5)
-
-
-def test_wasserstein_refuses_what_the_iteration_cannot_resolve():
-    z = unit(6, 4)
-    with (
-        ssl_fast.set_backend("triton"),
-        pytest.raises(ValueError, match="at least 1e-07"),
-    ):
-        functional.wasserstein_uniformity(z, eps=1e-9)
-
-
-@pytest.mark.parametrize("table", ["FLAT", "SUMS"])
-def test_every_entry_of_the_wasserstein_tables(table, monkeypatch):
-    module, z = kernels("wasserstein"), normal(37, 70)
-    for entry in getattr(module, table):
-        monkeypatch.setattr(module, table, (entry,))
-        mean = module.column_sums(z) / 37
-        torch.testing.assert_close(mean, z.double().mean(0))
-        torch.testing.assert_close(module.center(z, mean), z.double() - mean)

@@ -7,7 +7,8 @@ import oracles
 import pytest
 import torch
 from checks import assert_right, error, normal, same_bits, unit, value_and_grads
-from triton_harness import kernels, recorded
+from triton_harness import DTYPES, INTERPRETER, kernels
+from triton_launches import recorded
 
 import ssl_fast
 import ssl_fast.reference.transport
@@ -15,13 +16,6 @@ import ssl_fast.reference.uniformity
 from ssl_fast import backend, functional, metrics, reference
 
 interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-INTERPRETER = [
-    pytest.mark.interpreter,
-    pytest.mark.skipif(not interpreted, reason="TRITON_INTERPRET=1 pytest -m interpreter"),
-    pytest.mark.filterwarnings("ignore::RuntimeWarning"),
-    pytest.mark.usefixtures("poisoned"),
-]
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 UPSTREAM = torch.tensor(-2.5)
 PAIRWISE = {
     "gaussian_uniformity": oracles.gaussian_uniformity,
@@ -186,6 +180,6 @@ def test_kernels_compile(capability):
     dtypes = (torch.float32, torch.bfloat16) if capability == 90 else (torch.float32,)
     aot._todo = [(launch, capability) for dtype in dtypes for launch in launches(dtype)]
     assert len({launch.kernel.fn for launch, _ in aot._todo}) == 8
-    with multiprocessing.get_context("fork").Pool(2) as pool:
+    with multiprocessing.get_context("fork").Pool(min(8, os.cpu_count() or 1)) as pool:
         faults = [f for f in pool.map(aot._compile, range(len(aot._todo)), chunksize=1) if f]
     assert not faults, "\n".join(faults)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 # Exponents up to this many nats from their reference are formed in float32, larger ones in float64.
 NARROW = tl.constexpr(64.0)
+LOG2_E = tl.constexpr(1.4426950408889634)
 # The interpreter multiplies bfloat16 wrongly: there, operands of a product are upcast first.
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
@@ -29,6 +30,11 @@ def choose(table: Sequence[tuple], key: int) -> tuple:
 
 def cdiv(a: int, b: int) -> int:
     return -(-a // b)
+
+
+def stride_of(tensor: Tensor | None) -> int:
+    """Between rows, or entries of a vector; 0 where one value, or none, serves all."""
+    return 0 if tensor is None or tensor.dim() == 0 else tensor.stride(0)
 
 
 def empty(like: Tensor, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

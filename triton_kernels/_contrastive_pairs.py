@@ -8,10 +8,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import cdiv, empty, launch
+from ._common import LOG2_E, cdiv, empty, launch
 from ._contrastive_tiles import (
     BLOCK,
-    LOG2_E,
     alike,
     factors_of,
     largest,

@@ -5,11 +5,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import choose
+from ._common import LOG2_E, choose
 from ._products import input_precision, padded
 from ._statistics import LOWEST
 
-LOG2_E = tl.constexpr(1.4426950408889634)
 # Which elements a tile leaves out.
 NONE, OWN, OTHER, BLOCK = (tl.constexpr(i) for i in range(4))
 

@@ -10,25 +10,24 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import cdiv, launch
+from ._common import LOG2_E, cdiv, empty, launch
 from ._elementwise import load, store
-from ._statistics import LOWEST, parts
+from ._statistics import LOWEST, parts, share_of_program
 
 ROWS, COLUMNS = 32, 128  # of a tile                                              unmeasured
-_LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 def correlation(c: Tensor, inv_temperature: float) -> tuple[Tensor, Tensor, Tensor]:
     """As `reference.uniformity.correlation`."""
     k, d = c.shape
-    row = torch.empty((2, k), dtype=torch.float64, device=c.device)
+    row = empty(c, 2, k, dtype=torch.float64)
     launch(
         _rows_kernel, (cdiv(k, ROWS),), c, c, c.stride(0), row, k, d, inv_temperature,
         ROWS=ROWS, COLUMNS=COLUMNS, num_warps=4,
     )  # fmt: skip
     blocks = cdiv(d, COLUMNS)
     count = parts(blocks, cdiv(k, ROWS), c.device)
-    sums = torch.empty((count, 3, d), dtype=torch.float64, device=c.device)
+    sums = empty(c, count, 3, d, dtype=torch.float64)
     launch(
         _columns_kernel, (blocks, count), c, c, c.stride(0), row, sums, k, d, inv_temperature,
         ROWS=ROWS, COLUMNS=COLUMNS, num_warps=4,
@@ -60,7 +59,7 @@ def _rows_kernel(c, stride, row, K, D, inv_temperature,
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     shift = tl.full((ROWS,), LOWEST, tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
-    scale = inv_temperature * _LOG2_E
+    scale = inv_temperature * LOG2_E
     for first in range(0, D, COLUMNS):
         cols = first + tl.arange(0, COLUMNS)
         mask = (rows < K)[:, None] & (cols < D)[None, :]
@@ -84,8 +83,8 @@ def _distribution(c, stride, row, rows, K, cols, D, inv_temperature):
     shift = tl.load(row + rows, mask=rows < K, other=0.0)
     log = tl.load(row + K + rows, mask=rows < K, other=0.0)
     moved = (shift - tl.load(row)) * inv_temperature + (log - tl.load(row + K))
-    scale = inv_temperature * _LOG2_E
-    below = (x - shift.to(tl.float32)[:, None]) * scale - (log * _LOG2_E).to(tl.float32)[:, None]
+    scale = inv_temperature * LOG2_E
+    below = (x - shift.to(tl.float32)[:, None]) * scale - (log * LOG2_E).to(tl.float32)[:, None]
     p = tl.where(valid, tl.exp2(below), 0.0)
     r = tl.where(valid, (x - first) * inv_temperature - moved.to(tl.float32)[:, None], 0.0)
     return p, r
@@ -99,9 +98,8 @@ def _columns_kernel(c, stride, row, sums, K, D, inv_temperature,
     total_p = tl.zeros((COLUMNS,), tl.float64)
     total_r = tl.zeros((COLUMNS,), tl.float64)
     total_pr = tl.zeros((COLUMNS,), tl.float64)
-    tiles = tl.cdiv(tl.cdiv(K, ROWS), tl.num_programs(1))
-    begin = tl.program_id(1) * tiles * ROWS
-    for first in range(begin, tl.minimum(begin + tiles * ROWS, K), ROWS):
+    begin, end = share_of_program(K, ROWS)
+    for first in range(begin, end, ROWS):
         rows = first + tl.arange(0, ROWS)
         p, r = _distribution(c, stride, row, rows, K, cols, D, inv_temperature)
         wide = p.to(tl.float64)  # what counts may be a small part of each sum

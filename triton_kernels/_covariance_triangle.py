@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import cdiv, choose, launch
+from ._common import cdiv, choose, empty, launch, stride_of
 from ._elementwise import centred, column, load, store
 
 # Width, at most -> columns of a tile of Z^T Z, rows of a step, warps.                    unmeasured
@@ -21,7 +21,7 @@ def off_diagonal_squares(z: Tensor, mean: Tensor, scale: float, flag: Tensor | N
     """sum_{d != e} (scale sum_i (z - mean)_id (z - mean)_ie)^2, 0-d float64; 0 unless `flag`."""
     width, step, warps = choose(TRIANGLE, z.shape[1])
     blocks = cdiv(z.shape[1], width)
-    partial = torch.empty(blocks * (blocks + 1) // 2, dtype=torch.float32, device=z.device)
+    partial = empty(z, blocks * (blocks + 1) // 2)
     launch(
         _triangle_kernel, (len(partial),), z,
         z, z.stride(0), mean, scale, flag, partial, *z.shape, width, step, num_warps=warps,
@@ -42,10 +42,22 @@ def rescue_gradient(
     grid = cdiv(rows.shape[0], step) * cdiv(z.shape[1], width)
     launch(
         _rescue_kernel, (grid,), z,
-        z, z.stride(0), rows, rows.stride(0), other, 0 if other is None else other.stride(0),
+        z, z.stride(0), rows, rows.stride(0), other, stride_of(other),
         mean, beta, factors, flag, out, out.stride(0), rows.shape[0], *z.shape, width, step,
         num_warps=warps,
     )  # fmt: skip
+
+
+@triton.jit
+def gradient_tile(push, z, stride, other, other_stride, mean, beta, factors, rows, cols, mask, D):
+    """(R, C): factors[0] push + beta (z - mean) + factors[1] (z - other); push a tile, or None."""
+    g = centred(z, stride, mean, rows, cols, mask, D) * column(beta, cols, D)[None, :]
+    if push is not None:
+        g += tl.load(factors).to(tl.float32) * push
+    if other is not None:
+        d = load(z, stride, rows, cols, mask) - load(other, other_stride, rows, cols, mask)
+        g += tl.load(factors + 1).to(tl.float32) * d
+    return g
 
 
 @triton.jit
@@ -122,11 +134,7 @@ def _rescue_kernel(
             inside = (rows < M)[:, None] & (left < D)[None, :]
             a = centred(own, own_stride, mean, rows, left, inside, D)
             push = tl.dot(a, c, push, input_precision="ieee")
-        g = tl.load(factors).to(tl.float32) * push
-        x = centred(own, own_stride, mean, rows, cols, mask, D)
-        g += x * column(beta, cols, D)[None, :]
-        if other is not None:
-            d = load(own, own_stride, rows, cols, mask)
-            d -= load(other, other_stride, rows, cols, mask)
-            g += tl.load(factors + 1).to(tl.float32) * d
+        g = gradient_tile(
+            push, own, own_stride, other, other_stride, mean, beta, factors, rows, cols, mask, D
+        )
         store(out, out_stride, rows, cols, mask, g)

@@ -5,8 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import cdiv, launch
-from ._elementwise import load, store
+from ._common import cdiv, empty, launch
+from ._elementwise import elementwise, load, store, tile_of_program
 
 ROWS, COLUMNS = 32, 128  # of a tile                                              unmeasured
 
@@ -20,18 +20,15 @@ def distance_power_backward(
     x: Tensor, y: Tensor, alpha: float, d_value: Tensor, factor: float
 ) -> tuple[Tensor, Tensor]:
     """As `reference.uniformity.distance_power_backward`."""
-    n, d = x.shape
-    coefficient = torch.full((n,), alpha * factor, dtype=torch.float32, device=x.device)
+    coefficient = torch.full((len(x),), alpha * factor, dtype=torch.float32, device=x.device)
     if alpha != 2:
         squares = _squares(x, y).double()
         powers = torch.where(squares > 0, squares.pow(alpha / 2 - 1), 0)
         coefficient = (powers * (alpha * factor)).float()
     coefficient = coefficient * d_value.float()
     d_x, d_y = x.new_empty(x.shape), y.new_empty(y.shape)
-    launch(
-        _difference_kernel, (cdiv(n, ROWS), cdiv(d, COLUMNS)), x,
-        x, x.stride(0), y, y.stride(0), coefficient, d_x, d_y, n, d,
-        ROWS=ROWS, COLUMNS=COLUMNS, num_warps=4,
+    elementwise(
+        _difference_kernel, x, x, x.stride(0), y, y.stride(0), coefficient, d_x, d_y
     )  # fmt: skip
     return d_x, d_y
 
@@ -39,7 +36,7 @@ def distance_power_backward(
 def _squares(x: Tensor, y: Tensor) -> Tensor:
     """(N,) float32: |x_i - y_i|^2."""
     n, d = x.shape
-    out = torch.empty(n, dtype=torch.float32, device=x.device)
+    out = empty(x, n)
     launch(
         _squares_kernel, (cdiv(n, ROWS),), x, x, x.stride(0), y, y.stride(0), out, n, d,
         ROWS=ROWS, COLUMNS=COLUMNS, num_warps=4,
@@ -63,10 +60,8 @@ def _squares_kernel(x, x_stride, y, y_stride, out, N, D,
 @triton.jit
 def _difference_kernel(x, x_stride, y, y_stride, coefficient, d_x, d_y, N, D,
                        ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    cols = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    rows, cols, mask = tile_of_program(N, D, ROWS, COLUMNS)
     g = tl.load(coefficient + rows, mask=rows < N, other=0.0)[:, None]
-    mask = (rows < N)[:, None] & (cols < D)[None, :]
     away = g * (load(x, x_stride, rows, cols, mask) - load(y, y_stride, rows, cols, mask))
     store(d_x, D, rows, cols, mask, away)
     store(d_y, D, rows, cols, mask, -away)

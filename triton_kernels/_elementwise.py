@@ -1,18 +1,13 @@
 """Kernels of one operation an entry of a matrix, and of its sum: a program a tile."""
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import cdiv, choose, launch
+from ._common import cdiv, choose, empty, launch
 
 # Columns, at most -> rows of a tile, columns of a tile, warps.                           unmeasured
 TILES = ((128, 16, 128, 4), (1 << 62, 4, 1024, 4))
-
-
-def stride_of(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.stride(0)
 
 
 def _grid(like: Tensor) -> tuple[int, int, int, int]:
@@ -23,7 +18,7 @@ def _grid(like: Tensor) -> tuple[int, int, int, int]:
 
 
 def partial_sums(like: Tensor) -> Tensor:
-    return torch.empty(_grid(like)[0], dtype=torch.float32, device=like.device)
+    return empty(like, _grid(like)[0])
 
 
 def elementwise(kernel, like: Tensor, *arguments) -> None:

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import cdiv, empty, launch
+from ._common import cdiv, empty, launch, stride_of
 from ._linear_operands import Problem, target_tile
 from ._products import (
     BACKWARD,
@@ -31,10 +31,10 @@ from ._products import (
 )
 from ._statistics import (
     accumulate,
-    columns_of_program,
     empty_statistics,
     merge,
     parts,
+    share_of_program,
     softmax,
     store_part,
     total_loss,
@@ -108,9 +108,7 @@ def _gradient(
     slice_width = min(padded(dim), WIDEST[own.element_size()])
     blocks = cdiv(own.shape[0], rows)
     count = parts(blocks, cdiv(problem.other.shape[0], columns), own.device)
-    partial = torch.empty(
-        (count, *own.shape), dtype=own.dtype if count == 1 else torch.float32, device=own.device
-    )
+    partial = empty(own, count, *own.shape, dtype=own.dtype if count == 1 else torch.float32)
     launch(
         _gradient_kernel, (blocks, count, cdiv(dim, slice_width)), own,
         *problem.operands(), inv_temperature, scaling, *_with_stride(own_stats),
@@ -122,7 +120,7 @@ def _gradient(
 
 
 def _with_stride(tensor: Tensor | None) -> tuple[Tensor | None, int]:
-    return tensor, 0 if tensor is None or tensor.dim() == 0 else tensor.stride(0)
+    return tensor, stride_of(tensor)
 
 
 @triton.jit
@@ -162,7 +160,7 @@ def _statistics_kernel(
         if z is not None:
             z_tile = load_rows(z, z_stride, rows, N, 0, H, WIDTH_Z)
     shift, total, mass, distance = empty_statistics(ROWS)
-    begin, end = columns_of_program(K, COLUMNS)
+    begin, end = share_of_program(K, COLUMNS)
     for first_col in range(begin, end, COLUMNS):
         cols = first_col + tl.arange(0, COLUMNS)
         if WHOLE:
@@ -232,7 +230,7 @@ def _gradient_kernel(
         if z is not None:
             z_tile = load_rows(z, z_stride, rows, N, 0, H, WIDTH_Z)
     d = tl.zeros((ROWS, SLICE), tl.float32)
-    begin, end = columns_of_program(K, COLUMNS)
+    begin, end = share_of_program(K, COLUMNS)
     for first_col in range(begin, end, COLUMNS):
         cols = first_col + tl.arange(0, COLUMNS)
         weight_tile = load_rows(weight, weight_stride, cols, K, first, D, SLICE)

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import assignment, choose, factored_assignment
+from ._common import assignment, choose, factored_assignment, stride_of
 from ._products import dot, input_precision, load_rows, padded, product
 
 
@@ -32,8 +32,8 @@ class Problem:
         z, prototypes = self.factors
         return [
             self.own, self.own.stride(0), self.other, self.other.stride(0),
-            z, 0 if z is None else z.stride(0),
-            prototypes, 0 if prototypes is None else prototypes.stride(0),
+            z, stride_of(z),
+            prototypes, stride_of(prototypes),
             self.values, *self.strides, self.scale, *self.potentials,
             self.own.shape[0], self.other.shape[0], *self.widths(),
         ]  # fmt: skip

@@ -11,10 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import cdiv, launch, processors
+from ._common import LOG2_E, cdiv, empty, launch, processors
 
 LOWEST = tl.constexpr(-3e38)
-_LOG2_E = tl.constexpr(1.4426950408889634)
 _BLOCK = 256
 
 
@@ -27,7 +26,7 @@ def parts(blocks: int, tiles: int, device: torch.device) -> int:
 def merge(partial: Tensor, inv_temperature: float) -> Tensor:
     """(P, 4, N) float32 parts to (4, N) float64: shift, log, mass, loss."""
     count, _, size = partial.shape
-    stats = torch.empty((4, size), dtype=torch.float64, device=partial.device)
+    stats = empty(partial, 4, size, dtype=torch.float64)
     launch(
         _merge_kernel, (cdiv(size, _BLOCK),), partial,
         partial, stats, count, size, inv_temperature, _BLOCK, num_warps=4,
@@ -55,7 +54,7 @@ def accumulate(shift, total, mass, distance, logits, q, mask, inv_temperature):
     """The statistics with one more tile: logits and q (R, C) float32, q 0 outside `mask`."""
     higher = tl.maximum(shift, tl.max(tl.where(mask, logits, LOWEST), 1))
     below = tl.where(mask, higher[:, None] - logits, 0.0)
-    scale = inv_temperature * _LOG2_E
+    scale = inv_temperature * LOG2_E
     terms = tl.where(mask, tl.exp2(below * -scale), 0.0)
     total = total * tl.exp2((shift - higher) * scale) + tl.sum(terms, 1)
     distance += mass * (higher - shift) + tl.sum(q * below, 1)
@@ -63,11 +62,11 @@ def accumulate(shift, total, mass, distance, logits, q, mask, inv_temperature):
 
 
 @triton.jit
-def columns_of_program(K, COLUMNS: tl.constexpr):
-    """The range of columns that this part of a row visits."""
-    tiles = tl.cdiv(tl.cdiv(K, COLUMNS), tl.num_programs(1))
-    begin = tl.program_id(1) * tiles * COLUMNS
-    return begin, tl.minimum(begin + tiles * COLUMNS, K)
+def share_of_program(size, STEP: tl.constexpr):
+    """The range of columns, or of rows, that this part visits."""
+    tiles = tl.cdiv(tl.cdiv(size, STEP), tl.num_programs(1))
+    begin = tl.program_id(1) * tiles * STEP
+    return begin, tl.minimum(begin + tiles * STEP, size)
 
 
 @triton.jit
@@ -88,9 +87,9 @@ def softmax(logits, stats, stride, index, size, inv_temperature, AXIS: tl.conste
     shift = tl.load(stats + index, mask=mask, other=0.0).to(tl.float32)
     log = tl.load(stats + stride + index, mask=mask, other=0.0).to(tl.float32)
     mass = tl.load(stats + 2 * stride + index, mask=mask, other=0.0).to(tl.float32)
-    scale = inv_temperature * _LOG2_E
+    scale = inv_temperature * LOG2_E
     below = (logits - tl.expand_dims(shift, AXIS)) * scale
-    return tl.exp2(below - tl.expand_dims(log * _LOG2_E, AXIS)) * tl.expand_dims(mass, AXIS)
+    return tl.exp2(below - tl.expand_dims(log * LOG2_E, AXIS)) * tl.expand_dims(mass, AXIS)
 
 
 @triton.jit

@@ -16,11 +16,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import cdiv, empty, launch
+from ._common import LOG2_E, cdiv, empty, launch
 from ._contrastive_pairs import pairs_forward
 from ._contrastive_tiles import (
     BLOCK,
-    LOG2_E,
     NONE,
     OTHER,
     OWN,
@@ -42,7 +41,7 @@ from ._products import (
     padded,
     product,
 )
-from ._statistics import LOWEST, columns_of_program, parts
+from ._statistics import LOWEST, parts, share_of_program
 
 __all__ = ["pairs_backward", "pairs_forward", "rows_backward", "rows_forward"]
 
@@ -155,7 +154,7 @@ def _statistics(
     factor = factors_of(own_scale, rows, N) * (scale * LOG2_E)
     shift = tl.full((ROWS,), LOWEST, tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
-    begin, end = columns_of_program(K, COLUMNS)
+    begin, end = share_of_program(K, COLUMNS)
     for first_col in range(begin, end, COLUMNS):
         cols = first_col + tl.arange(0, COLUMNS)
         if WHOLE:
@@ -209,7 +208,7 @@ def _gradient_kernel(
         own_tile = load_rows(own, own_stride, rows, N, 0, D, WIDTH)
     factor = factors_of(own_scale, rows, N) * (scale * LOG2_E)
     total = tl.zeros((ROWS, SLICE), tl.float32)
-    begin, end = columns_of_program(K, COLUMNS)
+    begin, end = share_of_program(K, COLUMNS)
     for first_col in range(begin, end, COLUMNS):
         cols = first_col + tl.arange(0, COLUMNS)
         other_tile = load_rows(other, other_stride, cols, K, first_width, D, SLICE)

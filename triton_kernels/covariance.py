@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import cdiv, choose, launch, processors
-from ._covariance_triangle import off_diagonal_squares, rescue_gradient
+from ._common import cdiv, choose, empty, launch, stride_of
+from ._covariance_triangle import gradient_tile, off_diagonal_squares, rescue_gradient
 from ._elementwise import (
     centred,
     column,
@@ -23,9 +23,9 @@ from ._elementwise import (
     load,
     partial_sums,
     store,
-    stride_of,
     tile_of_program,
 )
+from ._statistics import parts, share_of_program
 
 __all__ = [
     "center",
@@ -47,10 +47,9 @@ def moments(z: Tensor, stats: Tensor, out: Tensor | None, eps: float | None) -> 
     """As `reference.covariance.moments`."""
     rows, columns = z.shape
     height, width, warps = choose(MOMENTS, rows)
-    blocks, tiles = cdiv(columns, width), cdiv(rows, height)
-    count = max(1, min(tiles, cdiv(2 * processors(z.device), blocks)))
-    count = cdiv(tiles, cdiv(tiles, count))
-    partial = torch.empty((count, 4, columns), dtype=torch.float32, device=z.device)
+    blocks = cdiv(columns, width)
+    count = parts(blocks, cdiv(rows, height), z.device)
+    partial = empty(z, count, 4, columns)
     launch(
         _moments_kernel, (blocks, count), z,
         z, z.stride(0), partial, rows, columns, height, width, num_warps=warps,
@@ -66,9 +65,7 @@ def moments(z: Tensor, stats: Tensor, out: Tensor | None, eps: float | None) -> 
 
 def center(z: Tensor, mean: Tensor, scale: Tensor | None, out: Tensor) -> None:
     """As `reference.covariance.center`."""
-    elementwise(
-        _center_kernel, z, z, z.stride(0), mean, scale, out, out.stride(0)
-    )  # fmt: skip
+    elementwise(_center_kernel, z, z, z.stride(0), mean, scale, out, out.stride(0))
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
@@ -106,9 +103,7 @@ def gradient(
 
 def _reduced(a: Tensor, b: Tensor, difference: bool) -> Tensor:
     partial = partial_sums(a)
-    elementwise(
-        _reduce_kernel, a, a, a.stride(0), b, b.stride(0), partial, difference
-    )  # fmt: skip
+    elementwise(_reduce_kernel, a, a, a.stride(0), b, b.stride(0), partial, difference)
     return partial.sum(dtype=torch.float64)
 
 
@@ -123,9 +118,7 @@ def _moments_kernel(
     COLUMNS: tl.constexpr,
 ):
     cols = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    tiles = tl.cdiv(tl.cdiv(N, ROWS), tl.num_programs(1))
-    begin = tl.program_id(1) * tiles * ROWS
-    end = tl.minimum(begin + tiles * ROWS, N)
+    begin, end = share_of_program(N, ROWS)
     # Relative to the first row: equal rows have zero squares, large offsets cost no digits.
     origin = tl.load(z + tl.full((), begin, tl.int64) * stride + cols, mask=cols < D, other=0.0)
     origin = origin.to(tl.float32)
@@ -187,10 +180,10 @@ def _gradient_kernel(push, push_stride, z, stride, other, other_stride, mean, be
                      out, out_stride, N, D, ROWS: tl.constexpr,
                      COLUMNS: tl.constexpr):  # fmt: skip
     rows, cols, mask = tile_of_program(N, D, ROWS, COLUMNS)
-    g = centred(z, stride, mean, rows, cols, mask, D) * column(beta, cols, D)[None, :]
+    tile = None
     if push is not None:
-        g += tl.load(factors).to(tl.float32) * load(push, push_stride, rows, cols, mask)
-    if other is not None:
-        d = load(z, stride, rows, cols, mask) - load(other, other_stride, rows, cols, mask)
-        g += tl.load(factors + 1).to(tl.float32) * d
+        tile = load(push, push_stride, rows, cols, mask)
+    g = gradient_tile(
+        tile, z, stride, other, other_stride, mean, beta, factors, rows, cols, mask, D
+    )
     store(out, out_stride, rows, cols, mask, g)

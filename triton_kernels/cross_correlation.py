@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import cdiv, choose, launch
-from ._elementwise import column, elementwise, load, partial_sums, store, stride_of, tile_of_program
+from ._common import cdiv, choose, empty, launch, stride_of
+from ._elementwise import column, elementwise, load, partial_sums, store, tile_of_program
 from .covariance import MOMENTS, center, inner, moments, on_device
 
 __all__ = ["center", "dots", "gradient", "inner", "moments", "on_device", "penalty"]
@@ -32,7 +32,7 @@ def dots(
     rows, columns = own.shape
     height, width, warps = choose(MOMENTS, rows)
     blocks = cdiv(columns, width)
-    dots = torch.empty(columns, dtype=torch.float64, device=own.device)
+    dots = empty(own, columns, dtype=torch.float64)
     launch(
         _dots_kernel, (blocks,), own,
         push, push.stride(0), own, own.stride(0), other, stride_of(other), alpha, beta, dots,

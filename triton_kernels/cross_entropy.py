@@ -12,19 +12,19 @@ float32 loses nothing at logits of 1e4. From embeddings: `_linear_cross_entropy.
 Caron et al. 2021 (DINO); Weng et al. 2025 (ReSA, Eq. 2).
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import assignment, cdiv, choose, launch
+from ._common import assignment, cdiv, choose, empty, launch, stride_of
+from ._elementwise import load, store
 from ._linear_cross_entropy import linear_backward, linear_forward
 from ._statistics import (
     accumulate,
-    columns_of_program,
     empty_statistics,
     merge,
     parts,
+    share_of_program,
     softmax,
     store_part,
     total_loss,
@@ -67,14 +67,12 @@ def backward(
     size, columns = logits.shape
     rows, cols, warps = choose(TILES, columns)
     if out is None:
-        out = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+        out = logits.new_empty(logits.shape)
     launch(
         _gradient, (cdiv(size, rows) * cdiv(columns, cols),), logits,
         logits, logits.stride(0), targets.values, targets.values.stride(0), targets.scale or 0.0,
-        targets.row, targets.col, row_stats, row_stats.stride(0), col_stats,
-        0 if col_stats is None else col_stats.stride(0), d_loss,
-        0 if d_loss is None or d_loss.dim() == 0 else d_loss.stride(0),
-        out, out.stride(0), size, columns, inv_temperature, factor,
+        targets.row, targets.col, row_stats, row_stats.stride(0), col_stats, stride_of(col_stats),
+        d_loss, stride_of(d_loss), out, out.stride(0), size, columns, inv_temperature, factor,
         rows, cols, num_warps=warps,
     )  # fmt: skip
     return out
@@ -93,19 +91,12 @@ def statistics(logits: Tensor, inv_temperature: float, targets, transposed: bool
     own, other, warps = choose(table, shape[1])
     blocks = cdiv(shape[0], own)
     count = parts(blocks, cdiv(shape[1], other), logits.device)
-    partial = torch.empty((count, 4, shape[0]), dtype=torch.float32, device=logits.device)
+    partial = empty(logits, count, 4, shape[0])
     launch(
         _statistics_kernel, (blocks, count), logits,
         *operands, *potentials, partial, *shape, inv_temperature, own, other, num_warps=warps,
     )  # fmt: skip
     return merge(partial, inv_temperature)
-
-
-@triton.jit
-def _load(pointer, stride_row, stride_col, rows, cols, mask):
-    """(R, C) float32, 0 outside."""
-    offsets = rows.to(tl.int64)[:, None] * stride_row + cols.to(tl.int64)[None, :] * stride_col
-    return tl.load(pointer + offsets, mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -129,11 +120,12 @@ def _statistics_kernel(
     first_row = tl.program_id(0) * ROWS
     rows = first_row + tl.arange(0, ROWS)
     shift, total, mass, distance = empty_statistics(ROWS)
-    begin, end = columns_of_program(K, COLUMNS)
+    begin, end = share_of_program(K, COLUMNS)
     for first_col in range(begin, end, COLUMNS):
         cols = first_col + tl.arange(0, COLUMNS)
         mask = (rows < N)[:, None] & (cols < K)[None, :]
-        tile = _load(logits, stride_row, stride_col, rows, cols, mask)
+        offsets = rows.to(tl.int64)[:, None] * stride_row + cols.to(tl.int64)[None, :] * stride_col
+        tile = tl.load(logits + offsets, mask=mask, other=0.0).to(tl.float32)
         q = assignment(
             values, values_stride_row, values_stride_col, scale, row, col, rows, cols, N, K,
             first_row, first_col,
@@ -173,7 +165,7 @@ def _gradient(
     first_col = tl.program_id(0) % tiles * COLUMNS
     rows, cols = first_row + tl.arange(0, ROWS), first_col + tl.arange(0, COLUMNS)
     mask = (rows < N)[:, None] & (cols < K)[None, :]
-    tile = _load(logits, stride, 1, rows, cols, mask)
+    tile = load(logits, stride, rows, cols, mask)
     q = assignment(
         values, values_stride, 1, scale, row, col, rows, cols, N, K, first_row, first_col
     )
@@ -185,5 +177,4 @@ def _gradient(
     if d_loss is not None:
         g = tl.load(d_loss + rows * d_loss_stride, mask=rows < N, other=0.0)
         d *= g.to(tl.float32)[:, None]
-    offsets = rows.to(tl.int64)[:, None] * d_logits_stride + cols[None, :]
-    tl.store(d_logits + offsets, d.to(d_logits.dtype.element_ty), mask=mask)
+    store(d_logits, d_logits_stride, rows, cols, mask, d)

@@ -6,7 +6,8 @@
 Alone, or with the cross-entropy of the same tile (MSN; PMSN, Eq. 9). Not stored: P, q, R. Bytes:
 forward two reads of the logits and one of the targets (rows, then columns, which need the rows'
 normaliser), backward two reads of the logits, one of the targets, one write. From embeddings the
-logits are tiles that stay in the L2 cache. Operations: one exponential an element and read.
+logits are tiles that stay in the L2 cache. Operations: one exponential an element and read, two
+in the gradient and one more where q is evaluated.
 Sums leave as logarithms: a prototype that nobody picks may have p_k = exp(-500).
 
 Assran et al. 2022 (MSN); 2023 (PMSN).
@@ -14,18 +15,18 @@ Assran et al. 2022 (MSN); 2023 (PMSN).
 
 from types import SimpleNamespace
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import NARROW, assignment, cdiv, choose, launch
+from ._common import NARROW, assignment, cdiv, choose, empty, launch, stride_of
+from ._elementwise import load, store
 from ._statistics import (
     accumulate,
-    columns_of_program,
     empty_statistics,
     merge,
     parts,
+    share_of_program,
     store_part,
 )
 from .cross_entropy import statistics
@@ -48,7 +49,7 @@ def forward(logits: Tensor, inv_temperature: float, targets) -> tuple[Tensor, Te
     own, other, warps = choose(SUMS, size)
     blocks = cdiv(columns, own)
     count = parts(blocks, cdiv(size, other), logits.device)
-    partial = torch.empty((count, 4, columns), dtype=torch.float32, device=logits.device)
+    partial = empty(logits, count, 4, columns)
     launch(
         _column_sums, (blocks, count), logits,
         logits, logits.stride(0), row_stats, row_stats.stride(0), partial, size, columns,
@@ -72,10 +73,10 @@ def backward(
     size, columns = logits.shape
     rows, cols, warps = choose(TILES, columns)
     if out is None:
-        out = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+        out = logits.new_empty(logits.shape)
     blocks = cdiv(size, rows)
     count = parts(blocks, cdiv(columns, cols), logits.device)
-    partial = torch.empty((count, size), dtype=torch.float32, device=logits.device)
+    partial = empty(logits, count, size)
     operands = (
         logits, logits.stride(0), row_stats, row_stats.stride(0), prior, prior.stride(0), partial,
     )  # fmt: skip
@@ -87,18 +88,11 @@ def backward(
     held = held if targets is None else targets
     launch(
         _gradient, (blocks * cdiv(columns, cols),), logits,
-        *operands, held.values, 0 if held.values is None else held.values.stride(0),
+        *operands, held.values, stride_of(held.values),
         held.scale or 0.0, held.row, held.col, d_loss, out, out.stride(0), count, size, columns,
         inv_temperature, factor, rows, cols, num_warps=warps,
     )  # fmt: skip
     return out
-
-
-@triton.jit
-def _load(pointer, stride, rows, cols, mask):
-    """(R, C) float32, 0 outside."""
-    offsets = rows.to(tl.int64)[:, None] * stride + cols.to(tl.int64)[None, :]
-    return tl.load(pointer + offsets, mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -142,11 +136,11 @@ def _column_sums(
     cols = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     shift, total, mass, distance = empty_statistics(COLUMNS)
     none = tl.zeros((COLUMNS,), tl.float64)
-    begin, end = columns_of_program(N, ROWS)
+    begin, end = share_of_program(N, ROWS)
     for first in range(begin, end, ROWS):
         rows = first + tl.arange(0, ROWS)
         mask = (rows < N)[:, None] & (cols < K)[None, :]
-        tile = _load(logits, stride, rows, cols, mask)
+        tile = load(logits, stride, rows, cols, mask)
         log_p = _log_softmax(tile, stats, stats_stride, rows, N, mask, inv_temperature, none)
         log_p, mask = tl.trans(log_p), tl.trans(mask)
         shift, total, mass, distance = accumulate(
@@ -172,11 +166,11 @@ def _row_sums(
 ):
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     h = tl.zeros((ROWS,), tl.float32)
-    begin, end = columns_of_program(K, COLUMNS)
+    begin, end = share_of_program(K, COLUMNS)
     for first in range(begin, end, COLUMNS):
         cols = first + tl.arange(0, COLUMNS)
         mask = (rows < N)[:, None] & (cols < K)[None, :]
-        tile = _load(logits, stride, rows, cols, mask)
+        tile = load(logits, stride, rows, cols, mask)
         r = _prior_term(
             tile, stats, stats_stride, prior, prior_stride, rows, cols, N, K, mask, inv_temperature
         )
@@ -215,7 +209,7 @@ def _gradient(
     first_col = tl.program_id(0) % tiles * COLUMNS
     rows, cols = first_row + tl.arange(0, ROWS), first_col + tl.arange(0, COLUMNS)
     mask = (rows < N)[:, None] & (cols < K)[None, :]
-    tile = _load(logits, stride, rows, cols, mask)
+    tile = load(logits, stride, rows, cols, mask)
     h = tl.zeros((ROWS,), tl.float32)
     for part in range(P):
         pointers = partial + tl.full((), part, tl.int64) * N + rows
@@ -237,5 +231,4 @@ def _gradient(
     d *= tl.full((), inv_temperature, tl.float32) * factor
     if d_loss is not None:
         d *= tl.load(d_loss).to(tl.float32)
-    offsets = rows.to(tl.int64)[:, None] * d_logits_stride + cols[None, :]
-    tl.store(d_logits + offsets, d.to(d_logits.dtype.element_ty), mask=mask)
+    store(d_logits, d_logits_stride, rows, cols, mask, d)

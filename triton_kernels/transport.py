@@ -13,14 +13,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import cdiv, launch
+from ._common import LOG2_E, cdiv, launch
+from ._statistics import LOWEST
 
 DESCENT = 10
 ROWS, COLUMNS = 64, 64  # of a tile of costs                                    unmeasured
 # Of the gradient: rows and columns, and coordinates that one program sums       unmeasured
 OWN, OTHER, WIDTH = 16, 32, 8
-_LOG2_E = tl.constexpr(1.4426950408889634)
-_LOWEST = tl.constexpr(-3e38)
 
 
 def distance(
@@ -164,8 +163,8 @@ def _step_kernel(
     other_first, m, other_place = _cloud(starts, pairs, offsets, pair, 1 - SIDE)
     begin = tl.program_id(0).to(tl.int64) * ROWS
     rows = begin + tl.arange(0, ROWS)
-    scale = _LOG2_E / epsilon
-    top = tl.full((ROWS,), _LOWEST, tl.float32)
+    scale = LOG2_E / epsilon
+    top = tl.full((ROWS,), LOWEST, tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     weighted = tl.zeros((ROWS,), tl.float32)
     for start in range(0, tl.where(begin < n, m, 0), COLUMNS):
@@ -173,7 +172,7 @@ def _step_kernel(
         valid = (cols < m)[None, :] & (rows < n)[:, None]
         costs = _costs(points, D, first + rows, other_first + cols, rows < n, cols < m, P)
         g = tl.load(potentials + other_place + cols, mask=cols < m, other=0.0)
-        z = tl.where(valid, g[None, :] - costs, _LOWEST)
+        z = tl.where(valid, g[None, :] - costs, LOWEST)
         higher = tl.maximum(top, tl.max(z, 1))
         shrink = tl.exp2(tl.maximum((top - higher) * scale, -1000.0))
         e = tl.where(valid, tl.exp2(tl.where(valid, z - higher[:, None], 0.0) * scale), 0.0)
@@ -217,7 +216,7 @@ def _gradient_kernel(
     u = tl.load(means + place + rows, mask=rows < n, other=0.0)
     own_mask = (rows < n)[:, None] & (coords < D)[None, :]
     own = tl.load(points + (first + rows)[:, None] * D + coords[None, :], mask=own_mask, other=0.0)
-    scale = _LOG2_E / epsilon
+    scale = LOG2_E / epsilon
     d_own = tl.zeros((ROWS, WIDTH), tl.float32)
     for start in range(0, tl.where(begin < n, m, 0), COLUMNS):
         cols = start + tl.arange(0, COLUMNS).to(tl.int64)
@@ -225,7 +224,7 @@ def _gradient_kernel(
         costs = _costs(points, D, first + rows, other_first + cols, rows < n, cols < m, P)
         g = tl.load(potentials + other_place + cols, mask=cols < m, other=0.0)
         v = tl.load(means + other_place + cols, mask=cols < m, other=0.0)
-        w = tl.exp2(tl.where(valid, f[:, None] + g[None, :] - costs, _LOWEST) * scale)
+        w = tl.exp2(tl.where(valid, f[:, None] + g[None, :] - costs, LOWEST) * scale)
         w *= 1.0 + (u[:, None] + v[None, :] - costs) / epsilon
         if P == 1:
             w = tl.where(costs > 0.0, w / tl.where(costs > 0.0, costs, 1.0), 0.0)

@@ -14,11 +14,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import cdiv, empty, launch
+from ._common import LOG2_E, cdiv, empty, launch
 from ._correlation import correlation, correlation_backward
 from ._distances import distance_power, distance_power_backward
 from ._products import dot, input_precision, load_rows, padded, product
-from ._statistics import columns_of_program, parts
+from ._statistics import parts, share_of_program
 
 __all__ = [
     "correlation",
@@ -32,7 +32,6 @@ __all__ = [
 ROWS, COLUMNS, WIDTH = 64, 64, 32
 WIDEST = 64  # of a slice of the moments that one program accumulates          unmeasured
 _FAR = tl.constexpr(3e38)
-_LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 def potential(
@@ -90,8 +89,8 @@ def _potential_kernel(
     least = tl.full((ROWS,), _FAR, tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     moment = tl.zeros((ROWS, SLICE), tl.float32)
-    scale = t * _LOG2_E
-    begin, end = columns_of_program(N, COLUMNS)
+    scale = t * LOG2_E
+    begin, end = share_of_program(N, COLUMNS)
     for first_col in range(begin, end, COLUMNS):
         cols = first_col + tl.arange(0, COLUMNS)
         products = product(z, D, rows, last, z, D, cols, N, D, WIDTH, PRECISION)

@@ -17,7 +17,8 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import _polar
-from ._common import cdiv, choose, launch, processors
+from ._common import cdiv, choose, empty, launch
+from ._statistics import parts, share_of_program
 
 # Elements, at most -> elements of a block, warps.                                       unmeasured
 FLAT = ((1 << 16, 256, 4), (1 << 62, 1024, 4))
@@ -38,11 +39,10 @@ def column_sums(z: Tensor) -> Tensor:
     size, width = z.shape
     rows, cols, warps = choose(SUMS, width)
     blocks = cdiv(width, cols)
-    tiles = cdiv(size, rows)
-    parts = max(1, min(tiles, cdiv(2 * processors(z.device), blocks)))
-    partial = torch.empty((parts, width), dtype=torch.float64, device=z.device)
+    count = parts(blocks, cdiv(size, rows), z.device)
+    partial = empty(z, count, width, dtype=torch.float64)
     launch(
-        _column_sums, (blocks, parts), z,
+        _column_sums, (blocks, count), z,
         z, z.stride(0), z.stride(1), partial, size, width, rows, cols, num_warps=warps,
     )  # fmt: skip
     return partial.sum(0)
@@ -50,7 +50,7 @@ def column_sums(z: Tensor) -> Tensor:
 
 def center(z: Tensor, mean: Tensor | None) -> Tensor:
     """z - mean, (N, D) float64."""
-    x = torch.empty(z.shape, dtype=torch.float64, device=z.device)
+    x = empty(z, *z.shape, dtype=torch.float64)
     block, warps = choose(FLAT, x.numel())
     launch(
         _center, (cdiv(x.numel(), block),), z,
@@ -72,7 +72,7 @@ def polynomial(coefficients: tuple[float, float, float], r: Tensor, square: Tens
 
 def finish(product: Tensor, row: Tensor | None, factor: Tensor | None) -> Tensor:
     """(product + row) * factor, (N, D) float32; product contiguous."""
-    out = torch.empty(product.shape, dtype=torch.float32, device=product.device)
+    out = empty(product, *product.shape)
     block, warps = choose(FLAT, out.numel())
     launch(
         _finish, (cdiv(out.numel(), block),), product,
@@ -93,9 +93,7 @@ def _column_sums(
     COLUMNS: tl.constexpr,
 ):
     cols = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    share = tl.cdiv(tl.cdiv(N, ROWS), tl.num_programs(1)) * ROWS
-    begin = tl.program_id(1) * share
-    end = tl.minimum(begin + share, N)
+    begin, end = share_of_program(N, ROWS)
     total = tl.zeros((COLUMNS,), tl.float64)
     for first in range(begin, end, ROWS):
         rows = first + tl.arange(0, ROWS)

@@ -26,6 +26,16 @@ __device__ __forceinline__ double column_sum(int64_t begin, int64_t end, F f) {
   return sum;
 }
 
+struct Share {
+  int64_t begin, end;
+};
+
+// Of n rows, this block's.
+__device__ __forceinline__ Share own_share(int64_t n) {
+  const int64_t size = (n + gridDim.y - 1) / gridDim.y, begin = blockIdx.y * size;
+  return {begin, begin + size < n ? begin + size : n};
+}
+
 __device__ __forceinline__ bool is_first_lane() { return threadIdx.x < kColumns; }
 
 // Blocks for all columns, the rows in `parts`; `size` bytes of shared memory a thread.

@@ -4,8 +4,8 @@
 //   pairs:  l_ij = scale t_ij, t symmetric, without the block of `views` rows that holds i;
 //           tiles at and right of the diagonal alone, each feeding the sums of both its sides
 // Bytes: a tile is read twice by rows_forward and pairs_forward (a block reads its row again from
-// L2), once by the others, and written once. One exp2 an element, two in pairs_backward when
-// exponents are not narrow. van den Oord et al. 2018; Chen et al. 2020.
+// L2), once by the others, and written once. One exp2 an element, two in pairs_backward.
+// van den Oord et al. 2018; Chen et al. 2020.
 #include "columns.cuh"
 #include "launchers.h"
 #include "reduce.cuh"
@@ -20,9 +20,16 @@ struct Tile {
   int64_t n, k, stride;
 };
 
-__device__ __forceinline__ bool left_out(int64_t j, int64_t first, int64_t last) {
-  return first <= j && j < last;
-}
+// What row i of the tile leaves out.
+struct Gap {
+  int64_t first = 0, last = 0;
+  __device__ __forceinline__ Gap(const Ranges& without, int64_t i) {
+    if (!without.lo) return;
+    first = without.lo[i] - without.begin;
+    last = without.hi[i] - without.begin;
+  }
+  __device__ __forceinline__ bool holds(int64_t j) const { return first <= j && j < last; }
+};
 
 // shift, sum: running, of row i; the terms replace t when rescale is given.
 __global__ void __launch_bounds__(kRowThreads, 4)
@@ -31,12 +38,11 @@ __global__ void __launch_bounds__(kRowThreads, 4)
                           float* rescale /*(N) or null*/) {
   const int64_t i = blockIdx.x;
   float* const t = tile.data + i * tile.stride;
-  const int64_t first = without.lo ? without.lo[i] - without.begin : 0;
-  const int64_t last = without.lo ? without.hi[i] - without.begin : 0;
+  const Gap gap(without, i);
   BlockReduce reduce;
   float top = -INFINITY;
   for (int64_t j = threadIdx.x; j < tile.k; j += kRowThreads)
-    if (!left_out(j, first, last)) top = fmaxf(top, b ? t[j] * b[j] : t[j]);
+    if (!gap.holds(j)) top = fmaxf(top, b ? t[j] * b[j] : t[j]);
   top = reduce(top, Max());
   const double old = shift[i];
   const double now = fmax(old, static_cast<double>(top));
@@ -45,7 +51,7 @@ __global__ void __launch_bounds__(kRowThreads, 4)
   float terms = 0;
   for (int64_t j = threadIdx.x; j < tile.k; j += kRowThreads) {
     const float l = b ? t[j] * b[j] : t[j];
-    const float e = left_out(j, first, last) ? 0.f : exp2_fast((l - center) * scale2);
+    const float e = gap.holds(j) ? 0.f : exp2_fast((l - center) * scale2);
     terms += e;
     if (rescale) t[j] = b ? e * b[j] : e;
   }
@@ -77,13 +83,12 @@ __global__ void __launch_bounds__(kRowThreads, 4)
                            const double* weight /*(N)*/) {
   const int64_t i = blockIdx.x;
   float* const t = tile.data + i * tile.stride;
-  const int64_t first = without.lo ? without.lo[i] - without.begin : 0;
-  const int64_t last = without.lo ? without.hi[i] - without.begin : 0;
+  const Gap gap(without, i);
   const Split own(lse[i], scale);
   const float w = static_cast<float>(weight[i]);
   for (int64_t j = threadIdx.x; j < tile.k; j += kRowThreads) {
     const float e = own.exp(b ? t[j] * b[j] : t[j], scale2);
-    t[j] = left_out(j, first, last) ? 0.f : w * e;
+    t[j] = gap.holds(j) ? 0.f : w * e;
   }
 }
 
@@ -143,7 +148,7 @@ __global__ void __launch_bounds__(kRowThreads, 4)
 }
 
 Tile view(const Matrix& tile) {
-  if (tile.dtype != 0)
+  if (tile.dtype != kFloat32)
     throw std::runtime_error("ssl_fast: contrastive tiles are float32, got dtype code " +
                              std::to_string(tile.dtype));
   return {static_cast<float*>(tile.data), tile.rows, tile.cols, tile.stride};

@@ -11,6 +11,7 @@
 #include "columns.cuh"
 #include "covariance_triangle.cuh"
 #include "elementwise.cuh"
+#include "launchers.h"
 
 namespace ssl_fast {
 namespace {
@@ -34,8 +35,7 @@ __global__ void __launch_bounds__(kColumnBlock)
   Moments* lanes = reinterpret_cast<Moments*>(dynamic_shared());  // [kLanes, kColumns]
   const int column = threadIdx.x % kColumns, lane = threadIdx.x / kColumns;
   const int64_t j = own_column();
-  const int64_t share = (n + gridDim.y - 1) / gridDim.y;
-  const int64_t begin = blockIdx.y * share, end = begin + share < n ? begin + share : n;
+  const auto [begin, end] = own_share(n);
   Moments own;
   // Relative to the first row: equal rows have zero squares, large offsets cost no digits.
   const float origin = j < d && begin < end ? z(begin, j) : 0;
@@ -88,10 +88,17 @@ struct Gradient {
   Out* out;
   int64_t stride;
   __device__ __forceinline__ void operator()(int64_t i, int64_t j) const {
-    const float x = z(i, j);
-    float g = centred(x, mean[j]) * static_cast<float>(beta[j]);
-    if (push.data) g = fmaf(static_cast<float>(factors[0]), push(i, j), g);
-    if (other.data) g = fmaf(static_cast<float>(factors[1]), x - other(i, j), g);
+    const float g = pull(i, j);
+    write(i, j, push.data ? pushed(g, push(i, j)) : g);
+  }
+  __device__ __forceinline__ float pull(int64_t i, int64_t j) const {
+    return centred(z(i, j), mean[j]) * static_cast<float>(beta[j]);
+  }
+  __device__ __forceinline__ float pushed(float g, float push) const {
+    return fmaf(static_cast<float>(factors[0]), push, g);
+  }
+  __device__ __forceinline__ void write(int64_t i, int64_t j, float g) const {
+    if (other.data) g = fmaf(static_cast<float>(factors[1]), z(i, j) - other(i, j), g);
     from_float(g, out[i * stride + j]);
   }
 };
@@ -148,10 +155,7 @@ Gradient<T, Out> gradient_of(const Matrix& push, const Matrix& z, const Matrix& 
 
 }  // namespace
 
-int64_t covariance_parts(int64_t n, int64_t d) {
-  const int64_t count = ceil_div(n * d, 4 * kThreads);  // four entries a thread, unmeasured
-  return count < kMaxBlocks ? count : kMaxBlocks;
-}
+int64_t covariance_parts(int64_t n, int64_t d) { return sum_blocks(n, d); }
 
 int64_t covariance_tiles(int64_t d) {
   const int64_t tiles = ceil_div(d, kTile);

@@ -94,12 +94,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int k = 0; k < kOwn; ++k) {
     const int64_t i = top + row + k * (kThreads / kTile), j = right + column;
-    if (i >= m || j >= d) continue;
-    const float x = op.z(i, j);
-    float g = static_cast<float>(op.factors[0]) * push[k];
-    g = fmaf(centred(x, op.mean[j]), static_cast<float>(op.beta[j]), g);
-    if (op.other.data) g = fmaf(static_cast<float>(op.factors[1]), x - op.other(i, j), g);
-    from_float(g, op.out[i * op.stride + j]);
+    if (i < m && j < d) op.write(i, j, op.pushed(op.pull(i, j), push[k]));
   }
 }
 

@@ -8,6 +8,7 @@
 // Zbontar et al. 2021 (Barlow Twins), Eq. 1, 2.
 #include "columns.cuh"
 #include "elementwise.cuh"
+#include "launchers.h"
 
 namespace ssl_fast {
 namespace {

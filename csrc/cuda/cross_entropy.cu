@@ -4,7 +4,8 @@
 // (SwAV Eq. 2, DINO Eq. 1). Symmetric (ReSA Eq. 2): the same once more with rows and columns
 // exchanged. Not stored: the softmax, and q when it comes as potentials. Forward reads logits and
 // targets once (twice when symmetric: N is a batch there, L2 holds it); backward reads both once
-// and writes the gradient. One exp2 an element, one more where q is evaluated.
+// and writes the gradient. One exp2 an element and visit (two in a symmetric backward) and one a
+// load for the running maximum, one more an element where q is evaluated.
 #include "cross_entropy.cuh"
 #include "evaluate.cuh"
 #include "launchers.h"
@@ -195,12 +196,6 @@ __global__ void __launch_bounds__(kColumnThreads, 1)
   }
 }
 
-// Unmeasured: one round of loads a thread, so that many rows are in flight on a multiprocessor.
-int row_threads(int64_t k, int width) {
-  const int64_t warps = ceil_div(k, width * kPacksAtOnce * kWarp);
-  return static_cast<int>(std::min<int64_t>(kRowThreads, warps * kWarp));
-}
-
 }  // namespace
 
 int64_t cross_entropy_scratch_bytes(int64_t n, int64_t k, bool symmetric) {
@@ -222,10 +217,11 @@ void cross_entropy_forward(const Matrix& logits, double inv_temperature, const T
     using Q = typename decltype(q)::type;
     constexpr int V = decltype(width)::value;
     const auto values = prepare<Q>(targets, scratch, stream);
-    launch(
-        "cross_entropy_rows",
-        {static_cast<unsigned>(n), static_cast<unsigned>(row_threads(k, V)), kReduceBytes, stream},
-        cross_entropy_rows<T, Q, V>, view<T>(logits, inv_temperature), values, stats.row);
+    // Unmeasured: one round of loads a thread, so that many rows are in flight on a multiprocessor.
+    const int threads = whole_warps(ceil_div(k, V * kPacksAtOnce), kRowThreads);
+    launch("cross_entropy_rows",
+           {static_cast<unsigned>(n), static_cast<unsigned>(threads), kReduceBytes, stream},
+           cross_entropy_rows<T, Q, V>, view<T>(logits, inv_temperature), values, stats.row);
     if (stats.col == nullptr) return;
     const Launch how = column_owner_in_chunks(logits, V, stream);
     launch("cross_entropy_columns", how, cross_entropy_columns<T, Q, V>,

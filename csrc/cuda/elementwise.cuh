@@ -1,6 +1,7 @@
 // Views of matrices; kernels of one operation an entry, and of its sum.
 #pragma once
-#include "launchers.h"
+#include <algorithm>
+
 #include "load.cuh"
 #include "reduce.cuh"
 
@@ -39,7 +40,7 @@ __global__ void __launch_bounds__(kThreads) matrix_each(Op op, int64_t n, int64_
     op(k / d, k % d);
 }
 
-// partial[block] = sum of op(i, j).
+// partial[block] = sum of op(i, j), for sum_blocks(n, d) blocks.
 template <typename Op>
 __global__ void __launch_bounds__(kThreads)
     matrix_sums(Op op, int64_t n, int64_t d, double* partial) {
@@ -56,18 +57,21 @@ Launch blocks(int64_t count, size_t shared, cudaStream_t stream) {
   return {static_cast<unsigned>(count), kThreads, shared, stream};
 }
 
+// Four entries a thread, unmeasured.
+inline int64_t sum_blocks(int64_t n, int64_t d) {
+  return std::min<int64_t>(ceil_div(n * d, 4 * kThreads), kMaxBlocks);
+}
+
 template <typename Op>
 void each(const char* name, const Op& op, int64_t n, int64_t d, cudaStream_t stream) {
-  const int64_t count = ceil_div(n * d, kThreads);
-  launch(name, blocks(count < kMaxBlocks ? count : kMaxBlocks, 0, stream), matrix_each<Op>, op, n,
-         d);
+  const int64_t count = std::min<int64_t>(ceil_div(n * d, kThreads), kMaxBlocks);
+  launch(name, blocks(count, 0, stream), matrix_each<Op>, op, n, d);
 }
 
 template <typename Op>
 void sums(const char* name, const Op& op, int64_t n, int64_t d, double* partial,
           cudaStream_t stream) {
-  launch(name, blocks(covariance_parts(n, d), kReduceBytes, stream), matrix_sums<Op>, op, n, d,
-         partial);
+  launch(name, blocks(sum_blocks(n, d), kReduceBytes, stream), matrix_sums<Op>, op, n, d, partial);
 }
 
 }  // namespace

@@ -118,8 +118,7 @@ constexpr int kColumnThreads = 128;
 // Column-owner launches: a thread holds V columns and visits rows; no barrier, no sharing.
 // Unmeasured: chunks of four rows or more, as many as fill the multiprocessors' 2048 threads.
 inline Launch column_owner(int64_t n, int64_t k, int width, cudaStream_t stream) {
-  const int threads = static_cast<int>(
-      std::min<int64_t>(kColumnThreads, ceil_div(ceil_div(k, width), kWarp) * kWarp));
+  const int threads = whole_warps(ceil_div(k, width), kColumnThreads);
   const int64_t tiles = ceil_div(k, threads * width);
   const int64_t processors = device_attribute(cudaDevAttrMultiProcessorCount);
   const int64_t wanted = std::max<int64_t>(1, processors * 2048 / threads / tiles);

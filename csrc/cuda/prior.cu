@@ -3,8 +3,9 @@
 //     p_k = sum_i P_ik;   P_ik G_k = R_ik = w_k exp(log P_ik - c_k),  G = N dKL/dp
 //     dloss / dl_ik = a_i P_ik - q_ik + R_ik - P_ik h_i,   h_i = sum_j R_ij
 // Not stored: P, q, R. Bytes: one more read of the logits forward, backward two reads, one of the
-// targets, one write. Operations: one exp2 an element and read, two in the gradient. Sums leave as
-// logarithms; exponents beyond kNarrowSpan nats are formed in float64.
+// targets, one write. Operations: one exp2 an element in the sums of rows, two in those of columns
+// and in the gradient, one more where q is evaluated. Sums leave as logarithms; exponents beyond
+// kNarrowSpan nats are formed in float64.
 #include "logits.cuh"
 
 namespace ssl_fast {
@@ -180,8 +181,7 @@ void prior_backward(const Matrix& logits, double inv_temperature, const Targets&
     using T = typename decltype(t)::type;
     using Q = typename decltype(q)::type;
     constexpr int V = decltype(width)::value;
-    const int64_t warps = ceil_div(ceil_div(logits.cols, V), kWarp);
-    const auto threads = static_cast<unsigned>(std::min<int64_t>(kRowThreads, warps * kWarp));
+    const auto threads = static_cast<unsigned>(whole_warps(ceil_div(logits.cols, V), kRowThreads));
     launch("prior_rows", {static_cast<unsigned>(logits.rows), threads, kReduceBytes, stream},
            prior_rows<T, V>, view<T>(logits, inv_temperature), stats.row, stats.row_stride, prior,
            h);

@@ -1,5 +1,7 @@
 // Block reductions in a fixed order: the same bits on every run, the same result in every thread.
 #pragma once
+#include <algorithm>
+
 #include "launch.cuh"
 
 namespace ssl_fast {
@@ -8,6 +10,11 @@ constexpr int kWarp = 32;
 constexpr int kMaxThreads = 512;
 // Two buffers of one 16-byte value a warp; the first bytes of dynamic shared memory.
 constexpr int kReduceBytes = 2 * (kMaxThreads / kWarp) * 16;
+
+// Threads of a block that `wanted` ask for: whole warps, at most `most`.
+inline int whole_warps(int64_t wanted, int most) {
+  return static_cast<int>(std::min<int64_t>(ceil_div(wanted, kWarp) * kWarp, most));
+}
 
 __device__ __forceinline__ float exchange(float x, int mask) {
   return __shfl_xor_sync(0xffffffffu, x, mask);

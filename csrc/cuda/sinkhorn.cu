@@ -4,7 +4,8 @@
 // Not stored: exp(scale s), nor the assignment unless asked for.
 // Streaming: one read of the scores an iteration and one for the last rows, T + 1 reads, plus
 // 4 N K bytes written when dense. On chip, when the scores fit in shared memory: one read in all.
-// An element and iteration: one exp2 (two beyond 8192 columns), about ten float32 operations.
+// An element and iteration: one exp2 (two in unaligned rows and beyond 8192 columns), about ten
+// float32 operations.
 #include "evaluate.cuh"
 #include "sinkhorn.cuh"
 #include "sinkhorn_loop.cuh"

@@ -25,8 +25,7 @@ struct Plan {
 };
 
 inline int threads_for(int64_t k, int least) {
-  const int64_t threads = ceil_div(ceil_div(k, kColumns), kWarp) * kWarp;
-  return static_cast<int>(std::min<int64_t>(std::max<int64_t>(threads, least), kMaxThreads));
+  return std::max(whole_warps(ceil_div(k, kColumns), kMaxThreads), least);
 }
 
 inline Plan make_plan(int64_t n, int64_t k, int size) {

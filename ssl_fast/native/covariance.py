@@ -10,6 +10,19 @@ from torch import Tensor
 
 from . import cpu, matrix, pointer
 from .cuda import covariance as cuda
+from .cuda.covariance import off_diagonal_squares, rescue_gradient
+
+__all__ = [
+    "center",
+    "gradient",
+    "inner",
+    "moments",
+    "off_diagonal_squares",
+    "on_device",
+    "rescue_gradient",
+    "squared_distance",
+    "triangle",
+]
 
 
 def moments(z: Tensor, stats: Tensor, out: Tensor | None, eps: float | None) -> None:
@@ -63,19 +76,6 @@ def gradient(
     )  # fmt: skip
 
 
-def off_diagonal_squares(z: Tensor, mean: Tensor, scale: float, flag: Tensor | None) -> Tensor:
-    """As in `triton_kernels.covariance`; on a GPU."""
-    return cuda.off_diagonal_squares(z, mean, scale, flag)
-
-
-def rescue_gradient(
-    z: Tensor, rows: Tensor, other: Tensor | None, mean: Tensor, beta: Tensor, factors: Tensor,
-    flag: Tensor, out: Tensor,
-) -> None:  # fmt: skip
-    """As in `triton_kernels.covariance`; on a GPU."""
-    return cuda.rescue_gradient(z, rows, other, mean, beta, factors, flag, out)
-
-
 def on_device(z: Tensor) -> bool:
-    """Whether the two above are to be had."""
+    """Whether `off_diagonal_squares` and `rescue_gradient` are to be had."""
     return z.is_cuda
