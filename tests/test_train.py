@@ -1,7 +1,9 @@
 """The driver: a run from command line to pictures, what it refuses, and what survives kill -9."""
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ for package in ("lightning", "torchvision", "sklearn", "matplotlib", "jsonargpar
 
 from threadpoolctl import threadpool_limits  # noqa: E402
 
-from ssl_fast.cli import main  # noqa: E402
+from ssl_fast.cli import COMMANDS, main  # noqa: E402
 from ssl_fast.train import data, evaluate, run  # noqa: E402
 from ssl_fast.train.files import whole_file  # noqa: E402
 from ssl_fast.train.methods import METHODS  # noqa: E402
@@ -275,6 +277,9 @@ def test_mistakes_are_explained(arguments, message, tmp_path, monkeypatch, capsy
 def test_a_used_folder_is_refused(tiny_run, capsys):
     assert main([*TINY, "--run-dir", str(tiny_run)]) == 2
     assert f"ssl-fast train --resume {tiny_run}" in capsys.readouterr().err
+    file = tiny_run / "config.yaml"
+    assert main([*TINY, "--run-dir", str(file)]) == 2
+    assert f"{file} is not an empty folder" in capsys.readouterr().err
 
 
 def test_help_names_every_option_with_its_default(capsys):
@@ -295,6 +300,22 @@ def test_configuration_file_and_overrides(tiny_run, capsys):
     assert "lr: 0.5" in text
     assert "encoder: small-4" in text
     assert "  hidden_dim: 32" in text
+
+
+def help_of(command, capsys):
+    with contextlib.suppress(SystemExit):  # argparse's; ours returns
+        main([command, "--help"])
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"experiment"}))
+def test_help_has_an_example_of_options_that_exist(command, capsys):
+    """The studies' examples stand in the documentation, whose options test_docs.py looks up."""
+    text, example = re.split("[Ee]xamples?:", help_of(command, capsys))
+    assert f"ssl-fast {command}" in example
+    if command == "zoo":
+        text += help_of("train", capsys)
+    assert all(f"{option} " in text for option in re.findall(r"--[\w.-]+", example))
 
 
 def test_commands(capsys):

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from ..functional import Assignment
 from ..train import data, evaluate
+from ..train import run as driver
 from ..train.errors import UsageError
 from ..train.methods import Method
 from .frame import Cell, Outcome, track
@@ -86,8 +87,7 @@ class Options:
 
 def run(o: Options) -> Outcome:
     _check(o)
-    if o.threads:
-        torch.set_num_threads(o.threads)
+    driver.use_threads(o.threads)
     variants = [variant for part in o.parts for variant in PARTS[part]]
     jobs = [(variant, seed) for seed in range(o.seeds) for variant in variants]
     found: dict[str, list[dict[str, float]]] = {variant.name: [] for variant in variants}

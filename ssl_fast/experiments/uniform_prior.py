@@ -9,7 +9,6 @@ the background.
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
@@ -110,8 +109,7 @@ def run(o: Options) -> Outcome:
         raise UsageError(
             f"seeds must be at least 1, batch_size at most images, held_out more than {NEIGHBOURS}"
         )
-    if o.threads:
-        torch.set_num_threads(o.threads)
+    driver.use_threads(o.threads)
     sources = [two_features(seed, o.images, o.held_out, o.exponent) for seed in range(o.seeds)]
     jobs = [(p, seed) for seed in range(o.seeds) for p in ("untrained", *PRIORS)]
     found = {
