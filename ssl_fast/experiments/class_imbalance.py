@@ -21,7 +21,7 @@ from .training import accuracies, digits_job, pretrain
 
 EXAMPLE = """\
   ssl-fast experiment class-imbalance
-  ssl-fast experiment class-imbalance --methods [simclr,mae] --epochs 20 --seeds 1
+  ssl-fast experiment class-imbalance --methods "[simclr,mae]" --epochs 20 --seeds 1
 """
 CONTROLS = ("mae", "data2vec")
 SAMPLERS = ("class_balanced", "class_imbalanced")

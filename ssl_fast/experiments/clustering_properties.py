@@ -19,7 +19,7 @@ from .training import Watch, digits_job, features, pretrain
 
 EXAMPLE = """\
   ssl-fast experiment clustering-properties
-  ssl-fast experiment clustering-properties --methods [simclr,resa] --epochs 20 --every 5
+  ssl-fast experiment clustering-properties --methods "[simclr,resa]" --epochs 20 --every 5
 """
 MEASURES = {
     "ari": "ARI",

@@ -22,7 +22,7 @@ from .training import Job, accuracies, digits_job, pretrain
 
 EXAMPLE = """\
   ssl-fast experiment long-tail
-  ssl-fast experiment long-tail --methods [] --steps 300 --seeds 1
+  ssl-fast experiment long-tail --methods "[]" --steps 300 --seeds 1
 """
 SETS = ("long-tailed", "balanced")
 # The paper's (E.1.2), a prototype a class. The preset's Sinkhorn steps draw to the uniform prior,

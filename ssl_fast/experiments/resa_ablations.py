@@ -24,7 +24,7 @@ from .training import Watch, digits_job, features, pretrain
 
 EXAMPLE = """\
   ssl-fast experiment resa-ablations
-  ssl-fast experiment resa-ablations --parts [assignment] --epochs 20 --seeds 2
+  ssl-fast experiment resa-ablations --parts "[assignment]" --epochs 20 --seeds 2
 """
 WEAK, STRONG = ("weak", "weak"), ("strong", "strong")
 EARLY = 3  # epochs whose assignments are drawn

@@ -21,7 +21,7 @@ from .training import digits_job, features, pretrain
 
 EXAMPLE = """\
   ssl-fast experiment uniformity-training
-  ssl-fast experiment uniformity-training --methods [byol] --epochs 20 --seeds 1
+  ssl-fast experiment uniformity-training --methods "[byol]" --epochs 20 --seeds 1
 """
 # statsle/WassersteinSSL a16a931. Its Barlow Twins has 30 on a loss that our preset scales by .1.
 WEIGHTS = {
