@@ -16,8 +16,6 @@ import torch
 for package in ("lightning", "torchvision", "sklearn", "matplotlib", "jsonargparse", "rich"):
     pytest.importorskip(package, reason="the driver needs pip install ssl_fast[train]")
 
-from threadpoolctl import threadpool_limits  # noqa: E402
-
 from ssl_fast.cli import COMMANDS, main  # noqa: E402
 from ssl_fast.train import data, evaluate, run  # noqa: E402
 from ssl_fast.train.files import whole_file  # noqa: E402
@@ -25,21 +23,12 @@ from ssl_fast.train.methods import METHODS  # noqa: E402
 from ssl_fast.train.methods.base import MomentumNetwork  # noqa: E402
 from ssl_fast.train.samplers import build_order  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = (
     "train --data digits --encoder small-4 --epochs 4 --batch-size 256 --eval-every 2 "
     "--lr 0.2 --warmup-epochs 1 --threads 1 --accelerator cpu --progress off "
     "--resa.hidden-dim 32 --resa.embedding-dim 16"
 ).split()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Here and in the processes started from here: a busy machine makes two slower than one."""
-    count = torch.get_num_threads()
-    with threadpool_limits(1), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
-    torch.set_num_threads(count)
 
 
 @pytest.fixture(scope="module")
