@@ -135,9 +135,8 @@ def _collector(source: data.Source, early: list) -> Callable[[Method, int], None
 def self_assignment(method: Method, images: torch.Tensor) -> np.ndarray:  # (N, N)
     """Sinkhorn of the encodings' cosines, as the method's loss has it."""
     encoder, _ = method.evaluated()
-    mode = encoder.training
-    h = F.normalize(encoder.eval()(images))
-    encoder.train(mode)
+    with evaluate.evaluating([encoder]):
+        h = F.normalize(encoder(images))
     return Assignment.sinkhorn((h, h), epsilon=method.criterion.epsilon).dense().numpy()
 
 
