@@ -1,7 +1,7 @@
 """What the examples share: scikit-learn's digits in several views, small networks, options."""
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import timm
 import torch
@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision.models import resnet18
 from torchvision.transforms import v2
 
@@ -69,16 +69,11 @@ class Views(Dataset):
         return [crop(self.images[index]) for crop in self.crops]
 
 
-def batches(crops: Sequence[Crop], chosen: argparse.Namespace) -> Iterator[list[Tensor]]:
+def batches(crops: Sequence[Crop], chosen: argparse.Namespace) -> Iterable[list[Tensor]]:
     """A list a step: for each crop a tensor (batch size, 1, H, W)."""
-    loader = DataLoader(Views(crops), chosen.batch_size, shuffle=True, drop_last=True)
-    step = 0
-    while True:
-        for views in loader:
-            if step == chosen.steps:
-                return
-            yield views
-            step += 1
+    views = Views(crops)
+    order = RandomSampler(views, num_samples=chosen.steps * chosen.batch_size)
+    return DataLoader(views, chosen.batch_size, sampler=order)
 
 
 def report(step: int, loss: Tensor) -> None:

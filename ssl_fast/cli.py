@@ -1,5 +1,6 @@
 """The `ssl-fast` command. Sub-commands are imported when called."""
 
+import argparse
 import difflib
 import sys
 from collections.abc import Callable, Sequence
@@ -58,6 +59,11 @@ def driver(command: str, module: str, function: str = "main") -> Command:
 
 
 def methods(argv: list[str]) -> int:
+    argparse.ArgumentParser(
+        prog="ssl-fast methods",
+        description="List the methods of ssl-fast train, their sources, losses and recipes.",
+        epilog="Example: ssl-fast methods",
+    ).parse_args(argv)
     from rich.console import Console
     from rich.table import Table
 

@@ -72,7 +72,11 @@ def report(info: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m ssl_fast.info", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m ssl_fast.info",
+        description=__doc__,
+        epilog="Example: python -m ssl_fast.info --json; ssl-fast info is the same command.",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     as_json = parser.parse_args(arguments).json
     info = collect()

@@ -45,6 +45,18 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     return report
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Here and in the processes started from here: a busy machine makes two slower than one."""
+    from threadpoolctl import threadpool_limits
+
+    count = torch.get_num_threads()
+    with threadpool_limits(1), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(count)
+
+
 @pytest.fixture
 def poisoned() -> Iterator[None]:
     """torch.empty and its kin return NaN, so that an entry left unwritten shows."""

@@ -1,7 +1,9 @@
 """The driver: a run from command line to pictures, what it refuses, and what survives kill -9."""
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,30 +16,19 @@ import torch
 for package in ("lightning", "torchvision", "sklearn", "matplotlib", "jsonargparse", "rich"):
     pytest.importorskip(package, reason="the driver needs pip install ssl_fast[train]")
 
-from threadpoolctl import threadpool_limits  # noqa: E402
-
-from ssl_fast.cli import main  # noqa: E402
+from ssl_fast.cli import COMMANDS, main  # noqa: E402
 from ssl_fast.train import data, evaluate, run  # noqa: E402
 from ssl_fast.train.files import whole_file  # noqa: E402
 from ssl_fast.train.methods import METHODS  # noqa: E402
 from ssl_fast.train.methods.base import MomentumNetwork  # noqa: E402
 from ssl_fast.train.samplers import build_order  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = (
     "train --data digits --encoder small-4 --epochs 4 --batch-size 256 --eval-every 2 "
     "--lr 0.2 --warmup-epochs 1 --threads 1 --accelerator cpu --progress off "
     "--resa.hidden-dim 32 --resa.embedding-dim 16"
 ).split()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Here and in the processes started from here: a busy machine makes two slower than one."""
-    count = torch.get_num_threads()
-    with threadpool_limits(1), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
-    torch.set_num_threads(count)
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +268,9 @@ def test_mistakes_are_explained(arguments, message, tmp_path, monkeypatch, capsy
 def test_a_used_folder_is_refused(tiny_run, capsys):
     assert main([*TINY, "--run-dir", str(tiny_run)]) == 2
     assert f"ssl-fast train --resume {tiny_run}" in capsys.readouterr().err
+    file = tiny_run / "config.yaml"
+    assert main([*TINY, "--run-dir", str(file)]) == 2
+    assert f"{file} is not an empty folder" in capsys.readouterr().err
 
 
 def test_help_names_every_option_with_its_default(capsys):
@@ -297,6 +291,22 @@ def test_configuration_file_and_overrides(tiny_run, capsys):
     assert "lr: 0.5" in text
     assert "encoder: small-4" in text
     assert "  hidden_dim: 32" in text
+
+
+def help_of(command, capsys):
+    with contextlib.suppress(SystemExit):  # argparse's; ours returns
+        main([command, "--help"])
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"experiment"}))
+def test_help_has_an_example_of_options_that_exist(command, capsys):
+    """The studies' examples stand in the documentation, whose options test_docs.py looks up."""
+    text, example = re.split("[Ee]xamples?:", help_of(command, capsys))
+    assert f"ssl-fast {command}" in example
+    if command == "zoo":
+        text += help_of("train", capsys)
+    assert all(f"{option} " in text for option in re.findall(r"--[\w.-]+", example))
 
 
 def test_commands(capsys):

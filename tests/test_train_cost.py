@@ -1,6 +1,6 @@
-"""Seconds of loss and network, from sleeps of known length."""
+"""Seconds of loss and network, by a clock that known parts move on."""
 
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,19 +10,27 @@ for package in ("lightning", "torchvision", "sklearn", "timm", "jsonargparse", "
     pytest.importorskip(package, reason="the driver needs pip install ssl_fast[train]")
 
 from ssl_fast.losses import SimSiamLoss  # noqa: E402
+from ssl_fast.train import cost  # noqa: E402
 from ssl_fast.train.cost import Cost, losses_of, table  # noqa: E402
 
 
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: Sleep.now))
+
+
 class Sleep(torch.autograd.Function):
+    now = 0.0
+
     @staticmethod
     def forward(ctx, x, seconds):
         ctx.seconds = seconds
-        time.sleep(seconds)
+        Sleep.now += seconds
         return x.clone()
 
     @staticmethod
     def backward(ctx, d_x):
-        time.sleep(2 * ctx.seconds)
+        Sleep.now += 2 * ctx.seconds
         return d_x, None
 
 
@@ -40,34 +48,34 @@ class Module(nn.Module):
         super().__init__()
         self.network, self.criterion = nn.Linear(3, 3), SleepyLoss()
 
-    def step(self, cost):
-        cost.on_train_batch_start()
+    def step(self, callback):
+        callback.on_train_batch_start()
         z = Sleep.apply(self.network(torch.ones(2, 3)), 0.03)
         loss = self.criterion(Sleep.apply(z, 0.03), z)
-        cost.on_before_backward()
+        callback.on_before_backward()
         loss.backward()
-        cost.on_after_backward()
+        callback.on_after_backward()
 
 
 def test_sleeps_are_told_apart():
-    module, cost = Module(), Cost()
-    cost.on_fit_start(None, module)
+    module, callback = Module(), Cost()
+    callback.on_fit_start(None, module)
     for _ in range(3):
-        module.step(cost)
-    cost.on_train_epoch_end()
-    facts = cost.facts()
+        module.step(callback)
+    callback.on_train_epoch_end()
+    facts = callback.facts()
     assert facts["steps"] == 3
-    assert 0.36 <= facts["loss_seconds"] < 0.50  # 3 (0.04 + 0.08)
-    assert 0.54 <= facts["network_seconds"] < 0.75  # 3 * 2 (0.03 + 0.06)
+    assert facts["loss_seconds"] == pytest.approx(3 * (0.04 + 0.08))
+    assert facts["network_seconds"] == pytest.approx(3 * 2 * (0.03 + 0.06))
     assert facts["peak_bytes"] > 2**20
 
 
 def test_sums_go_on_after_a_resume():
-    module, cost, later = Module(), Cost(), Cost()
-    cost.on_fit_start(None, module)
-    module.step(cost)
-    later.load_state_dict(cost.state_dict())
-    assert later.facts() == cost.facts()
+    module, callback, later = Module(), Cost(), Cost()
+    callback.on_fit_start(None, module)
+    module.step(callback)
+    later.load_state_dict(callback.state_dict())
+    assert later.facts() == callback.facts()
     assert later.facts()["steps"] == 1
 
 

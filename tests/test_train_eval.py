@@ -12,8 +12,6 @@ import torch
 for package in ("lightning", "torchvision", "sklearn", "timm", "faiss", "jsonargparse", "rich"):
     pytest.importorskip(package, reason="the driver needs pip install ssl_fast[train]")
 
-from threadpoolctl import threadpool_limits  # noqa: E402
-
 from ssl_fast import metrics  # noqa: E402
 from ssl_fast.cli import main  # noqa: E402
 from ssl_fast.train import assess, callbacks, measures, run  # noqa: E402
@@ -24,19 +22,12 @@ from ssl_fast.train.models import averaging_vit, build_encoder  # noqa: E402
 from ssl_fast.train.prior import Prior  # noqa: E402
 from ssl_fast.train.subject import EvalOptions  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 COMMAND = (
     "train --data digits --encoder small-4 --batch-size 256 --epochs 1 --threads 1 --workers 0 "
     "--accelerator cpu --progress off"
 ).split()
 QUICK = "--limit 300 --linear-epochs 20 --finetune-epochs 2 --device cpu --workers 0".split()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    count = torch.get_num_threads()
-    with threadpool_limits(1):
-        yield
-    torch.set_num_threads(count)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from ssl_fast.cli import main  # noqa: E402
 from ssl_fast.experiments import uniform_prior  # noqa: E402
 from ssl_fast.experiments.two_features import two_features  # noqa: E402
 from ssl_fast.train.evaluate import Features  # noqa: E402
+from ssl_fast.train.run import build_method  # noqa: E402
 
 
 def test_a_power_law_digit_on_a_uniform_background():
@@ -66,6 +67,18 @@ def test_a_tiny_run(tmp_path):
     ] + [["chance", "-"]]
     assert all(0 <= cell <= 1 for row in rows for cell in row[2:])
     assert rows[2][2:] != rows[4][2:], "the prior reaches the loss"
+
+
+def test_the_prior_is_all_that_differs():
+    o = uniform_prior.Options(exponent=0.5)
+    source = two_features(0, 50, 50, 0.5)
+    for prior, name in (("uniform", "uniform"), ("power_law", "given")):
+        job = uniform_prior.job_of(o, prior, 0)
+        loss = build_method(job.options, job.own, source).criterion
+        assert (loss.temperature, loss.sharpening, loss.prior_weight) == (0.1, 0.25, 100.0)
+        assert loss.sinkhorn_iterations == 0 and loss.prior.name == name
+    share = np.arange(1, 11) ** -0.5
+    assert loss.prior.given.tolist() == pytest.approx(share / share.sum())
 
 
 def test_impossible_sizes_are_refused(capsys, tmp_path):

@@ -12,14 +12,13 @@ import torch.nn.functional as F
 for package in ("lightning", "torchvision", "sklearn", "timm", "jsonargparse", "rich"):
     pytest.importorskip(package, reason="the driver needs pip install ssl_fast[train]")
 
-from threadpoolctl import threadpool_limits  # noqa: E402
-
 from ssl_fast import backend, losses  # noqa: E402
 from ssl_fast.cli import main  # noqa: E402
 from ssl_fast.train import callbacks, run  # noqa: E402
 from ssl_fast.train.methods import METHODS  # noqa: E402
 from ssl_fast.train.module import Pretraining  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = {  # where a method has the option
     "hidden_dim": 32,
     "embedding_dim": 16,
@@ -44,14 +43,6 @@ COMMAND = (
     "train --data digits --batch-size 64 --threads 1 --accelerator cpu "
     "--progress off --warmup-epochs 0.2"
 ).split()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    count = torch.get_num_threads()
-    with threadpool_limits(1):
-        yield
-    torch.set_num_threads(count)
 
 
 @pytest.fixture(autouse=True)

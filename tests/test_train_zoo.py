@@ -6,13 +6,10 @@ import re
 import shlex
 
 import pytest
-import torch
 from torch.utils.data import TensorDataset
 
 for package in ("lightning", "torchvision", "sklearn", "timm", "jsonargparse", "rich"):
     pytest.importorskip(package, reason="the driver needs pip install ssl_fast[train]")
-
-from threadpoolctl import threadpool_limits  # noqa: E402
 
 from ssl_fast.cli import main  # noqa: E402
 from ssl_fast.train import data, export, report, zoo  # noqa: E402
@@ -27,7 +24,7 @@ COMMAND = (
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_digits():
+def few_digits(one_thread):
     """Two hundred for training, a hundred for testing."""
 
     def digits(seed, folder, size):
@@ -35,8 +32,7 @@ def few_digits():
         train = TensorDataset(*source.train[:200])
         return source._replace(pretrain=train, train=train, test=TensorDataset(*source.test[:100]))
 
-    count = torch.get_num_threads()
-    with threadpool_limits(1), pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setitem(data.DATA, "digits", digits)
         for module, name in (
             (report, "draw_scatter"),
@@ -45,7 +41,6 @@ def few_digits():
         ):
             patch.setattr(module, name, lambda *arguments, **options: None)  # tested elsewhere
         yield
-    torch.set_num_threads(count)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,8 @@ from ssl_fast.experiments import (  # noqa: E402
     resa_ablations,
 )
 from ssl_fast.experiments.training import digits_job  # noqa: E402
+from ssl_fast.train.labels import labels_of  # noqa: E402
+from ssl_fast.train.run import build_method  # noqa: E402
 
 
 def run(folder, name, *arguments):
@@ -106,6 +108,24 @@ def test_both_sets_are_trained_on_for_as_many_steps():
         job, source = long_tail.job_of(options, options.variants()[0], kind, 0)
         steps = job.options.epochs * (len(source.pretrain) // job.options.batch_size)
         assert 100 <= steps < 100 + len(source.pretrain) // job.options.batch_size
+
+
+def test_priors_differ_in_nothing_else():
+    """The paper's temperatures and weight reach the loss; no Sinkhorn draws to another prior."""
+    options, wanted = long_tail.Options(methods=[], imbalance_factor=10), {}
+    for variant in options.variants():
+        job, source = long_tail.job_of(options, variant, "long-tailed", 0)
+        loss = build_method(job.options, job.own, source).criterion
+        assert (loss.temperature, loss.sharpening, loss.prior_weight) == (0.1, 0.25, 5.0)
+        assert loss.sinkhorn_iterations == 0
+        given = loss.prior.given
+        wanted[variant.name] = job.options.sampler, given if given is None else given.tolist()
+    rank, counts = np.arange(1, 11), np.bincount(labels_of(source.pretrain))
+    assert wanted["pmsn, uniform prior"] == ("epoch", None)
+    assert wanted["pmsn, inverse square root"] == ("inverse_sqrt", None)
+    for name, shares in (("power law", rank**-0.25), ("class", counts)):
+        sampler, given = wanted[f"pmsn, {name} prior"]
+        assert sampler == "epoch" and given == pytest.approx(shares / shares.sum())
 
 
 def test_shorter_trainings_keep_the_share_of_warm_up():

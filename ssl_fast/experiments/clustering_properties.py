@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
 from ..train import data, evaluate
+from ..train import run as driver
 from ..train.errors import UsageError
 from ..train.methods import Method, find_method
 from .frame import Outcome, track
@@ -19,7 +19,7 @@ from .training import Watch, digits_job, features, pretrain
 
 EXAMPLE = """\
   ssl-fast experiment clustering-properties
-  ssl-fast experiment clustering-properties --methods [simclr,resa] --epochs 20 --every 5
+  ssl-fast experiment clustering-properties --methods "[simclr,resa]" --epochs 20 --every 5
 """
 MEASURES = {
     "ari": "ARI",
@@ -55,8 +55,7 @@ class Options:
 
 def run(o: Options) -> Outcome:
     _check(o)
-    if o.threads:
-        torch.set_num_threads(o.threads)
+    driver.use_threads(o.threads)
     jobs = [(method, seed) for seed in range(o.seeds) for method in o.methods]
     rows: list[Row] = []
     for method, seed in track(jobs, lambda job: f"{job[0]}, seed {job[1]}"):

@@ -10,13 +10,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track as rich_track
 
 from ..train.config import Help, Parser
 from ..train.errors import UsageError, unknown
-from ..train.files import whole_file, write_text
+from ..train.files import is_unused, whole_file, write_text
 from ..train.tables import Cell, Table
 from . import EXPERIMENTS
 
@@ -96,7 +98,7 @@ def new_folder(given: str | None, name: str) -> Path:
     """A folder that does not exist yet, or is empty."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = Path(given or f"runs/{name}-{stamp}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not is_unused(folder):
         raise UsageError(f"{folder} is not an empty folder: choose another name for --run-dir")
     return folder
 
@@ -110,6 +112,16 @@ def track(items: Iterable[Item], label: Callable[[Item], str]) -> Iterator[Item]
     for number, item in enumerate(items, 1):
         print(f"{number}/{len(items)}  {label(item)}", flush=True)
         yield item
+
+
+def bars(axes: Axes, names: Sequence[str], values: dict[str, np.ndarray]) -> None:
+    """`values` (names, seeds) side by side at each name: bars are means, points the seeds."""
+    places, step = np.arange(len(names)), 0.8 / len(values)
+    for i, (label, each) in enumerate(values.items()):
+        at = places + step * (i - (len(values) - 1) / 2)
+        axes.bar(at, each.mean(1), width=0.95 * step, color=f"C{i}", alpha=0.6, label=label)
+        axes.plot(np.repeat(at[:, None], each.shape[1], 1), each, ".", color=f"C{i}")
+    axes.set_xticks(places, names)
 
 
 def write_outcome(

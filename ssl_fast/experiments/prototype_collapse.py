@@ -29,7 +29,7 @@ from .frame import Outcome, track
 
 EXAMPLE = """\
   ssl-fast experiment prototype-collapse
-  ssl-fast experiment prototype-collapse --classes [10,20] --seeds 1 --steps 200
+  ssl-fast experiment prototype-collapse --classes "[10,20]" --seeds 1 --steps 200
 """
 BOX = 10.0  # centres are uniform in [-BOX, BOX]^3; blobs have standard deviation 1
 JITTER = 0.5  # of a view, in standard deviations of a blob

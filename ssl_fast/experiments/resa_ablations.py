@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from ..functional import Assignment
 from ..train import data, evaluate
+from ..train import run as driver
 from ..train.errors import UsageError
 from ..train.methods import Method
 from .frame import Cell, Outcome, track
@@ -23,7 +24,7 @@ from .training import Watch, digits_job, features, pretrain
 
 EXAMPLE = """\
   ssl-fast experiment resa-ablations
-  ssl-fast experiment resa-ablations --parts [assignment] --epochs 20 --seeds 2
+  ssl-fast experiment resa-ablations --parts "[assignment]" --epochs 20 --seeds 2
 """
 WEAK, STRONG = ("weak", "weak"), ("strong", "strong")
 EARLY = 3  # epochs whose assignments are drawn
@@ -86,8 +87,7 @@ class Options:
 
 def run(o: Options) -> Outcome:
     _check(o)
-    if o.threads:
-        torch.set_num_threads(o.threads)
+    driver.use_threads(o.threads)
     variants = [variant for part in o.parts for variant in PARTS[part]]
     jobs = [(variant, seed) for seed in range(o.seeds) for variant in variants]
     found: dict[str, list[dict[str, float]]] = {variant.name: [] for variant in variants}
@@ -135,9 +135,8 @@ def _collector(source: data.Source, early: list) -> Callable[[Method, int], None
 def self_assignment(method: Method, images: torch.Tensor) -> np.ndarray:  # (N, N)
     """Sinkhorn of the encodings' cosines, as the method's loss has it."""
     encoder, _ = method.evaluated()
-    mode = encoder.training
-    h = F.normalize(encoder.eval()(images))
-    encoder.train(mode)
+    with evaluate.evaluating([encoder]):
+        h = F.normalize(encoder(images))
     return Assignment.sinkhorn((h, h), epsilon=method.criterion.epsilon).dense().numpy()
 
 

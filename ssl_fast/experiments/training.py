@@ -71,6 +71,12 @@ def features(method: Method, source: data.Source) -> list[Features]:
     return evaluate.extract(method.evaluated(), train, test, torch.device("cpu"))
 
 
+def accuracies(method: Method, source: data.Source) -> tuple[float, float]:
+    """5-nn and linear, of the encodings."""
+    h = features(method, source)[0]
+    return evaluate.knn_accuracy(h), evaluate.probe_accuracy(h)
+
+
 class Watch(Callback):
     """measure(method, epoch) before the first epoch, after every `every`-th and after the last."""
 

@@ -9,7 +9,6 @@ the background.
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
@@ -69,8 +68,8 @@ class Options:
     threads: int = 0
 
 
-def run_one(o: Options, source: data.Source, prior: str, seed: int) -> list[Features]:
-    """Encodings and embeddings of the images, trained with one prior; `untrained` trains not."""
+def job_of(o: Options, prior: str, seed: int) -> Job:
+    """No preset's, and no Sinkhorn, which draws to the uniform prior."""
     options = TrainOptions(
         method="pmsn",
         encoder=o.encoder,
@@ -84,7 +83,7 @@ def run_one(o: Options, source: data.Source, prior: str, seed: int) -> list[Feat
         warmup_epochs=o.epochs / 20,
         lr_floor=0.0,
         seed=seed,
-        prior="uniform" if prior == "untrained" else prior,
+        prior=prior,
         prior_exponent=o.exponent,
     )
     own = {
@@ -95,14 +94,20 @@ def run_one(o: Options, source: data.Source, prior: str, seed: int) -> list[Feat
         "temperature": o.temperature,
         "sharpening": o.sharpening,
         "prior_weight": o.prior_weight,
+        "sinkhorn_iterations": 0,
         "momentum": o.momentum,
         "hidden_dim": 512,
         "embedding_dim": 128,
     }
-    job = Job(options, own)
+    return Job(options, own)
+
+
+def run_one(o: Options, source: data.Source, prior: str, seed: int) -> list[Features]:
+    """Encodings and embeddings of the images, trained with one prior; `untrained` trains not."""
     if prior == "untrained":
-        return features(driver.build_method(options, own, source), source)
-    return features(pretrain(job, source), source)
+        job = job_of(o, "uniform", seed)
+        return features(driver.build_method(job.options, job.own, source), source)
+    return features(pretrain(job_of(o, prior, seed), source), source)
 
 
 def run(o: Options) -> Outcome:
@@ -110,8 +115,7 @@ def run(o: Options) -> Outcome:
         raise UsageError(
             f"seeds must be at least 1, batch_size at most images, held_out more than {NEIGHBOURS}"
         )
-    if o.threads:
-        torch.set_num_threads(o.threads)
+    driver.use_threads(o.threads)
     sources = [two_features(seed, o.images, o.held_out, o.exponent) for seed in range(o.seeds)]
     jobs = [(p, seed) for seed in range(o.seeds) for p in ("untrained", *PRIORS)]
     found = {

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from .. import metrics
 from ..train import data, evaluate
+from ..train import run as driver
 from ..train.errors import UsageError
 from .frame import Outcome, track
 from .training import digits_job, features, pretrain
 
 EXAMPLE = """\
   ssl-fast experiment uniformity-training
-  ssl-fast experiment uniformity-training --methods [byol] --epochs 20 --seeds 1
+  ssl-fast experiment uniformity-training --methods "[byol]" --epochs 20 --seeds 1
 """
 # statsle/WassersteinSSL a16a931. Its Barlow Twins has 30 on a loss that our preset scales by .1.
 WEIGHTS = {
@@ -51,8 +52,7 @@ class Options:
 
 def run(o: Options) -> Outcome:
     _check(o)
-    if o.threads:
-        torch.set_num_threads(o.threads)
+    driver.use_threads(o.threads)
     jobs = [(m, t, seed) for m in o.methods for seed in range(o.seeds) for t in TERMS]
     rows: list[list[Any]] = []
     spectra: dict[tuple[str, str], list[Tensor]] = {(m, t): [] for m in o.methods for t in TERMS}

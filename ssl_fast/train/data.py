@@ -18,7 +18,7 @@ from . import views
 from .corrupt import readable
 from .errors import UsageError, unknown
 from .folders import expect, image_folder, inaturalist
-from .labels import Images
+from .labels import Images, evenly
 from .random import derive_seed, generator
 from .samplers import Order, Share
 
@@ -211,8 +211,8 @@ def plain_loader(source: Source, part: str, limit: int = 0, workers: int = 0) ->
         workers = 0
     else:
         dataset = Plain(dataset, source.plain)
-    if limit and len(dataset) > limit:
-        dataset = Subset(dataset, np.linspace(0, len(dataset) - 1, limit).astype(int).tolist())
+    if limit:
+        dataset = Subset(dataset, evenly(len(dataset), limit).tolist())
     return DataLoader(dataset, 512, num_workers=workers)
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .. import metrics
+from .labels import evenly
 
 CLUSTERED = 5000  # rows: the silhouette costs their square
 
@@ -102,8 +103,3 @@ def measure(f: Features) -> dict[str, float]:
         "silhouette": shape.mean,
         "silhouette_std": shape.std,
     }
-
-
-def evenly(count: int, most: int) -> np.ndarray:
-    """At most `most` row numbers, evenly spread over `count`."""
-    return np.linspace(0, count - 1, min(most, count)).astype(int)

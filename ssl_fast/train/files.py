@@ -29,6 +29,11 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def is_unused(folder: Path) -> bool:
+    """Whether nothing stands there, or an empty folder."""
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's own writer may move a file across file systems, which is not atomic."""
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
@@ -28,6 +29,11 @@ def take(images: Images, keep: Tensor) -> Images:
     if isinstance(images, TensorDataset):
         return TensorDataset(*(part[keep] for part in images.tensors))
     return Subset(images, keep.tolist())
+
+
+def evenly(count: int, most: int) -> np.ndarray:
+    """At most `most` row numbers, evenly spread over `count`."""
+    return np.linspace(0, count - 1, min(most, count)).astype(int)
 
 
 def _labels(images: Images) -> Tensor:

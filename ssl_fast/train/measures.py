@@ -15,7 +15,8 @@ from .. import metrics
 from . import data, evaluate, probes
 from .clustering import cluster
 from .errors import UsageError
-from .evaluate import Features, evenly
+from .evaluate import Features
+from .labels import evenly
 from .models import ViT
 from .random import generator
 from .subject import NotHere, Subject

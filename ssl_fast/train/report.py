@@ -13,8 +13,9 @@ from sklearn.manifold import TSNE
 from sklearn.preprocessing import normalize
 
 from . import cost
-from .evaluate import Features, evenly
+from .evaluate import Features
 from .files import whole_file, write_text
+from .labels import evenly
 from .tables import Cell, Percent, Table
 
 COLUMNS = {"knn": "5-nn", "probe": "linear probe", "ari": "ARI", "silhouette": "silhouette"}

@@ -24,7 +24,7 @@ from .config import TrainOptions, check, options_of, parse
 from .corrupt import CorruptImage
 from .cost import Cost
 from .errors import Interrupted, UsageError
-from .files import AtomicCheckpointIO, write_text
+from .files import AtomicCheckpointIO, is_unused, write_text
 from .labels import labels_of
 from .longtail import LongTail, cut
 from .methods import METHODS, Method, find_method
@@ -230,10 +230,10 @@ def _new_folder(options: TrainOptions) -> Path:
         return Path(name)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = Path(options.run_dir or f"runs/{options.method}-{options.data}-{stamp}")
-    if folder.exists() and any(folder.iterdir()):
+    if not is_unused(folder):
         raise UsageError(
-            f"{folder} is not empty. Continue that run: ssl-fast train --resume {folder}. "
-            "Start another: --run-dir with a new name."
+            f"{folder} is not an empty folder. Continue that run: ssl-fast train --resume "
+            f"{folder}. Start another: --run-dir with a new name."
         )
     os.environ[FOLDER_VARIABLE] = str(folder)
     return folder
