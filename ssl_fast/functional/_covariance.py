@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import backend
 from . import _distributed
-from ._autograd import first_output_only, once_differentiable
+from ._autograd import ClosedForm
 from ._covariance_blocks import are_small, covariances, push
 from ._covariance_products import Rows, covariance, dual_gradient, is_dual
 from ._cross_correlation import correlation, own_correlation
@@ -22,7 +22,7 @@ from ._operator import operator
 from ._tiles import product_dtype
 
 
-class Terms(torch.autograd.Function):
+class Terms(ClosedForm):
     """(terms, stats, kept, count) of one or two views; only the terms are for the caller."""
 
     @staticmethod
@@ -30,29 +30,20 @@ class Terms(torch.autograd.Function):
         return covariance_forward(*args)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        first_output_only(ctx, output)
-        Terms.keep(ctx, inputs, output)
-
-    @staticmethod
     def keep(ctx, inputs, outputs):
         ctx.numbers = inputs[2:]
         ctx.save_for_backward(*inputs[:2], *outputs[1:])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, d_terms, *_):
-        if d_terms is None:
-            return (None,) * 9
+    def backward(ctx, d_terms):
         gamma, eps, blocks, parts, _, name, group = ctx.numbers
         need = ctx.needs_input_grad[:2]
-        grads = covariance_backward(
+        return covariance_backward(
             *ctx.saved_tensors, d_terms, gamma, eps, blocks, parts, *need, name, group
         )
-        return *(d if wanted else None for d, wanted in zip(grads, need, strict=True)), *[None] * 7
 
 
-class Correlation(torch.autograd.Function):
+class Correlation(ClosedForm):
     """(loss, both gradients), from z0 and z1; backward only scales."""
 
     @staticmethod
@@ -60,25 +51,16 @@ class Correlation(torch.autograd.Function):
         return cross_correlation_forward(*args)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        first_output_only(ctx, output)
-        Correlation.keep(ctx, inputs, output)
-
-    @staticmethod
     def keep(ctx, inputs, outputs):
         ctx.save_for_backward(inputs[0], outputs[1])  # z0 for its type, and to refuse d2/dz2
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, d_loss, *_):
-        if d_loss is None:
-            return (None,) * 8
+    def backward(ctx, d_loss):
         z0, kept = ctx.saved_tensors
-        grads = (
+        return [
             (d * d_loss).to(z0.dtype) if wanted else None
             for d, wanted in zip(kept, ctx.needs_input_grad[:2], strict=True)
-        )
-        return *grads, *[None] * 6
+        ]
 
 
 def _fake_forward(z0, z1, gamma, eps, blocks, parts, want_grad, name, group):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from . import _distributed
-from ._autograd import first_output_only, once_differentiable
+from ._autograd import ClosedForm
 from ._column_crops import ColumnCrops
 from ._crops import Crops, Logits, Teachers
 from ._operator import operator
@@ -45,7 +45,7 @@ def mean_factor(d_loss: Tensor, count: Tensor | None, rows: int, group: str) -> 
     return (d_loss / count).to(d_loss.dtype), float(_distributed.world_size(group))
 
 
-class LinearCrops(torch.autograd.Function):
+class LinearCrops(ClosedForm):
     """(loss, rows of all ranks, d_x and d_prototypes of the pairs' summed losses)."""
 
     @staticmethod
@@ -57,31 +57,21 @@ class LinearCrops(torch.autograd.Function):
         )  # fmt: skip
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        first_output_only(ctx, output)
-        LinearCrops.keep(ctx, inputs, output)
-
-    @staticmethod
     def keep(ctx, inputs, outputs):
         x, prototypes, views, _, scales, skip_same = inputs[:6]
         ctx.numbers = x.shape[0] // views, pairs(views, len(scales), skip_same), inputs[9]
-        ctx.others = len(inputs) - 2
         ctx.save_for_backward(x, prototypes, *outputs[1:])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, d_loss, *_):
-        if d_loss is None:
-            return (None,) * (2 + ctx.others)
+    def backward(ctx, d_loss):
         x, _, count, *gradients = ctx.saved_tensors  # x for its graph: a second time is refused
         rows, terms, group = ctx.numbers
         d_loss, factor = mean_factor(d_loss, count, rows, group)
         g = d_loss * (factor / terms)
-        d_x, d_prototypes = (
+        return [
             (gradient * g).to(x.dtype) if needed else None
             for gradient, needed in zip(gradients, ctx.needs_input_grad[:2], strict=True)
-        )
-        return d_x, d_prototypes, *(None,) * ctx.others
+        ]
 
 
 def pairs(students: int, teachers: int, skip_same: bool) -> int:
@@ -133,7 +123,7 @@ def _crops(x: Tensor, prototypes: Tensor, teachers: Teachers, inv_temperature: f
     return (ColumnCrops if columns else Crops)(x, prototypes, teachers, inv_temperature)
 
 
-class LogitCrops(torch.autograd.Function):
+class LogitCrops(ClosedForm):
     """(loss, row_stats, rows of all ranks) of students given as logits."""
 
     @staticmethod
@@ -144,29 +134,21 @@ class LogitCrops(torch.autograd.Function):
         )
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        first_output_only(ctx, output)
-        LogitCrops.keep(ctx, inputs, output)
-
-    @staticmethod
     def keep(ctx, inputs, outputs):
         ctx.numbers = inputs[:6]
         ctx.save_for_backward(*outputs[1:], *inputs[6:])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, d_loss, *_):
+    def backward(ctx, d_loss):
         inv_temperature, scales, skip_same, name, group, views = ctx.numbers
         row_stats, count, *tensors = ctx.saved_tensors
         students, fields = tensors[:views], tensors[views:]
-        if d_loss is None:
-            return (None,) * (6 + len(tensors))
         d_loss, factor = mean_factor(d_loss, count, students[0].shape[0], group)
         gradients = multi_crop_logits_backward(
             students[0], students[1:], fields, inv_temperature, scales, skip_same, row_stats,
             d_loss, factor, name,
         )  # fmt: skip
-        return *(None,) * 6, *gradients, *(None,) * len(fields)
+        return *(None,) * 6, *gradients
 
 
 def _fake_logits(first, others, fields, inv_temperature, scales, skip_same, name, group):
