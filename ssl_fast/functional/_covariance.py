@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import backend
 from . import _distributed
 from ._autograd import ClosedForm
-from ._covariance_blocks import are_small, covariances, push
+from ._covariance_blocks import covariances, push
 from ._covariance_products import Rows, covariance, dual_gradient, is_dual
 from ._cross_correlation import correlation, own_correlation
 from ._operator import operator
@@ -114,10 +114,9 @@ def covariance_forward(
 def _sum_of_blocks(
     kernels: Any, z: Tensor, blocks: int, rows: Rows, stats: Tensor, held: Tensor | None
 ) -> Any:
-    if are_small(z, blocks, rows.group):
-        total = covariances(kernels, z, blocks, stats, held)
-        if total is not None:
-            return total
+    total = covariances(kernels, z, blocks, rows.group, stats, held)
+    if total is not None:
+        return total
     return sum(
         covariance(kernels, z[:, block], rows, stats[:, block], None if held is None else held[b])
         for b, block in enumerate(_blocks(z.shape[1], blocks))
@@ -167,11 +166,10 @@ def covariance_backward(
         d_z = z.new_empty(z.shape)
         grads.append(d_z)
         held = kept[i * blocks : (i + 1) * blocks] if "covariance" in parts else None
-        if held is not None and are_small(z, blocks, group):
-            whole = push(kernels, z, held, stats[i], dual)
-            if whole is not None:
-                kernels.gradient(whole, z, other, stats[i, 0], beta[i], factors, d_z)
-                continue
+        whole = None if held is None else push(kernels, z, group, held, stats[i], dual)
+        if whole is not None:
+            kernels.gradient(whole, z, other, stats[i, 0], beta[i], factors, d_z)
+            continue
         for b, block in enumerate(_blocks(columns, blocks)):
             own = None if held is None else held[b]
             others = None if other is None else other[:, block]
