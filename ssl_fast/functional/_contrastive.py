@@ -158,7 +158,7 @@ class Rows(ClosedForm):
     def backward(ctx, d_loss):
         x, w, pair, *vectors, lse, share, pull, count = ctx.saved_tensors
         inv_temperature, normalize, reduction, paired, name, group = ctx.numbers
-        d_loss, factor = upstream(d_loss, count, reduction, False, x.shape[0], group)
+        d_loss, factor = upstream(d_loss, count, len(x), group, reduction)
         need_x, need_w, need_pair = ctx.needs_input_grad[:3]
         needs = need_x, need_w, need_pair and not paired
         d_x, d_w, d_pair = contrastive_rows_backward(

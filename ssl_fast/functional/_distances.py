@@ -9,6 +9,7 @@ from .. import backend
 from . import _distributed
 from ._autograd import ClosedForm
 from ._operator import operator
+from ._stats import upstream
 from ._tiles import product_dtype
 
 
@@ -28,9 +29,8 @@ class Alignment(ClosedForm):
     def backward(ctx, d_value):
         x, y, count = ctx.saved_tensors
         alpha, name, group = ctx.numbers
-        if group:
-            d_value = (d_value / count * _distributed.world_size(group)).to(d_value.dtype)
-        return alignment_backward(x, y, alpha, d_value, 1.0 if group else 1 / len(x), name)
+        d_value, factor = upstream(d_value, count, len(x), group)
+        return alignment_backward(x, y, alpha, d_value, factor, name)
 
 
 def _fake_alignment(x, y, alpha, name, group):

@@ -15,7 +15,7 @@ from ._column_crops import NARROW, ColumnCrops
 from ._crops import Crops, Teachers
 from ._operator import operator
 from ._prior import divergence
-from ._stats import Targets
+from ._stats import Targets, upstream
 from ._tiles import is_one_tile, kept_rows, nbytes, product_dtype
 from ._unit import UnitRows
 from .sinkhorn import sinkhorn_potentials, softmax_potential
@@ -38,11 +38,7 @@ class MSN(ClosedForm):
     def backward(ctx, d_loss):
         anchors, targets, prototypes, *statistics, count, cache = ctx.saved_tensors
         inv_temperature, scale, name, group = ctx.numbers
-        factor = float(_distributed.world_size(group))
-        if group:
-            d_loss = (d_loss / count).to(d_loss.dtype)
-        else:
-            factor /= anchors.shape[0]
+        d_loss, factor = upstream(d_loss, count, len(anchors), group)
         need_anchors, _, need_prototypes = ctx.needs_input_grad[:3]
         d_anchors, d_prototypes = msn_backward(
             anchors, targets, prototypes, inv_temperature, scale, *statistics, cache, d_loss,

@@ -11,7 +11,7 @@ from ._autograd import ClosedForm
 from ._column_crops import ColumnCrops
 from ._crops import Crops, Logits, Teachers
 from ._operator import operator
-from ._stats import Targets
+from ._stats import Targets, upstream
 from ._tiles import product_dtype
 
 
@@ -37,14 +37,6 @@ def mean_of_pairs(row_stats: Tensor, rows: int, pairs: int, like: Tensor, group:
     return (both[0] / (both[1] * pairs)).to(product_dtype(like)), both[1]
 
 
-def mean_factor(d_loss: Tensor, count: Tensor | None, rows: int, group: str) -> Any:
-    """(d_loss, factor) such that a row's share is factor * d_loss, times the world's size."""
-    if not group:
-        return d_loss, 1.0 / rows
-    assert count is not None
-    return (d_loss / count).to(d_loss.dtype), float(_distributed.world_size(group))
-
-
 class LinearCrops(ClosedForm):
     """(loss, rows of all ranks, d_x and d_prototypes of the pairs' summed losses)."""
 
@@ -66,7 +58,7 @@ class LinearCrops(ClosedForm):
     def backward(ctx, d_loss):
         x, _, count, *gradients = ctx.saved_tensors  # x for its graph: a second time is refused
         rows, terms, group = ctx.numbers
-        d_loss, factor = mean_factor(d_loss, count, rows, group)
+        d_loss, factor = upstream(d_loss, count, rows, group)
         g = d_loss * (factor / terms)
         return [
             (gradient * g).to(x.dtype) if needed else None
@@ -143,7 +135,7 @@ class LogitCrops(ClosedForm):
         inv_temperature, scales, skip_same, name, group, views = ctx.numbers
         row_stats, count, *tensors = ctx.saved_tensors
         students, fields = tensors[:views], tensors[views:]
-        d_loss, factor = mean_factor(d_loss, count, students[0].shape[0], group)
+        d_loss, factor = upstream(d_loss, count, len(students[0]), group)
         gradients = multi_crop_logits_backward(
             students[0], students[1:], fields, inv_temperature, scales, skip_same, row_stats,
             d_loss, factor, name,

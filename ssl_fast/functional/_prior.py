@@ -10,6 +10,7 @@ from .. import backend
 from . import _check, _distributed
 from ._autograd import ClosedForm
 from ._operator import operator
+from ._stats import upstream
 from ._tiles import product_dtype
 
 
@@ -67,11 +68,7 @@ class PriorKL(ClosedForm):
     def backward(ctx, d_loss):
         logits, row_stats, prior, count = ctx.saved_tensors
         inv_temperature, name, group = ctx.numbers
-        factor = float(_distributed.world_size(group))
-        if group:
-            d_loss = (d_loss / count).to(d_loss.dtype)
-        else:
-            factor /= logits.shape[0]
+        d_loss, factor = upstream(d_loss, count, len(logits), group)
         return (prior_kl_backward(logits, inv_temperature, row_stats, prior, d_loss, factor, name),)
 
 

@@ -167,7 +167,7 @@ class _SoftCrossEntropy(ClosedForm):
     def backward(ctx, d_loss):
         logits, values, z, prototypes, row, col, row_stats, col_stats, count = ctx.saved_tensors
         inv_temperature, scale, symmetric, reduction, name, group = ctx.numbers
-        d_loss, factor = upstream(d_loss, count, reduction, symmetric, logits.shape[0], group)
+        d_loss, factor = upstream(d_loss, count, len(logits), group, reduction, symmetric)
         d_logits = cross_entropy_backward(
             logits, inv_temperature, values, z, prototypes, scale, row, col,
             row_stats, col_stats, d_loss, factor, name,
@@ -193,7 +193,7 @@ class _LinearSoftCrossEntropy(ClosedForm):
         saved = ctx.saved_tensors
         x, weight, values, z, prototypes, row, col, row_stats, col_stats, count, cache = saved
         inv_temperature, scale, symmetric, reduction, _, name, group = ctx.numbers
-        d_loss, factor = upstream(d_loss, count, reduction, symmetric, x.shape[0], group)
+        d_loss, factor = upstream(d_loss, count, len(x), group, reduction, symmetric)
         return linear_cross_entropy_backward(
             x, weight, inv_temperature, values, z, prototypes, scale, row, col,
             row_stats, col_stats, cache, d_loss, factor, *ctx.needs_input_grad[:2], name,
