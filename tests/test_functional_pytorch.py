@@ -415,6 +415,28 @@ def test_torch_func(backend, form) -> None:
     assert all(same_bits(a, b) for a, b in zip(grads, expected, strict=True))
 
 
+class Cut(torch.autograd.Function):
+    """A copy that hands no gradient back, not even zeros."""
+
+    @staticmethod
+    def forward(x):
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, d_copy):
+        return None
+
+
+def test_no_gradient_may_arrive(backend) -> None:
+    x = normal(5, 3)
+    gradient = torch.func.grad(lambda z: Cut.apply(gaussian_uniformity(z)) + z.sum())(x)
+    assert same_bits(gradient, torch.ones(5, 3))
+
+
 @pytest.mark.parametrize("form", ["logits, sinkhorn", "linear, dense", "resa", "wasserstein"])
 def test_vmap_is_refused(form) -> None:
     """Never a wrong answer in silence."""
