@@ -163,22 +163,31 @@ def covariance_backward(
         if z is None or not need:
             grads.append(z0.new_empty(0))
             continue
-        d_z = z.new_empty(z.shape)
-        grads.append(d_z)
         held = kept[i * blocks : (i + 1) * blocks] if "covariance" in parts else None
-        whole = None if held is None else push(kernels, z, group, held, stats[i], dual)
-        if whole is not None:
-            kernels.gradient(whole, z, other, stats[i, 0], beta[i], factors, d_z)
-            continue
-        for b, block in enumerate(_blocks(columns, blocks)):
-            own = None if held is None else held[b]
-            others = None if other is None else other[:, block]
-            rest = stats[i, :, block], beta[i, block], factors, d_z[:, block]
-            if own is not None and dual:
-                dual_gradient(kernels, z[:, block], others, own, *rest)
-            else:
-                kernels.gradient(own, z[:, block], others, stats[i, 0, block], *rest[1:])
+        rest = stats[i], beta[i], factors
+        grads.append(_by_blocks(kernels, z, other, blocks, group, held, dual, *rest))
     return grads[0], grads[1]
+
+
+def _by_blocks(
+    kernels: Any, z: Tensor, other: Tensor | None, blocks: int, group: str, held: Tensor | None,
+    dual: bool, stats: Tensor, beta: Tensor, factors: Tensor,
+) -> Tensor:  # fmt: skip
+    """d_z of one view, as `kernels.gradient`."""
+    d_z = z.new_empty(z.shape)
+    whole = None if held is None else push(kernels, z, group, held, stats, dual)
+    if whole is not None:
+        kernels.gradient(whole, z, other, stats[0], beta, factors, d_z)
+        return d_z
+    for b, block in enumerate(_blocks(z.shape[1], blocks)):
+        own = None if held is None else held[b]
+        others = None if other is None else other[:, block]
+        rest = beta[block], factors, d_z[:, block]
+        if own is not None and dual:
+            dual_gradient(kernels, z[:, block], others, own, stats[:, block], *rest)
+        else:
+            kernels.gradient(own, z[:, block], others, stats[0, block], *rest)
+    return d_z
 
 
 def _fake_correlation(z0, z1, weight, eps, own, want_grad, name, group):
