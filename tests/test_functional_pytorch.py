@@ -312,7 +312,7 @@ def calls_of_crops(name: str) -> dict[str, list[tuple]]:
     x, y, s = operands()
     a, d_loss, ops = Assignment.sinkhorn(s), torch.tensor(0.7), torch.ops.ssl_fast
     fields, scales = [s, None, None, a.row, a.col, probabilities(5, 5), *(None,) * 4], [20.0, 0.0]
-    linear = (torch.cat([x, x]), y, fields, 2, 5.0, scales, True, True, True, name, "")
+    linear = (torch.cat([x, x]), y, fields, 2, 5.0, scales, True, "mean", True, True, name, "")
     logits = (s, [2 * s, s.T.contiguous()], fields, 5.0, scales, True)
     _, rows, _ = ops.multi_crop_logits_forward(*logits, name, "")
     return {

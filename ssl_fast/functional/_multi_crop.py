@@ -28,37 +28,42 @@ def _present(field: Tensor | None) -> Tensor | None:
     return field if field is not None and field.numel() else None
 
 
-def mean_of_pairs(row_stats: Tensor, rows: int, pairs: int, like: Tensor, group: str) -> Any:
+def reduced(
+    losses: Tensor, rows: int, pairs: int, like: Tensor, group: str, reduction: str = "mean"
+) -> Any:
     """(loss, rows over all ranks or None) from the rows' losses."""
-    total = row_stats.sum()
-    if not group:
-        return (total / (rows * pairs)).to(product_dtype(like)), None
-    both = _distributed.all_reduce(torch.stack([total, total.new_full((), rows)]), "sum", group)
-    return (both[0] / (both[1] * pairs)).to(product_dtype(like)), both[1]
+    total, count = losses.sum(), None
+    if group:
+        both = torch.stack([total, total.new_full((), rows)])
+        total, count = _distributed.all_reduce(both, "sum", group)
+    if reduction == "mean":
+        total = total / ((rows if count is None else count) * pairs)
+    return total.to(product_dtype(like)), count
 
 
 class LinearCrops(ClosedForm):
     """(loss, rows of all ranks, d_x and d_prototypes of the pairs' summed losses)."""
 
     @staticmethod
-    def forward(x, prototypes, views, inv_temperature, scales, skip_same, need_x, need_prototypes,
-                name, group, *fields):  # fmt: skip
+    def forward(x, prototypes, views, inv_temperature, scales, skip_same, reduction, need_x,
+                need_prototypes, name, group, *fields):  # fmt: skip
         return multi_crop_forward(
-            x, prototypes, list(fields), views, inv_temperature, scales, skip_same, need_x,
-            need_prototypes, name, group,
+            x, prototypes, list(fields), views, inv_temperature, scales, skip_same, reduction,
+            need_x, need_prototypes, name, group,
         )  # fmt: skip
 
     @staticmethod
     def keep(ctx, inputs, outputs):
-        x, prototypes, views, _, scales, skip_same = inputs[:6]
-        ctx.numbers = x.shape[0] // views, pairs(views, len(scales), skip_same), inputs[9]
+        x, prototypes, views, _, scales, skip_same, reduction, _, _, _, group = inputs[:11]
+        terms = pairs(views, len(scales), skip_same) if reduction == "mean" else 1
+        ctx.numbers = x.shape[0] // views, terms, group, reduction
         ctx.save_for_backward(x, prototypes, *outputs[1:])
 
     @staticmethod
     def backward(ctx, d_loss):
         x, _, count, *gradients = ctx.saved_tensors  # x for its graph: a second time is refused
-        rows, terms, group = ctx.numbers
-        d_loss, factor = upstream(d_loss, count, rows, group)
+        rows, terms, *how = ctx.numbers
+        d_loss, factor = upstream(d_loss, count, rows, *how)
         g = d_loss * (factor / terms)
         return [
             (gradient * g).to(x.dtype) if needed else None
@@ -71,8 +76,8 @@ def pairs(students: int, teachers: int, skip_same: bool) -> int:
     return students * teachers - (min(students, teachers) if skip_same else 0)
 
 
-def _fake_linear(x, prototypes, fields, views, inv_temperature, scales, skip_same, need_x,
-                 need_prototypes, name, group):  # fmt: skip
+def _fake_linear(x, prototypes, fields, views, inv_temperature, scales, skip_same, reduction,
+                 need_x, need_prototypes, name, group):  # fmt: skip
     dtype = product_dtype(x)
     return (
         x.new_empty((), dtype=dtype),
@@ -91,6 +96,7 @@ def multi_crop_forward(
     inv_temperature: float,
     scales: list[float],
     skip_same: bool,
+    reduction: str,
     need_x: bool,
     need_prototypes: bool,
     name: str,
@@ -103,7 +109,7 @@ def multi_crop_forward(
     teachers = assemble(fields, scales, views, skip_same, name)
     crops = _crops(x, prototypes, teachers, inv_temperature)
     row_stats, d_x, d_prototypes = crops.gradients(need_x, need_prototypes)
-    loss, count = mean_of_pairs(row_stats[3], crops.samples, teachers.pairs, x, group)
+    loss, count = reduced(row_stats[3], crops.samples, teachers.pairs, x, group, reduction)
     outputs: Any = loss, count, d_x, d_prototypes
     return outputs
 
@@ -166,7 +172,7 @@ def multi_crop_logits_forward(
     teachers = assemble(fields, scales, len(students), skip_same, name)
     row_stats = Logits(students, teachers, inv_temperature).forward()
     losses = row_stats[:, 3]
-    loss, count = mean_of_pairs(losses, first.shape[0], teachers.pairs, first, group)
+    loss, count = reduced(losses, first.shape[0], teachers.pairs, first, group)
     return loss, row_stats, count
 
 

@@ -93,8 +93,8 @@ def linear_soft_cross_entropy(
         TypeError, ValueError: naming the argument, what came and what was expected.
 
     Source: ReSA, Eq. 2; cut cross-entropy (Wijmans et al. 2024) for the product.
-    Cost: three products of 2 N K D operations. For "mean" without `symmetric` the native backend
-        takes all of them in the forward pass, because the result is one number: kept for backward
+    Cost: three products of 2 N K D operations. Where the result is one number, and not
+        `symmetric`, the native backend takes all of them in the forward pass: kept for backward
         are the gradients themselves, float32. Else one is forward, two are backward, and one more
         for the rows of logits that were not kept; kept are the inputs, 4 N numbers and, on a CPU,
         tiles of at most the bytes of inputs and gradients.
@@ -108,11 +108,11 @@ def linear_soft_cross_entropy(
     name = backend.select("linear_cross_entropy", x.device, x.dtype)
     x, weight = _check.rows_contiguous(x), _check.rows_contiguous(weight)
     need = [torch.is_grad_enabled() and t.requires_grad for t in (x, weight)]
-    if name == "native" and reduction == "mean" and not symmetric:
+    if name == "native" and reduction != "none" and not symmetric:
         values, z, prototypes, scale, *potentials = target
         fields = values, z, prototypes, *potentials
-        numbers = 1, inv_temperature, [scale or 0.0], False
-        return apply(LinearCrops, x, weight, *numbers, *need, name, group, *fields)
+        numbers = 1, inv_temperature, [scale or 0.0], False, reduction, *need, name, group
+        return apply(LinearCrops, x, weight, *numbers, *fields)
     return apply(
         _LinearSoftCrossEntropy,
         x, weight, inv_temperature, *target, symmetric, reduction, any(need), name, group,

@@ -75,7 +75,7 @@ def frossl(views: Sequence[Tensor], *, invariance_weight: float = 1.0, group: An
         0-d float32 (float64 for float64).
 
     Source: Skean et al. 2024; the value of Lightly's FroSSLLoss.
-    Cost: a Gram of min(N, D) for each view, forward, and one product backward.
+    Cost: a Gram of min(N, D) for each view, forward, and two products of its size backward.
     """
     if not invariance_weight >= 0:
         raise ValueError(f"invariance_weight must be at least 0, got {invariance_weight}")
