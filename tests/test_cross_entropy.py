@@ -496,6 +496,13 @@ def test_native_has_no_product_left_for_a_number(backend, reduction) -> None:
     assert (products.get_total_flops() > 0) == left
 
 
+def test_without_grad_one_product_is_taken(backend) -> None:
+    x, weight = unit(9, 4).requires_grad_(), unit(7, 4, seed=1).requires_grad_()
+    with torch.no_grad(), FlopCounterMode(display=False) as products:
+        linear_soft_cross_entropy(x, weight, probabilities(9, 7))
+    assert products.get_total_flops() == 2 * 9 * 7 * 4
+
+
 def test_half_gradient_whose_sum_half_cannot_hold(backend) -> None:
     x, weight = torch.ones(160, 2, dtype=torch.float16), torch.zeros(3, 2, dtype=torch.float16)
     q = torch.tensor([1.0, 0.0, 0.0]).expand(160, -1)
