@@ -9,8 +9,9 @@ from checks import normal
 from torch import Tensor
 
 from ssl_fast.compat import lightly as ours
-from ssl_fast.compat.lightly import _common, msn_loss, pmsn_loss, vicreg_loss
+from ssl_fast.compat.lightly import msn_loss, pmsn_loss, vicreg_loss
 from ssl_fast.compat.lightly.center import Center
+from ssl_fast.functional._norms import normalized
 
 GATHERING = [
     (getattr(ours, name), option)
@@ -111,7 +112,7 @@ def test_nt_xent_of_equal_rows() -> None:
 def test_bank_at_its_end() -> None:
     """Lightly's cut, and with strict=False a ring."""
     rows = [normal(4, 3, seed=i) for i in range(3)]
-    unit = [_common.unit(x) for x in rows]
+    unit = [normalized(x) for x in rows]
     for strict in (True, False):
         loss = ours.NTXentLoss(memory_bank_size=(6, 3), strict=strict)
         for x in rows[:2]:

@@ -21,6 +21,7 @@ from checks import (
     unit,
     value_and_grads,
 )
+from torch.utils.flop_counter import FlopCounterMode
 
 from ssl_fast.functional import Assignment, linear_soft_cross_entropy, soft_cross_entropy
 from ssl_fast.functional._linear_cross_entropy import Products
@@ -483,6 +484,32 @@ def test_memory_of_linear(backend, symmetric, targets, dtype) -> None:
     assert any("mm" in name for name, *_ in watch.results)
     assert watch.largest() <= n * k // 4
     assert bool(x.grad.isfinite().all()) and bool(weight.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_native_has_no_product_left_for_a_number(backend, reduction) -> None:
+    x, weight = unit(9, 4).requires_grad_(), unit(7, 4, seed=1).requires_grad_()
+    value = linear_soft_cross_entropy(x, weight, probabilities(9, 7), reduction=reduction).sum()
+    with FlopCounterMode(display=False) as products:
+        value.backward()
+    left = backend == "reference" or reduction == "none"
+    assert (products.get_total_flops() > 0) == left
+
+
+def test_without_grad_one_product_is_taken(backend) -> None:
+    x, weight = unit(9, 4).requires_grad_(), unit(7, 4, seed=1).requires_grad_()
+    with torch.no_grad(), FlopCounterMode(display=False) as products:
+        linear_soft_cross_entropy(x, weight, probabilities(9, 7))
+    assert products.get_total_flops() == 2 * 9 * 7 * 4
+
+
+def test_half_gradient_whose_sum_half_cannot_hold(backend) -> None:
+    x, weight = torch.ones(160, 2, dtype=torch.float16), torch.zeros(3, 2, dtype=torch.float16)
+    q = torch.tensor([1.0, 0.0, 0.0]).expand(160, -1)
+    _, gradient = value_and_grads(
+        lambda w: linear_soft_cross_entropy(x, w, q, temperature=1e-3), [weight], 1
+    )
+    assert_relative(gradient, 1e3 * torch.tensor([[-2], [1], [1]]).expand(-1, 2) / 3.0, 1e-3)
 
 
 def test_memory_of_logits(backend) -> None:

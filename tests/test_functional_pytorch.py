@@ -312,7 +312,7 @@ def calls_of_crops(name: str) -> dict[str, list[tuple]]:
     x, y, s = operands()
     a, d_loss, ops = Assignment.sinkhorn(s), torch.tensor(0.7), torch.ops.ssl_fast
     fields, scales = [s, None, None, a.row, a.col, probabilities(5, 5), *(None,) * 4], [20.0, 0.0]
-    linear = (torch.cat([x, x]), y, fields, 2, 5.0, scales, True, True, True, name, "")
+    linear = (torch.cat([x, x]), y, fields, 2, 5.0, scales, True, "mean", True, True, name, "")
     logits = (s, [2 * s, s.T.contiguous()], fields, 5.0, scales, True)
     _, rows, _ = ops.multi_crop_logits_forward(*logits, name, "")
     return {
@@ -413,6 +413,28 @@ def test_torch_func(backend, form) -> None:
     expected = value_and_grads(lambda *z: function(*z).sum(), [x, y, s], 2)[1:]
     grads = torch.func.grad(lambda x, y, s: function(x, y, s).sum(), argnums=(0, 1))(x, y, s)
     assert all(same_bits(a, b) for a, b in zip(grads, expected, strict=True))
+
+
+class Cut(torch.autograd.Function):
+    """A copy that hands no gradient back, not even zeros."""
+
+    @staticmethod
+    def forward(x):
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, d_copy):
+        return None
+
+
+def test_no_gradient_may_arrive(backend) -> None:
+    x = normal(5, 3)
+    gradient = torch.func.grad(lambda z: Cut.apply(gaussian_uniformity(z)) + z.sum())(x)
+    assert same_bits(gradient, torch.ones(5, 3))
 
 
 @pytest.mark.parametrize("form", ["logits, sinkhorn", "linear, dense", "resa", "wasserstein"])

@@ -8,20 +8,45 @@ import torch
 from torch import Tensor
 
 
-def once_differentiable(backward: Callable) -> Callable:
+class ClosedForm(torch.autograd.Function):
+    """Autograd functions with one result, whatever else their backward pass needs. They define:
+
+    forward(*inputs): the result, and what else `keep` asks for, as a tuple.
+    keep(ctx, inputs, outputs): saves.
+    backward(ctx, d_result): gradients of the first inputs; those of no use may be anything.
+    """
+
+    keep: Callable
+
+    def __init_subclass__(cls) -> None:  # static methods alone: Dynamo takes no class methods
+        def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+            ctx.mark_non_differentiable(*[t for t in output[1:] if t is not None])
+            ctx.set_materialize_grads(False)
+            cls.keep(ctx, inputs, output)
+
+        cls.setup_context = staticmethod(setup_context)  # type: ignore[method-assign]
+        cls.backward = staticmethod(_once_differentiable(cls.backward))  # type: ignore[method-assign]
+
+
+def _once_differentiable(backward: Callable) -> Callable:
     """As torch's decorator of that name, but refuses whatever the second derivative is taken by.
 
     Torch's own looks at the incoming gradient alone: where that is a constant, a gradient penalty
     would silently lose its gradient.
     """
 
-    @functools.wraps(backward)
-    def wrapped(ctx: Any, *d_outputs: Any) -> tuple:
+    def needed(ctx: Any, d_result: Tensor | None) -> tuple:
+        needs = ctx.needs_input_grad
+        gradients = () if d_result is None else tuple(backward(ctx, d_result))
+        gradients += (None,) * (len(needs) - len(gradients))
+        return tuple(g if need else None for g, need in zip(gradients, needs, strict=True))
+
+    def wrapped(ctx: Any, d_result: Tensor | None, *_: Any) -> tuple:
         if not torch.is_grad_enabled():  # no graph asked for
-            return backward(ctx, *d_outputs)
+            return needed(ctx, d_result)
         with torch.no_grad():
-            gradients = backward(ctx, *d_outputs)
-        held = (*ctx.saved_tensors, *d_outputs)
+            gradients = needed(ctx, d_result)
+        held = (*ctx.saved_tensors, d_result)
         inputs = [t for t in held if isinstance(t, Tensor) and t.requires_grad]
         present = [g for g in gradients if g is not None]
         refusing = iter(_Refuse.apply(len(inputs), *inputs, *present))
@@ -30,17 +55,11 @@ def once_differentiable(backward: Callable) -> Callable:
     return wrapped
 
 
-def first_output_only(ctx: Any, outputs: tuple) -> None:
-    """In `setup_context`: the other outputs serve backward alone, without gradients."""
-    ctx.mark_non_differentiable(*[t for t in outputs[1:] if t is not None])
-    ctx.set_materialize_grads(False)
-
-
 def apply(function: Any, *args: Any) -> Tensor:
-    """The first output of an autograd function with `setup_context` and, within it, `keep`.
+    """The result of a `ClosedForm`.
 
-    torch.func needs that form, but eager calls of it inspect signatures for 80 microseconds: they
-    go through a twin in the older form, which calls `keep` alone and returns one output.
+    torch.func needs `setup_context`, but eager calls of it inspect signatures for 80 microseconds:
+    they go through a twin in the older form, which calls `keep` alone and returns one output.
     """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return function.apply(*args)[0]

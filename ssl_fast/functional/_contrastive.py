@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import backend
 from . import _distributed
-from ._autograd import first_output_only, once_differentiable
+from ._autograd import ClosedForm
 from ._norms import inverse_norms, positives, stacked, through_norms, unit
 from ._operator import operator
 from ._stats import upstream
@@ -138,17 +138,12 @@ def contrastive_rows_backward(
     return outputs
 
 
-class Rows(torch.autograd.Function):
+class Rows(ClosedForm):
     """(loss, lse, share, pull, rows) of x, w, pair; only the loss is for the caller."""
 
     @staticmethod
     def forward(*args):
         return contrastive_rows_forward(*args[:-2])
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        first_output_only(ctx, output)
-        Rows.keep(ctx, inputs, output)
 
     @staticmethod
     def keep(ctx, inputs, outputs):
@@ -160,22 +155,17 @@ class Rows(torch.autograd.Function):
         ctx.save_for_backward(x, w, pair, *vectors, lse, share, pull, count)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, d_loss, *_):
-        if d_loss is None:
-            return (None,) * 15
+    def backward(ctx, d_loss):
         x, w, pair, *vectors, lse, share, pull, count = ctx.saved_tensors
         inv_temperature, normalize, reduction, paired, name, group = ctx.numbers
-        d_loss, factor = upstream(d_loss, count, reduction, False, x.shape[0], group)
+        d_loss, factor = upstream(d_loss, count, len(x), group, reduction)
         need_x, need_w, need_pair = ctx.needs_input_grad[:3]
         needs = need_x, need_w, need_pair and not paired
-        gradients = contrastive_rows_backward(
+        d_x, d_w, d_pair = contrastive_rows_backward(
             x, w, pair, inv_temperature, *vectors, normalize, lse, share, pull, d_loss, factor,
             *needs, paired, name,
         )  # fmt: skip
-        return *(d if need else None for d, need in zip(gradients, needs, strict=True)), *(
-            None,
-        ) * 12
+        return d_x, d_w, None if paired else d_pair
 
 
 def _fake_pairs_forward(z, others, *_: Any):
@@ -247,7 +237,7 @@ def contrastive_pairs_backward(
     return gradients
 
 
-class Pairs(torch.autograd.Function):
+class Pairs(ClosedForm):
     """(loss, denominators, coefficients) of views of one batch; only the loss is for the caller."""
 
     @staticmethod
@@ -257,25 +247,16 @@ class Pairs(torch.autograd.Function):
         )
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        first_output_only(ctx, output)
-        Pairs.keep(ctx, inputs, output)
-
-    @staticmethod
     def keep(ctx, inputs, outputs):
         _, inv_temperature, normalize, _, name, *views = inputs
         ctx.numbers = inv_temperature, normalize, name
         ctx.save_for_backward(*outputs[1:], *views)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, d_loss, *_):
+    def backward(ctx, d_loss):
         denominator, coefficient, z, *others = ctx.saved_tensors
-        if d_loss is None:
-            return (None,) * (6 + len(others))
         inv_temperature, normalize, name = ctx.numbers
         gradients = contrastive_pairs_backward(
             z, others, inv_temperature, normalize, denominator, coefficient, d_loss, name
         )
-        needs = ctx.needs_input_grad[5:]
-        return *(None,) * 5, *(d if n else None for d, n in zip(gradients, needs, strict=True))
+        return *(None,) * 5, *gradients

@@ -9,7 +9,8 @@ from .. import backend
 from . import _distributed
 from ._autograd import apply
 from ._contrastive import ALL, NOTHING, Rows
-from ._norms import inverse_norms, positives
+from ._norms import normalized, positives
+from ._tiles import product_dtype
 
 
 def first_row(rows: Tensor, group: str) -> Tensor | int:
@@ -44,7 +45,7 @@ def pairs_over_ranks(
         backend.select("contrastive", x.device, x.dtype), "", everyone.requires_grad,
         False,
     ).double()  # fmt: skip
-    unit = _Unit.apply(own) if normalize else own.double()
+    unit = normalized(own.double()) if normalize else own.double()
     own_logits = positives(unit, inv_temperature)[0].flatten()
     if decoupled:
         weights = own_logits.new_ones(()) if weights is None else weights.to(own_logits).flatten()
@@ -52,24 +53,7 @@ def pairs_over_ranks(
     else:
         losses = torch.logaddexp(negatives - own_logits, own_logits.new_zeros(()))
     loss = losses.mean() if local else _MeanOverRanks.apply(losses.sum(), len(x), group)
-    return loss.to(torch.promote_types(x.dtype, torch.float32))
-
-
-class _Unit(torch.autograd.Function):
-    """x / max(norm, 1e-12) along the last axis in float64; a zero row gets a zero gradient."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.double() * inverse_norms(x.double())[..., None]
-
-    @staticmethod
-    def backward(ctx, d_unit):
-        (x,) = ctx.saved_tensors
-        inverse = inverse_norms(x.double())[..., None]
-        unit = x.double() * inverse
-        along = (unit * d_unit).sum(-1, keepdim=True) * (inverse < 1e12)
-        return ((d_unit - unit * along) * inverse).to(x.dtype)
+    return loss.to(product_dtype(x))
 
 
 class _MeanOverRanks(torch.autograd.Function):

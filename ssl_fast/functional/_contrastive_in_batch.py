@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import backend
-from ._autograd import first_output_only, once_differentiable
+from ._autograd import ClosedForm
 from ._operator import operator
 from ._stats import loss_factor
 from ._tiles import MIN_ROWS, TILE_BYTES, product_dtype, row_slices
@@ -77,7 +77,7 @@ def in_batch_forward(
     return outputs
 
 
-class InBatch(torch.autograd.Function):
+class InBatch(ClosedForm):
     """(loss, d_query, d_key) at an upstream gradient of 1; only the loss is for the caller."""
 
     @staticmethod
@@ -85,20 +85,12 @@ class InBatch(torch.autograd.Function):
         return in_batch_forward(*args)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        first_output_only(ctx, output)
-        InBatch.keep(ctx, inputs, output)
-
-    @staticmethod
     def keep(ctx, inputs, outputs):
         # The inputs, for a second derivative to be refused.
         ctx.save_for_backward(*inputs[:2], *outputs[1:])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, d_loss, *_):
-        if d_loss is None:
-            return (None,) * 8
+    def backward(ctx, d_loss):
         query, _, *gradients = ctx.saved_tensors
         needs = zip(gradients, ctx.needs_input_grad[:2], strict=True)
-        return *((d * d_loss).to(query.dtype) if need else None for d, need in needs), *(None,) * 6
+        return [(d * d_loss).to(query.dtype) if need else None for d, need in needs]

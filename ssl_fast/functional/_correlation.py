@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 
 from .. import backend
-from ._autograd import first_output_only, once_differentiable
+from ._autograd import ClosedForm
 from ._operator import operator
 from ._tiles import product_dtype
 
 
-class Correlation(torch.autograd.Function):
+class Correlation(ClosedForm):
     """(value, row, col) of c."""
 
     @staticmethod
@@ -17,23 +17,15 @@ class Correlation(torch.autograd.Function):
         return correlation_forward(*args)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        first_output_only(ctx, output)
-        Correlation.keep(ctx, inputs, output)
-
-    @staticmethod
     def keep(ctx, inputs, outputs):
         ctx.numbers = inputs[1:]
         ctx.save_for_backward(inputs[0], *outputs[1:])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, d_value, *_):
-        if d_value is None:
-            return (None,) * 3
+    def backward(ctx, d_value):
         c, row, col = ctx.saved_tensors
         inv_temperature, name = ctx.numbers
-        return correlation_backward(c, inv_temperature, row, col, d_value, name), None, None
+        return (correlation_backward(c, inv_temperature, row, col, d_value, name),)
 
 
 def _fake_correlation(c, inv_temperature, name):

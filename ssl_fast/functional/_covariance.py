@@ -14,15 +14,15 @@ from torch import Tensor
 
 from .. import backend
 from . import _distributed
-from ._autograd import first_output_only, once_differentiable
-from ._covariance_blocks import are_small, covariances, push
+from ._autograd import ClosedForm
+from ._covariance_blocks import covariances, push
 from ._covariance_products import Rows, covariance, dual_gradient, is_dual
 from ._cross_correlation import correlation, own_correlation
 from ._operator import operator
 from ._tiles import product_dtype
 
 
-class Terms(torch.autograd.Function):
+class Terms(ClosedForm):
     """(terms, stats, kept, count) of one or two views; only the terms are for the caller."""
 
     @staticmethod
@@ -30,29 +30,20 @@ class Terms(torch.autograd.Function):
         return covariance_forward(*args)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        first_output_only(ctx, output)
-        Terms.keep(ctx, inputs, output)
-
-    @staticmethod
     def keep(ctx, inputs, outputs):
         ctx.numbers = inputs[2:]
         ctx.save_for_backward(*inputs[:2], *outputs[1:])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, d_terms, *_):
-        if d_terms is None:
-            return (None,) * 9
+    def backward(ctx, d_terms):
         gamma, eps, blocks, parts, _, name, group = ctx.numbers
         need = ctx.needs_input_grad[:2]
-        grads = covariance_backward(
+        return covariance_backward(
             *ctx.saved_tensors, d_terms, gamma, eps, blocks, parts, *need, name, group
         )
-        return *(d if wanted else None for d, wanted in zip(grads, need, strict=True)), *[None] * 7
 
 
-class Correlation(torch.autograd.Function):
+class Correlation(ClosedForm):
     """(loss, both gradients), from z0 and z1; backward only scales."""
 
     @staticmethod
@@ -60,25 +51,16 @@ class Correlation(torch.autograd.Function):
         return cross_correlation_forward(*args)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        first_output_only(ctx, output)
-        Correlation.keep(ctx, inputs, output)
-
-    @staticmethod
     def keep(ctx, inputs, outputs):
         ctx.save_for_backward(inputs[0], outputs[1])  # z0 for its type, and to refuse d2/dz2
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, d_loss, *_):
-        if d_loss is None:
-            return (None,) * 8
+    def backward(ctx, d_loss):
         z0, kept = ctx.saved_tensors
-        grads = (
+        return [
             (d * d_loss).to(z0.dtype) if wanted else None
             for d, wanted in zip(kept, ctx.needs_input_grad[:2], strict=True)
-        )
-        return *grads, *[None] * 6
+        ]
 
 
 def _fake_forward(z0, z1, gamma, eps, blocks, parts, want_grad, name, group):
@@ -132,10 +114,9 @@ def covariance_forward(
 def _sum_of_blocks(
     kernels: Any, z: Tensor, blocks: int, rows: Rows, stats: Tensor, held: Tensor | None
 ) -> Any:
-    if are_small(z, blocks, rows.group):
-        total = covariances(kernels, z, blocks, stats, held)
-        if total is not None:
-            return total
+    total = covariances(kernels, z, blocks, rows.group, stats, held)
+    if total is not None:
+        return total
     return sum(
         covariance(kernels, z[:, block], rows, stats[:, block], None if held is None else held[b])
         for b, block in enumerate(_blocks(z.shape[1], blocks))
@@ -182,23 +163,31 @@ def covariance_backward(
         if z is None or not need:
             grads.append(z0.new_empty(0))
             continue
-        d_z = z.new_empty(z.shape)
-        grads.append(d_z)
         held = kept[i * blocks : (i + 1) * blocks] if "covariance" in parts else None
-        if held is not None and are_small(z, blocks, group):
-            whole = push(kernels, z, held, stats[i], dual)
-            if whole is not None:
-                kernels.gradient(whole, z, other, stats[i, 0], beta[i], factors, d_z)
-                continue
-        for b, block in enumerate(_blocks(columns, blocks)):
-            own = None if held is None else held[b]
-            others = None if other is None else other[:, block]
-            rest = stats[i, :, block], beta[i, block], factors, d_z[:, block]
-            if own is not None and dual:
-                dual_gradient(kernels, z[:, block], others, own, *rest)
-            else:
-                kernels.gradient(own, z[:, block], others, stats[i, 0, block], *rest[1:])
+        rest = stats[i], beta[i], factors
+        grads.append(_by_blocks(kernels, z, other, blocks, group, held, dual, *rest))
     return grads[0], grads[1]
+
+
+def _by_blocks(
+    kernels: Any, z: Tensor, other: Tensor | None, blocks: int, group: str, held: Tensor | None,
+    dual: bool, stats: Tensor, beta: Tensor, factors: Tensor,
+) -> Tensor:  # fmt: skip
+    """d_z of one view, as `kernels.gradient`."""
+    d_z = z.new_empty(z.shape)
+    whole = None if held is None else push(kernels, z, group, held, stats, dual)
+    if whole is not None:
+        kernels.gradient(whole, z, other, stats[0], beta, factors, d_z)
+        return d_z
+    for b, block in enumerate(_blocks(z.shape[1], blocks)):
+        own = None if held is None else held[b]
+        others = None if other is None else other[:, block]
+        rest = beta[block], factors, d_z[:, block]
+        if own is not None and dual:
+            dual_gradient(kernels, z[:, block], others, own, stats[:, block], *rest)
+        else:
+            kernels.gradient(own, z[:, block], others, stats[0, block], *rest)
+    return d_z
 
 
 def _fake_correlation(z0, z1, weight, eps, own, want_grad, name, group):

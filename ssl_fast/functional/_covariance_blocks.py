@@ -12,19 +12,15 @@ from ._covariance_products import CANCELS, CHUNK_BYTES, is_dual, scratch
 from ._tiles import product_dtype
 
 
-def are_small(z: Tensor, blocks: int, group: str) -> bool:
-    """Whether the centred columns of all blocks fit the cache together; on a CPU."""
-    size = z.numel() * product_dtype(z).itemsize
-    return blocks > 1 and not group and not z.is_cuda and size <= CHUNK_BYTES
-
-
 def covariances(
-    kernels: Any, z: Tensor, blocks: int, stats: Tensor, kept: Tensor | None
+    kernels: Any, z: Tensor, blocks: int, group: str, stats: Tensor, kept: Tensor | None
 ) -> Tensor | None:
-    """Sum over blocks of what `covariance` gives; None where a Gram is too coarse for it.
+    """Sum over blocks of what `covariance` gives; None where they are large, or a Gram too coarse.
 
     z (N, B D); fills stats (2, B D) and kept (B, N, N or D).
     """
+    if not _are_small(z, blocks, group):
+        return None
     rows, columns = z.shape
     centred = scratch(z, rows, columns, product_dtype(z), 0)
     kernels.moments(z, stats, centred, None)
@@ -43,8 +39,12 @@ def covariances(
     return total / (rows - 1.0) ** 2
 
 
-def push(kernels: Any, z: Tensor, kept: Tensor, stats: Tensor, dual: bool) -> Tensor | None:
-    """(N, B D), the covariances' part of the gradient; None where a Gram is too coarse."""
+def push(
+    kernels: Any, z: Tensor, group: str, kept: Tensor, stats: Tensor, dual: bool
+) -> Tensor | None:
+    """(N, B D), the covariances' part of the gradient; None as in `covariances`."""
+    if not _are_small(z, len(kept), group):
+        return None
     if dual:
         if _coarse(kept, stats):
             return None
@@ -52,6 +52,12 @@ def push(kernels: Any, z: Tensor, kept: Tensor, stats: Tensor, dual: bool) -> Te
         kernels.center(z, stats[0], None, centred)
         kept = torch.bmm(kept, _by_block(centred, len(kept)))
     return kept.transpose(0, 1).reshape(z.shape)
+
+
+def _are_small(z: Tensor, blocks: int, group: str) -> bool:
+    """Whether the centred columns of all blocks fit the cache together; on a CPU."""
+    size = z.numel() * product_dtype(z).itemsize
+    return blocks > 1 and not group and not z.is_cuda and size <= CHUNK_BYTES
 
 
 def _by_block(z: Tensor, blocks: int) -> Tensor:

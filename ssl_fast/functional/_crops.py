@@ -22,15 +22,11 @@ from ._tiles import MIN_ROWS, TILE_BYTES, product, product_dtype, row_slices
 class Teachers:
     """Assignments of the same samples; each student's target is the sum over its teachers.
 
-    Student s learns from every teacher t, but not from t = s where `skip_same`. `normalized`: rows
-    sum to one, so their potentials need not come from a product of the very same rounding.
+    Student s learns from every teacher t, but not from t = s where `skip_same`.
     """
 
-    def __init__(
-        self, targets: list[Targets], students: int, skip_same: bool, name: str,
-        normalized: bool = False,
-    ):  # fmt: skip
-        self.targets, self.name, self.normalized = targets, name, normalized
+    def __init__(self, targets: list[Targets], students: int, skip_same: bool, name: str):
+        self.targets, self.name = targets, name
         self.sets = [
             tuple(t for t in range(len(targets)) if not (skip_same and t == s))
             for s in range(students)
@@ -79,7 +75,7 @@ class Teachers:
         row = held.row.new_zeros(len(scores)) if held.col is None else held.col
         kernels = backend.implementation(self.name, "sinkhorn")
         q = kernels.evaluate(scores, held.scale, row, held.row[rows])
-        return q.div_(q.sum(0)) if self.normalized else q
+        return q.div_(q.sum(0))  # potentials came from a product that may round otherwise
 
     def _used(self) -> list[int]:
         return sorted({t for teachers in self.sets for t in teachers})

@@ -7,12 +7,13 @@ from torch import Tensor
 
 from .. import backend
 from . import _distributed
-from ._autograd import first_output_only, once_differentiable
+from ._autograd import ClosedForm
 from ._operator import operator
+from ._stats import upstream
 from ._tiles import product_dtype
 
 
-class Alignment(torch.autograd.Function):
+class Alignment(ClosedForm):
     """(value, rows of all ranks) of x and y."""
 
     @staticmethod
@@ -20,27 +21,16 @@ class Alignment(torch.autograd.Function):
         return alignment_forward(*args)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        first_output_only(ctx, output)
-        Alignment.keep(ctx, inputs, output)
-
-    @staticmethod
     def keep(ctx, inputs, outputs):
         ctx.numbers = inputs[2:]
         ctx.save_for_backward(*inputs[:2], outputs[1])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, d_value, *_):
-        if d_value is None:
-            return (None,) * 5
+    def backward(ctx, d_value):
         x, y, count = ctx.saved_tensors
         alpha, name, group = ctx.numbers
-        if group:
-            d_value = (d_value / count * _distributed.world_size(group)).to(d_value.dtype)
-        d_x, d_y = alignment_backward(x, y, alpha, d_value, 1.0 if group else 1 / len(x), name)
-        need_x, need_y = ctx.needs_input_grad[:2]
-        return d_x if need_x else None, d_y if need_y else None, None, None, None
+        d_value, factor = upstream(d_value, count, len(x), group)
+        return alignment_backward(x, y, alpha, d_value, factor, name)
 
 
 def _fake_alignment(x, y, alpha, name, group):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import _check, _distributed
-from ._autograd import apply, first_output_only, once_differentiable
+from ._autograd import ClosedForm, apply
 from ._linear_cross_entropy import Products
 from ._operator import operator
 from ._tiles import product, product_dtype, row_slices
@@ -35,7 +35,7 @@ def mean_entropy(
     return apply(_MeanEntropy, anchors, prototypes, inv_temperature, name)
 
 
-class _MeanEntropy(torch.autograd.Function):
+class _MeanEntropy(ClosedForm):
     """(mean, entropies of the rows, rows of all ranks); only the mean is for the caller."""
 
     @staticmethod
@@ -43,26 +43,17 @@ class _MeanEntropy(torch.autograd.Function):
         return entropy_forward(*args)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        first_output_only(ctx, output)
-        _MeanEntropy.keep(ctx, inputs, output)
-
-    @staticmethod
     def keep(ctx, inputs, outputs):
         anchors, prototypes, *ctx.numbers = inputs
         ctx.save_for_backward(anchors, prototypes, *outputs[1:])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, d_mean, *_):
-        if d_mean is None:
-            return (None,) * 4
+    def backward(ctx, d_mean):
         anchors, prototypes, entropy, count = ctx.saved_tensors
         inv_temperature, group = ctx.numbers
         d_rows = (d_mean * (_distributed.world_size(group) / count)).to(entropy.dtype)
         need = ctx.needs_input_grad[:2]
-        gradients = entropy_backward(anchors, prototypes, inv_temperature, entropy, d_rows, *need)
-        return *(g if n else None for g, n in zip(gradients, need, strict=True)), None, None
+        return entropy_backward(anchors, prototypes, inv_temperature, entropy, d_rows, *need)
 
 
 def _fake_forward(anchors: Tensor, *_: Any) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import backend
 from . import _check, _distributed
-from ._autograd import apply, first_output_only, once_differentiable
+from ._autograd import ClosedForm, apply
 from ._linear_cross_entropy import Products
 from ._msn import UnitRows
 from ._operator import operator
@@ -32,7 +32,7 @@ def mean_softmax(
     return apply(_MeanSoftmax, anchors, prototypes, inv_temperature, name, _check.group_name(group))
 
 
-class _MeanSoftmax(torch.autograd.Function):
+class _MeanSoftmax(ClosedForm):
     """(mean, row_stats, rows of all ranks); only the mean is for the caller."""
 
     @staticmethod
@@ -40,29 +40,18 @@ class _MeanSoftmax(torch.autograd.Function):
         return mean_softmax_forward(*args)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        first_output_only(ctx, output)
-        _MeanSoftmax.keep(ctx, inputs, output)
-
-    @staticmethod
     def keep(ctx, inputs, outputs):
         anchors, prototypes, *ctx.numbers = inputs
         ctx.save_for_backward(anchors, prototypes, *outputs[1:])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, d_mean, *_):
-        if d_mean is None:
-            return (None,) * 5
+    def backward(ctx, d_mean):
         anchors, prototypes, row_stats, count = ctx.saved_tensors
         inv_temperature, name, group = ctx.numbers
         weight = d_mean.double() * (_distributed.world_size(group) / count)
-        need = ctx.needs_input_grad[:2]
-        gradients = mean_softmax_backward(
-            anchors, prototypes, inv_temperature, row_stats, weight, *need, name
+        return mean_softmax_backward(
+            anchors, prototypes, inv_temperature, row_stats, weight, *ctx.needs_input_grad[:2], name
         )
-        kept = (g if wanted else None for g, wanted in zip(gradients, need, strict=True))
-        return *kept, None, None, None
 
 
 def _fake_forward(anchors: Tensor, prototypes: Tensor, *_: Any) -> Any:

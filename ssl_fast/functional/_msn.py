@@ -10,28 +10,23 @@ import torch
 from torch import Tensor
 
 from . import _distributed
-from ._autograd import first_output_only, once_differentiable
+from ._autograd import ClosedForm
 from ._column_crops import NARROW, ColumnCrops
 from ._crops import Crops, Teachers
 from ._operator import operator
 from ._prior import divergence
-from ._stats import Targets
+from ._stats import Targets, upstream
 from ._tiles import is_one_tile, kept_rows, nbytes, product_dtype
 from ._unit import UnitRows
 from .sinkhorn import sinkhorn_potentials, softmax_potential
 
 
-class MSN(torch.autograd.Function):
+class MSN(ClosedForm):
     """As `msn_forward`; only the loss is for the caller."""
 
     @staticmethod
     def forward(*args):
         return msn_forward(*args)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        first_output_only(ctx, output)
-        MSN.keep(ctx, inputs, output)
 
     @staticmethod
     def keep(ctx, inputs, outputs):
@@ -40,24 +35,16 @@ class MSN(torch.autograd.Function):
         ctx.save_for_backward(anchors, targets, prototypes, *outputs[1:])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, d_loss, *_):
-        if d_loss is None:
-            return (None,) * 13
+    def backward(ctx, d_loss):
         anchors, targets, prototypes, *statistics, count, cache = ctx.saved_tensors
         inv_temperature, scale, name, group = ctx.numbers
-        factor = float(_distributed.world_size(group))
-        if group:
-            d_loss = (d_loss / count).to(d_loss.dtype)
-        else:
-            factor /= anchors.shape[0]
+        d_loss, factor = upstream(d_loss, count, len(anchors), group)
         need_anchors, _, need_prototypes = ctx.needs_input_grad[:3]
         d_anchors, d_prototypes = msn_backward(
             anchors, targets, prototypes, inv_temperature, scale, *statistics, cache, d_loss,
             factor, need_anchors, need_prototypes, name,
         )  # fmt: skip
-        d_anchors = d_anchors if need_anchors else None
-        return d_anchors, None, d_prototypes if need_prototypes else None, *(None,) * 10
+        return d_anchors, None, d_prototypes
 
 
 def _fake_forward(anchors, targets, prototypes, inv_temperature, scale, log_prior, *rest):
@@ -170,7 +157,7 @@ def _potentials(
 
 def _crops(a, t, c, scale, row, col, inv_temperature, name) -> Crops:
     teacher = Targets(None, t, c, scale, row, col)
-    teachers = Teachers([teacher], len(a) // len(t), False, name, normalized=True)
+    teachers = Teachers([teacher], len(a) // len(t), False, name)
     kind = ColumnCrops if _by_columns(a, inv_temperature, name) else Crops
     return kind(a, c, teachers, inv_temperature)
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from . import _distributed
-from ._autograd import first_output_only, once_differentiable
+from ._autograd import ClosedForm
 from ._column_crops import ColumnCrops
 from ._crops import Crops, Logits, Teachers
 from ._operator import operator
-from ._stats import Targets
+from ._stats import Targets, upstream
 from ._tiles import product_dtype
 
 
@@ -28,60 +28,47 @@ def _present(field: Tensor | None) -> Tensor | None:
     return field if field is not None and field.numel() else None
 
 
-def mean_of_pairs(row_stats: Tensor, rows: int, pairs: int, like: Tensor, group: str) -> Any:
+def reduced(
+    losses: Tensor, rows: int, pairs: int, like: Tensor, group: str, reduction: str = "mean"
+) -> Any:
     """(loss, rows over all ranks or None) from the rows' losses."""
-    total = row_stats.sum()
-    if not group:
-        return (total / (rows * pairs)).to(product_dtype(like)), None
-    both = _distributed.all_reduce(torch.stack([total, total.new_full((), rows)]), "sum", group)
-    return (both[0] / (both[1] * pairs)).to(product_dtype(like)), both[1]
+    total, count = losses.sum(), None
+    if group:
+        both = torch.stack([total, total.new_full((), rows)])
+        total, count = _distributed.all_reduce(both, "sum", group)
+    if reduction == "mean":
+        total = total / ((rows if count is None else count) * pairs)
+    return total.to(product_dtype(like)), count
 
 
-def mean_factor(d_loss: Tensor, count: Tensor | None, rows: int, group: str) -> Any:
-    """(d_loss, factor) such that a row's share is factor * d_loss, times the world's size."""
-    if not group:
-        return d_loss, 1.0 / rows
-    assert count is not None
-    return (d_loss / count).to(d_loss.dtype), float(_distributed.world_size(group))
-
-
-class LinearCrops(torch.autograd.Function):
+class LinearCrops(ClosedForm):
     """(loss, rows of all ranks, d_x and d_prototypes of the pairs' summed losses)."""
 
     @staticmethod
-    def forward(x, prototypes, views, inv_temperature, scales, skip_same, need_x, need_prototypes,
-                name, group, *fields):  # fmt: skip
+    def forward(x, prototypes, views, inv_temperature, scales, skip_same, reduction, need_x,
+                need_prototypes, name, group, *fields):  # fmt: skip
         return multi_crop_forward(
-            x, prototypes, list(fields), views, inv_temperature, scales, skip_same, need_x,
-            need_prototypes, name, group,
+            x, prototypes, list(fields), views, inv_temperature, scales, skip_same, reduction,
+            need_x, need_prototypes, name, group,
         )  # fmt: skip
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        first_output_only(ctx, output)
-        LinearCrops.keep(ctx, inputs, output)
-
-    @staticmethod
     def keep(ctx, inputs, outputs):
-        x, prototypes, views, _, scales, skip_same = inputs[:6]
-        ctx.numbers = x.shape[0] // views, pairs(views, len(scales), skip_same), inputs[9]
-        ctx.others = len(inputs) - 2
+        x, prototypes, views, _, scales, skip_same, reduction, _, _, _, group = inputs[:11]
+        terms = pairs(views, len(scales), skip_same) if reduction == "mean" else 1
+        ctx.numbers = x.shape[0] // views, terms, group, reduction
         ctx.save_for_backward(x, prototypes, *outputs[1:])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, d_loss, *_):
-        if d_loss is None:
-            return (None,) * (2 + ctx.others)
+    def backward(ctx, d_loss):
         x, _, count, *gradients = ctx.saved_tensors  # x for its graph: a second time is refused
-        rows, terms, group = ctx.numbers
-        d_loss, factor = mean_factor(d_loss, count, rows, group)
+        rows, terms, *how = ctx.numbers
+        d_loss, factor = upstream(d_loss, count, rows, *how)
         g = d_loss * (factor / terms)
-        d_x, d_prototypes = (
+        return [
             (gradient * g).to(x.dtype) if needed else None
             for gradient, needed in zip(gradients, ctx.needs_input_grad[:2], strict=True)
-        )
-        return d_x, d_prototypes, *(None,) * ctx.others
+        ]
 
 
 def pairs(students: int, teachers: int, skip_same: bool) -> int:
@@ -89,8 +76,8 @@ def pairs(students: int, teachers: int, skip_same: bool) -> int:
     return students * teachers - (min(students, teachers) if skip_same else 0)
 
 
-def _fake_linear(x, prototypes, fields, views, inv_temperature, scales, skip_same, need_x,
-                 need_prototypes, name, group):  # fmt: skip
+def _fake_linear(x, prototypes, fields, views, inv_temperature, scales, skip_same, reduction,
+                 need_x, need_prototypes, name, group):  # fmt: skip
     dtype = product_dtype(x)
     return (
         x.new_empty((), dtype=dtype),
@@ -109,6 +96,7 @@ def multi_crop_forward(
     inv_temperature: float,
     scales: list[float],
     skip_same: bool,
+    reduction: str,
     need_x: bool,
     need_prototypes: bool,
     name: str,
@@ -121,7 +109,7 @@ def multi_crop_forward(
     teachers = assemble(fields, scales, views, skip_same, name)
     crops = _crops(x, prototypes, teachers, inv_temperature)
     row_stats, d_x, d_prototypes = crops.gradients(need_x, need_prototypes)
-    loss, count = mean_of_pairs(row_stats[3], crops.samples, teachers.pairs, x, group)
+    loss, count = reduced(row_stats[3], crops.samples, teachers.pairs, x, group, reduction)
     outputs: Any = loss, count, d_x, d_prototypes
     return outputs
 
@@ -133,7 +121,7 @@ def _crops(x: Tensor, prototypes: Tensor, teachers: Teachers, inv_temperature: f
     return (ColumnCrops if columns else Crops)(x, prototypes, teachers, inv_temperature)
 
 
-class LogitCrops(torch.autograd.Function):
+class LogitCrops(ClosedForm):
     """(loss, row_stats, rows of all ranks) of students given as logits."""
 
     @staticmethod
@@ -144,29 +132,21 @@ class LogitCrops(torch.autograd.Function):
         )
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        first_output_only(ctx, output)
-        LogitCrops.keep(ctx, inputs, output)
-
-    @staticmethod
     def keep(ctx, inputs, outputs):
         ctx.numbers = inputs[:6]
         ctx.save_for_backward(*outputs[1:], *inputs[6:])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, d_loss, *_):
+    def backward(ctx, d_loss):
         inv_temperature, scales, skip_same, name, group, views = ctx.numbers
         row_stats, count, *tensors = ctx.saved_tensors
         students, fields = tensors[:views], tensors[views:]
-        if d_loss is None:
-            return (None,) * (6 + len(tensors))
-        d_loss, factor = mean_factor(d_loss, count, students[0].shape[0], group)
+        d_loss, factor = upstream(d_loss, count, len(students[0]), group)
         gradients = multi_crop_logits_backward(
             students[0], students[1:], fields, inv_temperature, scales, skip_same, row_stats,
             d_loss, factor, name,
         )  # fmt: skip
-        return *(None,) * 6, *gradients, *(None,) * len(fields)
+        return *(None,) * 6, *gradients
 
 
 def _fake_logits(first, others, fields, inv_temperature, scales, skip_same, name, group):
@@ -192,7 +172,7 @@ def multi_crop_logits_forward(
     teachers = assemble(fields, scales, len(students), skip_same, name)
     row_stats = Logits(students, teachers, inv_temperature).forward()
     losses = row_stats[:, 3]
-    loss, count = mean_of_pairs(losses, first.shape[0], teachers.pairs, first, group)
+    loss, count = reduced(losses, first.shape[0], teachers.pairs, first, group)
     return loss, row_stats, count
 
 

@@ -16,11 +16,11 @@ def inverse_norms(x: Tensor) -> Tensor:
     return (norms > 0) / norms.clamp_min(_EPS)
 
 
-def normalized(x: Tensor, dim: int = -1) -> Tensor:
+def normalized(x: Tensor, dim: int = -1, eps: float = _EPS) -> Tensor:
     """F.normalize in `product_dtype`, but that a zero row gets a zero gradient."""
     x = x.to(product_dtype(x))
     norms = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
-    return x / torch.where(norms > 0, norms.clamp_min(_EPS), torch.inf)
+    return x / torch.where(norms > 0, norms.clamp_min(eps), torch.inf)
 
 
 def unit(x: Tensor, inverse: Tensor | None) -> Tensor:

@@ -3,17 +3,16 @@
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .. import backend
 from . import _distributed
-from ._autograd import first_output_only, once_differentiable
+from ._autograd import ClosedForm
 from ._operator import operator
 from ._tiles import product_dtype
 
 
-class Potential(torch.autograd.Function):
+class Potential(ClosedForm):
     """(value, gradient for d_value = 1) of x."""
 
     @staticmethod
@@ -21,21 +20,13 @@ class Potential(torch.autograd.Function):
         return gaussian_potential(*args)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        first_output_only(ctx, output)
-        Potential.keep(ctx, inputs, output)
-
-    @staticmethod
     def keep(ctx, inputs, outputs):
         ctx.save_for_backward(inputs[0], outputs[1])  # x for its type, and to refuse through
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, d_value, *_):
-        if d_value is None:
-            return (None,) * 6
+    def backward(ctx, d_value):
         x, gradient = ctx.saved_tensors
-        return (gradient * d_value).to(x.dtype), *(None,) * 5
+        return ((gradient * d_value).to(x.dtype),)
 
 
 def _fake_potential(x, t, log, want_grad, name, group):

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from .. import backend
 from . import _check, _distributed
-from ._autograd import first_output_only, once_differentiable
+from ._autograd import ClosedForm
 from ._operator import operator
+from ._stats import upstream
 from ._tiles import product_dtype
 
 
@@ -50,17 +51,12 @@ def divergence(
     return weight * value, gradient
 
 
-class PriorKL(torch.autograd.Function):
+class PriorKL(ClosedForm):
     """(loss, row_stats, gradient of p, rows of all ranks); only the loss is for the caller."""
 
     @staticmethod
     def forward(*args):
         return prior_kl_forward(*args)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        first_output_only(ctx, output)
-        PriorKL.keep(ctx, inputs, output)
 
     @staticmethod
     def keep(ctx, inputs, outputs):
@@ -69,21 +65,11 @@ class PriorKL(torch.autograd.Function):
         ctx.save_for_backward(logits, *outputs[1:])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, d_loss, *_):
-        if d_loss is None:
-            return (None,) * 6
+    def backward(ctx, d_loss):
         logits, row_stats, prior, count = ctx.saved_tensors
         inv_temperature, name, group = ctx.numbers
-        factor = float(_distributed.world_size(group))
-        if group:
-            d_loss = (d_loss / count).to(d_loss.dtype)
-        else:
-            factor /= logits.shape[0]
-        d_logits = prior_kl_backward(
-            logits, inv_temperature, row_stats, prior, d_loss, factor, name
-        )
-        return d_logits, *(None,) * 5
+        d_loss, factor = upstream(d_loss, count, len(logits), group)
+        return (prior_kl_backward(logits, inv_temperature, row_stats, prior, d_loss, factor, name),)
 
 
 def _fake_forward(logits, inv_temperature, log_prior, reverse, name, group):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import _check, _distributed
-from ._autograd import apply, first_output_only, once_differentiable
+from ._autograd import ClosedForm, apply
 from ._norms import inverse_norms, normalized
 from ._operator import full_precision
 from ._tiles import product, product_dtype
@@ -71,28 +71,20 @@ def energy(x: Tensor, moment: Tensor) -> Tensor:
     return full_precision(apply, (_Energy, x, moment))
 
 
-class _Energy(torch.autograd.Function):
+class _Energy(ClosedForm):
     @staticmethod
     def forward(x: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
         pushed = x @ moment
         return (pushed * x).sum(), pushed
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        first_output_only(ctx, output)
-        _Energy.keep(ctx, inputs, output)
-
-    @staticmethod
     def keep(ctx: Any, inputs: tuple, outputs: tuple) -> None:
         ctx.save_for_backward(inputs[0], outputs[1])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_energy: Tensor | None, *_: Any) -> tuple[Tensor | None, None]:
-        if d_energy is None:
-            return None, None
+    def backward(ctx: Any, d_energy: Tensor) -> tuple[Tensor]:
         _, pushed = ctx.saved_tensors
-        return 2 * d_energy * pushed, None
+        return (2 * d_energy * pushed,)
 
 
 def cluster_means(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:

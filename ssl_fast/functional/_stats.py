@@ -70,8 +70,9 @@ def finish(
 
 
 def upstream(
-    d_loss: Tensor, count: Tensor | None, reduction: str, symmetric: bool, rows: int, group: str
-) -> tuple[Tensor, float]:
+    d_loss: Tensor, count: Tensor | None, rows: int, group: str, reduction: str = "mean",
+    symmetric: bool = False,
+) -> tuple[Tensor, float]:  # fmt: skip
     """(d_loss, factor): the gradient of a row's loss is factor * d_loss.
 
     Over ranks it is multiplied by their number, because DDP takes the mean.

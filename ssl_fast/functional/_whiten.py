@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._autograd import apply, first_output_only, once_differentiable
+from ._autograd import ClosedForm, apply
 
 
 def rotate(x: Tensor, divisor: int, shrinkage: float, eps: float) -> Tensor:
@@ -51,7 +51,7 @@ def iterative_norm(x: Tensor, iterations: int) -> Tensor:
     return root * trace.rsqrt() @ x
 
 
-class _InverseRoot(torch.autograd.Function):
+class _InverseRoot(ClosedForm):
     """S^-1/2 of symmetric positive matrices (..., n, n).
 
     With S = V diag(l^2) V^T:  dS = -V ((V^T dR V) / (l_i l_j (l_i + l_j))) V^T, which no repeated
@@ -69,19 +69,11 @@ class _InverseRoot(torch.autograd.Function):
         return (vectors / roots[..., None, :]) @ vectors.mT, roots, vectors
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        first_output_only(ctx, output)
-        _InverseRoot.keep(ctx, inputs, output)
-
-    @staticmethod
     def keep(ctx: Any, inputs: tuple, outputs: tuple) -> None:
         ctx.save_for_backward(inputs[0], *outputs[1:])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_root: Tensor | None, *_: Any) -> tuple[Tensor | None]:
-        if d_root is None:
-            return (None,)
+    def backward(ctx: Any, d_root: Tensor) -> tuple[Tensor | None]:
         _matrix, roots, vectors = ctx.saved_tensors
         rows, columns = roots[..., :, None], roots[..., None, :]
         inner = vectors.mT @ d_root @ vectors / (rows * columns * (rows + columns))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import backend
 from . import _check
-from ._autograd import apply, first_output_only, once_differentiable
+from ._autograd import ClosedForm, apply
 from ._operator import operator
 from ._tiles import product_dtype
 
@@ -48,7 +48,7 @@ def mean_cosine(x: Tensor, y: Tensor, *, eps: float = 1e-8) -> Tensor:
     return apply(_MeanCosine, x, y, _check.positive("eps", eps), name)
 
 
-class _MeanCosine(torch.autograd.Function):
+class _MeanCosine(ClosedForm):
     """(mean, stats) of x and y; only the mean is for the caller."""
 
     @staticmethod
@@ -56,25 +56,16 @@ class _MeanCosine(torch.autograd.Function):
         return cosine_forward(*args)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        first_output_only(ctx, output)
-        _MeanCosine.keep(ctx, inputs, output)
-
-    @staticmethod
     def keep(ctx, inputs, outputs):
         ctx.numbers = inputs[2:]
         ctx.save_for_backward(*inputs[:2], outputs[1])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, d_mean, *_):
-        if d_mean is None:
-            return (None,) * 4
+    def backward(ctx, d_mean):
         x, y, stats = ctx.saved_tensors
         eps, name = ctx.numbers
         need = ctx.needs_input_grad[:2]
-        gradients = cosine_backward(x, y, eps, stats, d_mean, 1 / len(x), *need, name)
-        return *(g if n else None for g, n in zip(gradients, need, strict=True)), None, None
+        return cosine_backward(x, y, eps, stats, d_mean, 1 / len(x), *need, name)
 
 
 def _fake_forward(x: Tensor, *_: Any) -> Any:

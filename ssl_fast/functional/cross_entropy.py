@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import backend
 from . import _check
-from ._autograd import apply, first_output_only, once_differentiable
+from ._autograd import ClosedForm, apply
 from ._linear_cross_entropy import linear_cross_entropy_backward, linear_cross_entropy_forward
 from ._multi_crop import LinearCrops
 from ._operator import operator
@@ -93,8 +93,8 @@ def linear_soft_cross_entropy(
         TypeError, ValueError: naming the argument, what came and what was expected.
 
     Source: ReSA, Eq. 2; cut cross-entropy (Wijmans et al. 2024) for the product.
-    Cost: three products of 2 N K D operations. For "mean" without `symmetric` the native backend
-        takes all of them in the forward pass, because the result is one number: kept for backward
+    Cost: three products of 2 N K D operations. Where the result is one number, and not
+        `symmetric`, the native backend takes all of them in the forward pass: kept for backward
         are the gradients themselves, float32. Else one is forward, two are backward, and one more
         for the rows of logits that were not kept; kept are the inputs, 4 N numbers and, on a CPU,
         tiles of at most the bytes of inputs and gradients.
@@ -108,11 +108,11 @@ def linear_soft_cross_entropy(
     name = backend.select("linear_cross_entropy", x.device, x.dtype)
     x, weight = _check.rows_contiguous(x), _check.rows_contiguous(weight)
     need = [torch.is_grad_enabled() and t.requires_grad for t in (x, weight)]
-    if name == "native" and reduction == "mean" and not symmetric:
+    if name == "native" and reduction != "none" and not symmetric:
         values, z, prototypes, scale, *potentials = target
         fields = values, z, prototypes, *potentials
-        numbers = 1, inv_temperature, [scale or 0.0], False
-        return apply(LinearCrops, x, weight, *numbers, *need, name, group, *fields)
+        numbers = 1, inv_temperature, [scale or 0.0], False, reduction, *need, name, group
+        return apply(LinearCrops, x, weight, *numbers, *fields)
     return apply(
         _LinearSoftCrossEntropy,
         x, weight, inv_temperature, *target, symmetric, reduction, any(need), name, group,
@@ -150,17 +150,12 @@ def _target(targets: Any, shape: Any, like: Tensor, name: str) -> tuple:
     return values, *fields[1:]
 
 
-class _SoftCrossEntropy(torch.autograd.Function):
+class _SoftCrossEntropy(ClosedForm):
     """(loss, row_stats, col_stats, rows) of logits; only the loss is for the caller."""
 
     @staticmethod
     def forward(*args):
         return cross_entropy_forward(*args)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        first_output_only(ctx, output)
-        _SoftCrossEntropy.keep(ctx, inputs, output)
 
     @staticmethod
     def keep(ctx, inputs, outputs):
@@ -169,31 +164,23 @@ class _SoftCrossEntropy(torch.autograd.Function):
         ctx.save_for_backward(logits, values, z, prototypes, row, col, *outputs[1:])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, d_loss, *_):
-        if d_loss is None:
-            return (None,) * 12
+    def backward(ctx, d_loss):
         logits, values, z, prototypes, row, col, row_stats, col_stats, count = ctx.saved_tensors
         inv_temperature, scale, symmetric, reduction, name, group = ctx.numbers
-        d_loss, factor = upstream(d_loss, count, reduction, symmetric, logits.shape[0], group)
+        d_loss, factor = upstream(d_loss, count, len(logits), group, reduction, symmetric)
         d_logits = cross_entropy_backward(
             logits, inv_temperature, values, z, prototypes, scale, row, col,
             row_stats, col_stats, d_loss, factor, name,
         )  # fmt: skip
-        return d_logits, *(None,) * 11
+        return (d_logits,)
 
 
-class _LinearSoftCrossEntropy(torch.autograd.Function):
+class _LinearSoftCrossEntropy(ClosedForm):
     """As `_SoftCrossEntropy`, from x and weight; one more output: the kept rows of d_logits."""
 
     @staticmethod
     def forward(*args):
         return linear_cross_entropy_forward(*args)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        first_output_only(ctx, output)
-        _LinearSoftCrossEntropy.keep(ctx, inputs, output)
 
     @staticmethod
     def keep(ctx, inputs, outputs):
@@ -202,20 +189,15 @@ class _LinearSoftCrossEntropy(torch.autograd.Function):
         ctx.save_for_backward(x, weight, values, z, prototypes, row, col, *outputs[1:])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, d_loss, *_):
-        if d_loss is None:
-            return (None,) * 14
+    def backward(ctx, d_loss):
         saved = ctx.saved_tensors
         x, weight, values, z, prototypes, row, col, row_stats, col_stats, count, cache = saved
         inv_temperature, scale, symmetric, reduction, _, name, group = ctx.numbers
-        d_loss, factor = upstream(d_loss, count, reduction, symmetric, x.shape[0], group)
-        need_x, need_weight = ctx.needs_input_grad[:2]
-        d_x, d_weight = linear_cross_entropy_backward(
+        d_loss, factor = upstream(d_loss, count, len(x), group, reduction, symmetric)
+        return linear_cross_entropy_backward(
             x, weight, inv_temperature, values, z, prototypes, scale, row, col,
-            row_stats, col_stats, cache, d_loss, factor, need_x, need_weight, name,
+            row_stats, col_stats, cache, d_loss, factor, *ctx.needs_input_grad[:2], name,
         )  # fmt: skip
-        return d_x if need_x else None, d_weight if need_weight else None, *(None,) * 12
 
 
 def _fake_forward(logits, inv_temperature, values, z, prototypes, scale, row, col,

@@ -77,7 +77,8 @@ def multi_crop_cross_entropy(
     x = torch.cat(students) if len(students) > 1 else students[0]
     prototypes = _check.rows_contiguous(prototypes)
     need = [torch.is_grad_enabled() and t.requires_grad for t in (x, prototypes)]
-    return apply(LinearCrops, x, prototypes, len(students), *numbers, *need, name, group, *fields)
+    numbers = *numbers, "mean", *need, name, group
+    return apply(LinearCrops, x, prototypes, len(students), *numbers, *fields)
 
 
 def _students(students: Any, prototypes: Any) -> list[Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from . import _check, _distributed
 from ._norms import normalized
 from ._operator import full_precision
+from ._tiles import product_dtype
 from .wasserstein import nuclear_norm, nuclear_norms
 from .whitening import _views
 
@@ -51,7 +52,7 @@ def mmcr(online: Tensor, momentum: Tensor, *, weight: float = 5e-3, group: Any =
         )
     name = _check.group_name(group)
     z = torch.cat([online, momentum], 1)
-    centres = z.mean(1, dtype=torch.promote_types(z.dtype, torch.float32))
+    centres = z.mean(1, dtype=product_dtype(z))
     loss = -nuclear_norm(centres, group=group)
     if weight:
         norms = nuclear_norms(z)
@@ -75,7 +76,7 @@ def frossl(views: Sequence[Tensor], *, invariance_weight: float = 1.0, group: An
         0-d float32 (float64 for float64).
 
     Source: Skean et al. 2024; the value of Lightly's FroSSLLoss.
-    Cost: a Gram of min(N, D) for each view, forward, and one product backward.
+    Cost: a Gram of min(N, D) for each view, forward, and two products of its size backward.
     """
     if not invariance_weight >= 0:
         raise ValueError(f"invariance_weight must be at least 0, got {invariance_weight}")

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .. import backend
 from . import _check
-from ._autograd import apply, first_output_only, once_differentiable
+from ._autograd import ClosedForm, apply
 from ._operator import operator
 from ._tiles import product_dtype
 
@@ -94,7 +94,7 @@ def sinkhorn_distances(
     )  # fmt: skip
 
 
-class _Distance(torch.autograd.Function):
+class _Distance(ClosedForm):
     """(distance, state) of x and y."""
 
     @staticmethod
@@ -102,23 +102,13 @@ class _Distance(torch.autograd.Function):
         return transport_forward(*args)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        first_output_only(ctx, output)
-        _Distance.keep(ctx, inputs, output)
-
-    @staticmethod
     def keep(ctx, inputs, outputs):
         ctx.numbers = inputs[2:]
         ctx.save_for_backward(*inputs[:2], outputs[1])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, d_value, *_):
-        if d_value is None:
-            return (None,) * 7
-        d_x, d_y = transport_backward(*ctx.saved_tensors, d_value, *ctx.numbers)
-        need_x, need_y = ctx.needs_input_grad[:2]
-        return d_x if need_x else None, d_y if need_y else None, *(None,) * 5
+    def backward(ctx, d_value):
+        return transport_backward(*ctx.saved_tensors, d_value, *ctx.numbers)
 
 
 def _fake_forward(x, y, epsilon, p, iterations, tolerance, name):

@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import backend
 from .._polar import SMALLEST_EPS
 from . import _check, _distributed
-from ._autograd import apply, first_output_only, once_differentiable
+from ._autograd import ClosedForm, apply
 from ._operator import operator
 from ._tiles import product_dtype
 
@@ -115,7 +115,7 @@ def _backend(z: Tensor, eps: float) -> str:
     return "reference"
 
 
-class _Spectral(torch.autograd.Function):
+class _Spectral(ClosedForm):
     """(value, its gradient) of z; only the value is for the caller."""
 
     @staticmethod
@@ -123,23 +123,15 @@ class _Spectral(torch.autograd.Function):
         return wasserstein_forward(*args)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        first_output_only(ctx, output)
-        _Spectral.keep(ctx, inputs, output)
-
-    @staticmethod
     def keep(ctx, inputs, outputs):
         ctx.group, ctx.dtype = inputs[7], inputs[0].dtype
         ctx.save_for_backward(inputs[0], outputs[1])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, d_value, *_):
-        if d_value is None:
-            return (None,) * 8
+    def backward(ctx, d_value):
         gradient = ctx.saved_tensors[1]
         d_value = d_value * _distributed.world_size(ctx.group)
-        return (gradient * d_value).to(ctx.dtype), *(None,) * 7
+        return ((gradient * d_value).to(ctx.dtype),)
 
 
 def _fake_forward(z, center, eps, distance, want_grad, rows, name, group):
@@ -168,7 +160,7 @@ def wasserstein_forward(
     return kernels.forward(z, center, eps, distance, want_grad, rows, reduce)
 
 
-class _NuclearNorms(torch.autograd.Function):
+class _NuclearNorms(ClosedForm):
     """(norms, their gradients) of a batch."""
 
     @staticmethod
@@ -176,21 +168,13 @@ class _NuclearNorms(torch.autograd.Function):
         return nuclear_norms_forward(*args)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        first_output_only(ctx, output)
-        _NuclearNorms.keep(ctx, inputs, output)
-
-    @staticmethod
     def keep(ctx, inputs, outputs):
         ctx.dtype = inputs[0].dtype
         ctx.save_for_backward(inputs[0], outputs[1])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, d_norms, *_):
-        if d_norms is None:
-            return None, None
-        return (ctx.saved_tensors[1] * d_norms[:, None, None]).to(ctx.dtype), None
+    def backward(ctx, d_norms):
+        return ((ctx.saved_tensors[1] * d_norms[:, None, None]).to(ctx.dtype),)
 
 
 def _fake_norms(z, want_grad):

@@ -15,6 +15,7 @@ from torch import Tensor
 from . import _check, _distributed
 from ._norms import normalized
 from ._operator import full_precision
+from ._tiles import product_dtype
 from ._whiten import cholesky_whiten, iterative_norm, rotate, zca_whiten
 
 
@@ -272,7 +273,7 @@ def _views(views: Sequence[Tensor], name: str = "views") -> list[Tensor]:
             raise ValueError(
                 f"{name} must have one shape, got {tuple(views[0].shape)} and {tuple(view.shape)}"
             )
-    wide = torch.promote_types(views[0].dtype, torch.float32)
+    wide = product_dtype(views[0])
     return [view.to(wide) for view in views]
 
 

@@ -41,9 +41,9 @@ class DINOLoss(CenteredLoss):
     Source: paper, algorithm 1; facebookresearch/dino 7c446df (main_dino.py, DINOLoss),
         dinov2 b8931f7 for "sinkhorn". With unequal rows on ranks the centre is the mean over all
         rows; the official code's is the mean of the ranks' sums over its own batch size.
-    Cost: one product a teacher crop and one a student crop forward, two each backward; kept for
-        backward: the embeddings, a few numbers a row, and on a CPU tiles within the bytes of
-        inputs and gradients. The centre costs D numbers across ranks and one product with a vector.
+    Cost: one product a teacher crop and three a student crop, all in the forward pass; kept for
+        backward: the gradients themselves, float32. The centre costs D numbers across ranks and
+        one product with a vector.
     """
 
     def forward(

@@ -34,7 +34,7 @@ class IBOTLoss(CenteredLoss):
     Buffers: `center` (1, K), part of the state.
     Source: dinov2 b8931f7, iBOTPatchLoss.forward_masked. With a group the centre is the mean over
         the masked tokens of all ranks; the official code takes the mean of the ranks' means.
-    Cost: as `DINOLoss` with one crop.
+    Cost: one product for the teacher, and `functional.linear_soft_cross_entropy`.
     """
 
     def forward(

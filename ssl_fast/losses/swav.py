@@ -46,10 +46,9 @@ class SwAVLoss(torch.nn.Module):
     found again when a state is loaded.
     Source: facebookresearch/swav 06b1b7c, main_swav.py; `prior` carries PMSN's idea over (Assran
         et al. 2023); sorting it is an option of SeLaVi's code.
-    Cost: one product an assigned crop and one a crop forward, two a crop backward; kept for
-        backward: the embeddings, a few numbers a row, and on a CPU tiles within the bytes of
-        inputs and gradients. "sorted": one more pass over the scores. While the queue fills,
-        torch.compile makes a graph for every step: fill it in eager mode.
+    Cost: one product an assigned crop and three a crop, all in the forward pass; kept for
+        backward: the gradients themselves, float32. "sorted": one more pass over the scores. While
+        the queue fills, torch.compile makes a graph for every step: fill it in eager mode.
     """
 
     queue: Tensor | None

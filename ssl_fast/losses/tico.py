@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..functional import _check
 from ..functional._distributed import gather
+from ..functional._norms import normalized
 from ..functional._operator import full_precision
 from ..functional._rows import energy
 
@@ -57,7 +58,7 @@ class TiCoLoss(torch.nn.Module):
                 f"z0 and z1 must have one shape, got z0 {tuple(z0.shape)}, z1 {tuple(z1.shape)}"
             )
         group = _check.group_name(self.group)
-        a, b = (_unit(gather(z, group)) for z in (z0, z1))
+        a, b = (normalized(gather(z, group)) for z in (z0, z1))
         moment = full_precision(self._next_moment, (a.detach(),))
         if update and self.training:
             self.moment = moment
@@ -82,10 +83,3 @@ class TiCoLoss(torch.nn.Module):
 
     def extra_repr(self) -> str:
         return f"beta={self.beta}, rho={self.rho}"
-
-
-def _unit(z: Tensor) -> Tensor:
-    """Rows of unit norm in float32 or wider; a zero row stays zero, with zero gradient."""
-    z = z.to(torch.promote_types(z.dtype, torch.float32))
-    norm = torch.linalg.vector_norm(z, dim=1, keepdim=True)
-    return z * torch.where(norm > 0, 1 / norm.clamp(min=1e-12), 0)

@@ -42,13 +42,6 @@ def version() -> tuple[int, int] | None:
     return int(major), int(minor)
 
 
-def unit(x: Tensor, eps: float = 1e-12) -> Tensor:
-    """Rows over max(norm, eps) in float32 or better; the gradient of a zero row is zero."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
-    return wide * ((norm > 0) / norm.clamp_min(eps))
-
-
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """A warning that points at the first line outside this package."""
     level, frame = 2, sys._getframe(1)

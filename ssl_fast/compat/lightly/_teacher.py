@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...functional import Assignment
-from ...functional._autograd import apply
+from ...functional._autograd import ClosedForm, apply
 
 
 def wants_gradient(teachers: Sequence[Tensor]) -> bool:
@@ -36,7 +36,7 @@ def with_teacher_gradient(
     return apply(_Attach, loss, teacher, gradient.to(teacher.dtype))
 
 
-class _Attach(torch.autograd.Function):
+class _Attach(ClosedForm):
     """The first argument; the second receives the third as its gradient."""
 
     @staticmethod
@@ -44,15 +44,10 @@ class _Attach(torch.autograd.Function):
         return (loss.view_as(loss),)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        _Attach.keep(ctx, inputs, output)
-
-    @staticmethod
     def keep(ctx, inputs, outputs):
         ctx.save_for_backward(inputs[2])
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, d_loss):
         (gradient,) = ctx.saved_tensors
-        return d_loss, (gradient * d_loss).to(gradient.dtype), None
+        return d_loss, (gradient * d_loss).to(gradient.dtype)

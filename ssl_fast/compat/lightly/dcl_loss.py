@@ -6,8 +6,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ...functional._norms import normalized
 from ...functional.contrastive import local_nt_xent
-from ._common import as_lightly, check_gather, unit, world
+from ._common import as_lightly, check_gather, world
 
 
 def negative_mises_fisher_weights(out0: Tensor, out1: Tensor, sigma: float = 0.5) -> Tensor:
@@ -61,13 +62,13 @@ class DCLLoss(torch.nn.Module):
     def _weights(self, out0: Tensor, out1: Tensor) -> Tensor:
         """(N, 2)."""
         assert self.weight_fn is not None
-        u0, u1 = unit(out0), unit(out1)
+        u0, u1 = normalized(out0), normalized(out1)
         return torch.stack([self.weight_fn(u0, u1), self.weight_fn(u1, u0)], 1).to(u0.dtype)
 
     def _through_weights(self, out0: Tensor, out1: Tensor, weights: Tensor) -> Tensor:
         """Zero, with the gradient of the loss with respect to the weights."""
         with torch.no_grad():
-            positives = torch.linalg.vecdot(unit(out0), unit(out1)) / self.temperature
+            positives = torch.linalg.vecdot(normalized(out0), normalized(out1)) / self.temperature
         return -((weights - weights.detach()) * positives[:, None]).mean()
 
 

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from ...functional import alignment, gaussian_uniformity
-from ._common import as_lightly, unit
+from ...functional._norms import normalized
+from ._common import as_lightly
 
 
 class HypersphereLoss(torch.nn.Module):
@@ -31,7 +32,7 @@ class HypersphereLoss(torch.nn.Module):
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """The loss, 0-d, of two views (N, D), N >= 2, normalised here."""
-        x, y = unit(z_a), unit(z_b)
+        x, y = normalized(z_a), normalized(z_b)
         uniform = gaussian_uniformity(x, t=self.t) + gaussian_uniformity(y, t=self.t)
         loss = alignment(x, y, alpha=self.alpha) + self.lam / 2 * uniform
         return as_lightly(loss, z_a.dtype)

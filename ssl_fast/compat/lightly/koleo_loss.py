@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from ...functional._nearest import nearest
-from ._common import as_lightly, unit
+from ...functional._norms import normalized
+from ._common import as_lightly
 
 
 class KoLeoLoss(torch.nn.Module):
@@ -29,6 +30,6 @@ class KoLeoLoss(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The loss, 0-d, of x (N, D)."""
-        rows = unit(x, self.eps)
+        rows = normalized(x, eps=self.eps)
         distances = self.pairwise_distance(rows, rows[nearest(rows)])
         return as_lightly(-(distances + self.eps).log().mean(), x.dtype)

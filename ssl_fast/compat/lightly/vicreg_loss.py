@@ -1,12 +1,15 @@
 """`lightly.loss.vicreg_loss`."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from ...functional import alignment, variance_hinge, vicreg
 from ...functional.covariance import covariance_term, view_terms
 from ._common import as_lightly, check_gather, world
-from ._rounded import rounded
+
+_FEW = 2048  # entries: beyond them nobody compares bits, and the second look would cost
 
 
 class VICRegLoss(torch.nn.Module):
@@ -51,7 +54,7 @@ class VICRegLoss(torch.nn.Module):
         else:
             terms = _over_processes(z_a, z_b, self.eps, group)
         loss = as_lightly(self._total(*terms), z_a.dtype)
-        return loss if group is not None else rounded(loss, self._as_pytorch, z_a, z_b)
+        return loss if group is not None else _rounded(loss, self._as_pytorch, z_a, z_b)
 
     def _total(self, invariance: Tensor, variance: Tensor, covariance: Tensor) -> Tensor:
         loss = self.lambda_param * invariance + self.mu_param * variance
@@ -77,24 +80,38 @@ def check_views(z_a: Tensor, z_b: Tensor) -> None:
 def invariance_loss(x: Tensor, y: Tensor) -> Tensor:
     """Mean of (x - y)^2, 0-d."""
     loss = alignment(x.flatten(1), y.flatten(1)) / x[0].numel()
-    return rounded(as_lightly(loss, x.dtype), _squares, x, y)
+    return _rounded(as_lightly(loss, x.dtype), _squares, x, y)
 
 
 def variance_loss(x: Tensor, eps: float = 0.0001) -> Tensor:
     """Mean over all columns of relu(1 - sqrt(var + eps)), 0-d, of x (N, ..., D)."""
     loss = as_lightly(variance_hinge(x.flatten(1), eps=eps), x.dtype)
-    return rounded(loss, lambda few: _hinge(few, eps), x)
+    return _rounded(loss, lambda few: _hinge(few, eps), x)
 
 
 def covariance_loss(x: Tensor) -> Tensor:
     """Mean over positions of sum_{d != e} C_de^2 / D, 0-d, of x (N, ..., D)."""
-    return rounded(as_lightly(covariance_term(x), x.dtype), _penalty, x)
+    return _rounded(as_lightly(covariance_term(x), x.dtype), _penalty, x)
 
 
 def _over_processes(z_a: Tensor, z_b: Tensor, eps: float, group) -> tuple[Tensor, Tensor, Tensor]:
     invariance = alignment(z_a.flatten(1), z_b.flatten(1)) / z_a[0].numel()
     terms = [view_terms(z, 1.0, eps, group) for z in (z_a, z_b)]
     return invariance, (terms[0][0] + terms[1][0]) / 2, terms[0][1] + terms[1][1]
+
+
+def _rounded(loss: Tensor, value: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """`loss`; where the inputs are few, with the bits of value(*inputs): PyTorch's roundings.
+
+    Lightly's tests compare a few rows bit for bit. A value summed in float64 and rounded once is
+    nearer to the truth, and differs in the last bit.
+    """
+    if torch.compiler.is_compiling() or max(x.numel() for x in inputs) > _FEW:
+        return loss
+    if any(x.is_cuda or x.dtype != torch.float32 for x in inputs):
+        return loss
+    with torch.no_grad():  # no step of the graph: the gradient is that of `loss`
+        return loss.copy_(value(*(x.detach() for x in inputs)))
 
 
 def _squares(x: Tensor, y: Tensor) -> Tensor:

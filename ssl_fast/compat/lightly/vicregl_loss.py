@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from ...functional._tiles import product_dtype
 from ...functional.covariance import view_terms
 from ._common import as_lightly, check_gather, world
 from .vicreg_loss import VICRegLoss, covariance_loss, invariance_loss, variance_loss
@@ -125,7 +126,7 @@ class VICRegLLoss(torch.nn.Module):
         """By distance of the features, then by distance on the grids."""
         for places in ((z_a, z_b), (grid_a, grid_b)):
             a, b = (place.detach().flatten(1, 2) for place in places)
-            wide = torch.promote_types(a.dtype, torch.float32)
+            wide = product_dtype(a)
             distances = torch.cdist(a.to(wide), b.to(wide))
             maps = z_a.flatten(1, 2), z_b.flatten(1, 2)
             there = self.vicreg_loss(*_matches(*maps, distances, self.num_matches[0]))
