@@ -109,9 +109,11 @@ def draw(results: Results, path: Path) -> None:
         s = row.speedup
         error = [[max(0.0, s.median - s.low)], [max(0.0, s.high - s.median)]]
         met = all(bar["met"] for bar in row.bars)
-        axes.barh(y, s.median, xerr=error, color="tab:blue" if met else "tab:orange")
-        axes.annotate(f" {s.median:.2f}", (s.high, y), va="center", fontsize=8)
+        color = "tab:blue" if met else "tab:orange"
+        axes.barh(y, s.median - 1, left=1, xerr=error, color=color)
+        axes.annotate(f" {s.median:.2f}", (max(s.high, 1), y), va="center", fontsize=8)
     axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xscale("log")
     axes.margins(x=0.1, y=0.02)
     axes.set_yticks(range(len(rows)), [f"{row.title}\n{row.direction}" for row in rows], fontsize=7)
     axes.set_xlabel("x faster than eager and torch.compile (orange: a bar is missed)")
