@@ -57,6 +57,15 @@ def warnings(machine: dict[str, Any]) -> list[str]:
     return found
 
 
+def stamp() -> dict[str, str]:
+    """What a reader of results asks first."""
+    return {
+        "date": str(datetime.date.today()),
+        "machine": f"{cpu_model()}, {cores()} cores",
+        "torch": torch.__version__,
+    }
+
+
 def cores() -> int:
     """Those that this process may use."""
     if hasattr(os, "sched_getaffinity"):

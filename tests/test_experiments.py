@@ -32,8 +32,10 @@ def test_run_folder(folder):
     assert head == results["columns"] == ["change", "amount", "-W2", "-L_U"]
     assert [[float(c) for c in row[1:]] for row in rows] == [r[1:] for r in results["rows"]]
     assert results["options"]["rows"] == 400 and results["seconds"] > 0
+    stamp = ", ".join(results[key] for key in ("date", "machine", "torch"))
     text = (folder / "results.md").read_text()
     assert text.count("- held: ") == len(results["claims"]) and "](uniformity.png)" in text
+    assert stamp in text
 
 
 def test_the_papers_claims_hold(folder):

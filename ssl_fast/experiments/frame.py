@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track as rich_track
 
+from ..bench import machine
 from ..train.config import Help, Parser
 from ..train.errors import UsageError, unknown
 from ..train.files import is_unused, whole_file, write_text
@@ -132,10 +133,12 @@ def write_outcome(
         with whole_file(folder / f"{stem}.png") as temporary:
             figure.savefig(temporary, format="png", dpi=110)
     write_text(folder / "results.csv", table_of(outcome).csv())
+    stamp = machine.stamp()
     facts = {
         "experiment": name,
         "title": outcome.title,
         "seconds": round(seconds, 2),
+        **stamp,
         "options": options,
         "columns": list(outcome.columns),
         "rows": [list(row) for row in outcome.rows],
@@ -143,7 +146,8 @@ def write_outcome(
         **outcome.facts,
     }
     write_text(folder / "results.json", json.dumps(facts, indent=2) + "\n")
-    write_text(folder / "results.md", markdown(outcome))
+    where = f"{', '.join(stamp.values())}; {seconds:.0f} s."
+    write_text(folder / "results.md", f"{markdown(outcome)}\n{where}\n")
     console = Console()
     console.print(table_of(outcome).terminal())
     for claim, held in outcome.claims.items():

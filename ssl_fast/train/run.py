@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from datetime import date, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -210,9 +210,7 @@ def finish(trainer, method: Method, untrained: Method, options: TrainOptions, so
         "data": options.data,
         "seed": options.seed,
         "seconds": round(monitor.seconds, 1),
-        "date": str(date.today()),
-        "machine": f"{machine.cpu_model()}, {machine.cores()} cores",
-        "torch": torch.__version__,
+        **machine.stamp(),
         "threads": torch.get_num_threads(),
         "device": str(device),
         "loss_backend": _loss_backend(options, device),
