@@ -150,9 +150,9 @@ PROTO = Problem(
 )
 
 CASES = [
-    Case(NT_XENT, (1024, 128), bar=Bar(3)),
-    Case(NT_XENT, (4096, 128), bar=Bar(5.5)),
-    Case(NT_XENT, (256, 128), bar=Bar(1)),
+    Case(NT_XENT, (1024, 128), bar=Bar(3, "Lightly")),
+    Case(NT_XENT, (4096, 128), bar=Bar(5.5, "Lightly")),
+    Case(NT_XENT, (256, 128), bar=Bar(1, "Lightly")),
     Case(IN_BATCH, (1024, 128), bar=Bar(1)),
     Case(IN_BATCH, (256, 128), bar=Bar(1)),
     Case(QUEUE, (256, 65536, 128), bar=Bar(1), limit=Limit(1.3)),

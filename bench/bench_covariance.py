@@ -97,13 +97,13 @@ BARLOW = Problem(
 )
 
 CASES = [
-    Case(VICREG, (256, 8192), bar=Bar(120)),
-    Case(VICREG, (256, 2048), bar=Bar(20)),
-    Case(VICREG, (2048, 512), bar=Bar(1.75)),
-    Case(VICREG, (64, 128), bar=Bar(1)),
-    Case(BARLOW, (256, 2048), bar=Bar(6)),
-    Case(BARLOW, (1024, 512), bar=Bar(1)),
-    Case(BARLOW, (64, 128), bar=Bar(1)),
+    Case(VICREG, (256, 8192), bar=Bar(120, "Lightly")),
+    Case(VICREG, (256, 2048), bar=Bar(20, "Lightly")),
+    Case(VICREG, (2048, 512), bar=Bar(1.75, "Lightly")),
+    Case(VICREG, (64, 128), bar=Bar(1, "Lightly")),
+    Case(BARLOW, (256, 2048), bar=Bar(6, "Lightly")),
+    Case(BARLOW, (1024, 512), bar=Bar(1, "Lightly")),
+    Case(BARLOW, (64, 128), bar=Bar(1, "Lightly")),
 ]
 CASES += [Case(VICREG, (2048, 8192), dtype, "cuda", Bar(3)) for dtype in ("bfloat16", "float32")]
 

@@ -180,13 +180,13 @@ DINO = Problem(
 )  # fmt: skip
 
 CASES = [
-    Case(problem, (11, 64, prototypes, 256), bar=Bar(1.5))
+    Case(problem, (11, 64, prototypes, 256), bar=Bar(1.5, "Lightly"))
     for problem in (PMSN, MSN)
     for prototypes in (8142, 1024)
 ]
 CASES += [
     Case(SWAV, (256, 3000, 128), limit=Limit(1.25)),
-    Case(DINO, (16, 16384), bar=Bar(2)),
+    Case(DINO, (16, 16384), bar=Bar(2, "Lightly")),
     Case(PMSN, (11, 64, 8142, 256), "bfloat16", "cuda", Bar(3, against="eager")),
     Case(SWAV, (512, 3000, 128), "bfloat16", "cuda", Bar(3, against="eager")),
     Case(DINO, (64, 65536), "bfloat16", "cuda", Bar(2)),

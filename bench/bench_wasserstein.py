@@ -82,7 +82,7 @@ TALL = ((32, 16), (256, 128), (512, 256), (1024, 512), (2048, 512), (4096, 2048)
 SQUARE = ((64, 64), (256, 256), (512, 512))
 WIDE = ((16, 32), (64, 128), (256, 512), (512, 2048))
 CASES = [Case(W2, shape, bar=Bar(1)) for shape in (*TALL, *SQUARE, *WIDE)]
-CASES += [Case(MMCR, (256, 2, 512), bar=Bar(8))]
+CASES += [Case(MMCR, (256, 2, 512), bar=Bar(8, "Lightly"))]
 for _dtype in ("bfloat16", "float32"):
     CASES += [Case(W2, (1024, 512), _dtype, "cuda", Bar(10, against="eager"))]
     CASES += [Case(MMCR, (256, 2, 512), _dtype, "cuda", Bar(1, against="eager"))]

@@ -2,10 +2,13 @@
 
 import dataclasses
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor
+
+FORMULA = ("eager", "compile")
+LIGHTLY = ("lightly", "lightly compiled")
 
 
 class Skip(Exception):
@@ -26,10 +29,19 @@ class Floor:
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-    """Ours must be `times` faster than `against`: "eager", or the faster of eager and compile."""
+    """Ours must be `times` faster than `against`: "eager", the faster of eager and compile, or
+
+    "Lightly": its class, eager or compiled, or the formula where Lightly is not installed; the
+    formula must be beaten besides.
+    """
 
     times: float
     against: str = "eager or compile"
+
+    def rivals(self, there: Collection[str]) -> list[str]:
+        """The contenders that it names, of those that are there."""
+        names = {"eager": ("eager",), "Lightly": LIGHTLY}.get(self.against, FORMULA)
+        return [name for name in names if name in there] or [n for n in FORMULA if n in there]
 
     def __str__(self) -> str:
         return f">= {self.times:g} x {self.against}"

@@ -83,7 +83,11 @@ def contenders(
     if options.without_compile:
         skipped["compile"] = options.without_compile
     else:
+        torch._dynamo.reset()
         loaders = {"compile": lambda: _compiled(problem.eager), **loaders}
+        judged = oracle.case.bar and oracle.case.bar.against == "Lightly"
+        if judged and "lightly" in loaders and not options.quick:
+            loaders["lightly compiled"] = lambda: _compiled(loaders["lightly"]())
     for name, load in loaders.items():
         try:
             with torch.device(oracle.case.device):
@@ -118,7 +122,6 @@ def sample(
 
 
 def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    torch._dynamo.reset()
     return torch.compile(function, dynamic=False)
 
 

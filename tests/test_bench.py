@@ -109,7 +109,7 @@ def test_a_rival_that_is_missing_or_wrong_is_left_out_with_its_reason():
     assert "lightly" in row.milliseconds or "not installed" in row.skipped["lightly"]
 
 
-def summary(case: Case, ran: str) -> Row:
+def summary(case: Case, ran: str, rivals: dict | None = None) -> Row:
     """Rounds on a machine whose speed drifts by a factor of four, while ratios stay."""
     drift = [1.0, 4.0, 2.0]
     timed = {
@@ -118,6 +118,7 @@ def summary(case: Case, ran: str) -> Row:
         "ours": [(1e-3 * d, 1e-3 * d) for d in drift],
         "floor": [(0.5e-3 * d, 1e-3 * d) for d in drift],
     }
+    timed |= rivals or {}
     common = {"launch": "python", "steps_a_round": 1, "errors": {}, "skipped": {}}
     common |= {"peak_bytes": {}, "kept_bytes": {"ours": 8}, "backend": ran}
     return summarise(case, case.arguments(), timed, common)[-1]
@@ -138,6 +139,16 @@ def test_ratios_are_medians_over_rounds():
         "text": ">= 4 x eager", "reached": "4.00 x eager", "met": True,
     }  # fmt: skip
     assert not any(bar["met"] for bar in summary(case, "native+reference").bars)
+
+
+def test_a_bar_against_lightly_takes_its_faster_form_and_the_formula_besides():
+    problem = Problem("s", "p", lambda *_: [], None, None, lambda: Floor("f", 1.0), (0,))
+    case = Case(problem, (1,), bar=Bar(3.5, "Lightly"))
+    lightly = {"lightly": [(9e-3, 1e-3)] * 3, "lightly compiled": [(7e-3, 1e-3)] * 3}
+    reached = [bar["reached"] for bar in summary(case, "native", lightly).bars]
+    assert reached == ["2.00 x lightly compiled", "3.00 x compile"]
+    without = [(bar["reached"], bar["met"]) for bar in summary(case, "native").bars]
+    assert without == [("3.00 x compile", False), ("3.00 x compile", True)]
 
 
 def test_memory_has_a_bar_too():
