@@ -46,72 +46,96 @@ __device__ __forceinline__ void wide_pass(const Tile<T>& tile, const Pass& pass,
   }
 }
 
-// float32, any width: a few rows share one visit of the weights and of the column sums.
+// A few rows that share one visit of the weights and of the column sums.
+struct Rows {
+  int64_t first;
+  int count;
+  float reference, scale2;
+  double shift;
+};
+
+// total_i = sum_k exp(scale (s_ik - reference) + col_k - shift) over this thread's columns
 template <typename T, int V>
-__device__ __forceinline__ void narrow_loop_pass(const Tile<T>& tile, const Pass& pass,
-                                                 BlockReduce& reduce) {
-  float* const sums = pass.sums + pass.part * tile.columns;
-  const float scale2 = static_cast<float>(pass.scale * kLog2e);
-  const double shift = column_shift(pass.col, tile.columns, reduce);
-  if (blockIdx.x == 0 && threadIdx.x == 0) pass.state->shift = shift;
-  float reference = -INFINITY;
-  for (int k = threadIdx.x; k < tile.columns; k += blockDim.x)
-    reference = fmaxf(reference, to_float(tile.row(0)[k]));
-  reference = reduce(reference, Max());
-  Range range;
-  int rows = 0;
-  for (int64_t r = 0; r < tile.count; r += rows) {
-    const int64_t left = tile.count - r;
-    rows = left < pass.rows_at_once ? static_cast<int>(left) : pass.rows_at_once;
-    float inverse[kRowsAtOnce] = {};
-    for (int k = threadIdx.x * V; k < tile.columns; k += blockDim.x * V) {
-      Pack<T, V> packs[kRowsAtOnce];
+__device__ __forceinline__ void add_exponentials(const Tile<T>& tile, const Pass& pass,
+                                                 const Rows& rows, float (&total)[kRowsAtOnce],
+                                                 Range& range) {
+  for (int k = threadIdx.x * V; k < tile.columns; k += blockDim.x * V) {
+    Pack<T, V> packs[kRowsAtOnce];
 #pragma unroll
-      for (int i = 0; i < kRowsAtOnce; ++i) packs[i] = load<V>(tile.row(i < rows ? r + i : r) + k);
+    for (int i = 0; i < kRowsAtOnce; ++i)
+      packs[i] = load<V>(tile.row(i < rows.count ? rows.first + i : rows.first) + k);
 #pragma unroll
-      for (int v = 0; v < V; ++v) {
-        const float col2 =
-            pass.col == nullptr ? 0 : static_cast<float>((pass.col[k + v] - shift) * kLog2e);
+    for (int v = 0; v < V; ++v) {
+      const float col2 =
+          pass.col == nullptr ? 0 : static_cast<float>((pass.col[k + v] - rows.shift) * kLog2e);
 #pragma unroll
-        for (int i = 0; i < kRowsAtOnce; ++i) {
-          const float s = to_float(packs[i].value[v]);
-          range.add(s);
-          inverse[i] += exp2_fast(fmaf(s - reference, scale2, col2));
-        }
+      for (int i = 0; i < kRowsAtOnce; ++i) {
+        const float s = to_float(packs[i].value[v]);
+        range.add(s);
+        total[i] += exp2_fast(fmaf(s - rows.reference, rows.scale2, col2));
       }
+    }
+  }
+}
+
+// Column sums or dense targets, from the reciprocals of the rows' totals.
+template <typename T, int V>
+__device__ __forceinline__ void finish_rows(const Tile<T>& tile, const Pass& pass, const Rows& rows,
+                                            const float (&inverse)[kRowsAtOnce]) {
+  float* const sums = pass.sums + pass.part * tile.columns;
+  for (int k = threadIdx.x * V; k < tile.columns; k += blockDim.x * V) {
+    float sum[V] = {}, weight[V] = {};
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      if (pass.finish == Finish::kColumnSums) sum[v] = rows.first > 0 ? sums[k + v] : 0;
+      if (pass.finish == Finish::kDense)
+        weight[v] = pass.col == nullptr ? 1.0f : exp_of(pass.col[k + v] - rows.shift);
     }
 #pragma unroll
     for (int i = 0; i < kRowsAtOnce; ++i) {
-      const float total = reduce(inverse[i], Add());
-      inverse[i] = i < rows ? 1.0f / total : 0.0f;
-      if (pass.row != nullptr && threadIdx.x == 0 && i < rows)
-        pass.row[tile.index(r + i)] = -(pass.scale * reference + shift + log_of(total));
-    }
-    if (pass.finish == Finish::kRows) continue;
-    for (int k = threadIdx.x * V; k < tile.columns; k += blockDim.x * V) {
-      float sum[V] = {}, weight[V] = {};
+      if (i >= rows.count) break;
+      const Pack<T, V> pack = load<V>(tile.row(rows.first + i) + k);
+      float q[V];
 #pragma unroll
       for (int v = 0; v < V; ++v) {
-        if (pass.finish == Finish::kColumnSums) sum[v] = r > 0 ? sums[k + v] : 0;
-        if (pass.finish == Finish::kDense)
-          weight[v] = pass.col == nullptr ? 1.0f : exp_of(pass.col[k + v] - shift);
+        q[v] = exp2_fast((to_float(pack.value[v]) - rows.reference) * rows.scale2);
+        if (pass.finish == Finish::kColumnSums) sum[v] = fmaf(q[v], inverse[i], sum[v]);
+        if (pass.finish == Finish::kDense) q[v] *= weight[v] * inverse[i];
       }
-#pragma unroll
-      for (int i = 0; i < kRowsAtOnce; ++i) {
-        if (i >= rows) break;
-        const Pack<T, V> pack = load<V>(tile.row(r + i) + k);
-        float q[V];
-#pragma unroll
-        for (int v = 0; v < V; ++v) {
-          q[v] = exp2_fast((to_float(pack.value[v]) - reference) * scale2);
-          if (pass.finish == Finish::kColumnSums) sum[v] = fmaf(q[v], inverse[i], sum[v]);
-          if (pass.finish == Finish::kDense) q[v] *= weight[v] * inverse[i];
-        }
-        if (pass.finish == Finish::kDense)
-          store<V>(pass.q + tile.index(r + i) * tile.columns + k, q);
-      }
-      if (pass.finish == Finish::kColumnSums) store<V>(sums + k, sum);
+      if (pass.finish == Finish::kDense)
+        store<V>(pass.q + tile.index(rows.first + i) * tile.columns + k, q);
     }
+    if (pass.finish == Finish::kColumnSums) store<V>(sums + k, sum);
+  }
+}
+
+// float32, any width, a row's scores read twice.
+template <typename T, int V>
+__device__ __forceinline__ void narrow_loop_pass(const Tile<T>& tile, const Pass& pass,
+                                                 BlockReduce& reduce) {
+  Rows rows;
+  rows.scale2 = static_cast<float>(pass.scale * kLog2e);
+  rows.shift = column_shift(pass.col, tile.columns, reduce);
+  if (blockIdx.x == 0 && threadIdx.x == 0) pass.state->shift = rows.shift;
+  float reference = -INFINITY;
+  for (int k = threadIdx.x; k < tile.columns; k += blockDim.x)
+    reference = fmaxf(reference, to_float(tile.row(0)[k]));
+  rows.reference = reduce(reference, Max());
+  Range range;
+  for (rows.first = 0; rows.first < tile.count; rows.first += rows.count) {
+    const int64_t left = tile.count - rows.first;
+    rows.count = left < pass.rows_at_once ? static_cast<int>(left) : pass.rows_at_once;
+    float inverse[kRowsAtOnce] = {};
+    add_exponentials<T, V>(tile, pass, rows, inverse, range);
+#pragma unroll
+    for (int i = 0; i < kRowsAtOnce; ++i) {
+      const float total = reduce(inverse[i], Add());
+      inverse[i] = i < rows.count ? 1.0f / total : 0.0f;
+      if (pass.row != nullptr && threadIdx.x == 0 && i < rows.count)
+        pass.row[tile.index(rows.first + i)] =
+            -(pass.scale * rows.reference + rows.shift + log_of(total));
+    }
+    if (pass.finish != Finish::kRows) finish_rows<T, V>(tile, pass, rows, inverse);
   }
   if (pass.finish == Finish::kColumnSums) {
     range = reduce(range, MergeRanges());
