@@ -81,12 +81,14 @@ def test_the_tables_hold_the_runs_numbers(trained):
         assert float(rows[name]["linear probe"]) == end["probe"]
         assert float(rows[name]["ARI"]) == end["ari"]
         assert float(rows[name]["over untrained"]) == pytest.approx(end["knn"] - start["knn"])
-        step = 1000 * found["loss_seconds"] / found["steps"]
-        assert float(rows[name]["loss, ms a step"]) == step
-        plain = json.loads((trained / "plain" / name / "results.json").read_text())
-        assert plain["loss_backend"] == "reference" and plain["history"][-1]["epoch"] == 2
-        step = 1000 * plain["loss_seconds"] / plain["steps"]
-        assert float(rows[name]["plain PyTorch"]) == step
+        for folder, backend, column in (
+            ("ours", "native", "loss, ms a step"),
+            ("plain", "reference", "plain PyTorch"),
+        ):
+            timed = json.loads((trained / "timed" / folder / name / "results.json").read_text())
+            assert timed["loss_backend"] == backend and timed["history"][-1]["epoch"] == 2
+            step = 1000 * timed["loss_seconds"] / timed["steps"]
+            assert float(rows[name][column]) == step
         assert float(rows["raw pixels"]["5-nn"]) == scores["raw pixels"]["knn"]
         assert float(rows["untrained small-4"]["ARI"]) == start["ari"]
     assert (trained / "zoo.png").read_bytes().startswith(b"\x89PNG")
@@ -119,7 +121,7 @@ def test_a_method_that_fails_leaves_the_others(tmp_path, monkeypatch, capsys, tr
     monkeypatch.setattr(SimCLR, "loss", fail)
     out = tmp_path / "out"
     out.mkdir()
-    for kept in ("vicreg", "plain"):
+    for kept in ("vicreg", "timed"):
         (out / kept).symlink_to(trained / kept)
     assert main([*COMMAND, "--out", str(out)]) == 1
     page = (out / "zoo.md").read_text()
@@ -179,6 +181,13 @@ def test_the_example_in_the_help_runs(capsys, trained):
     (example,) = re.findall(r"ssl-fast zoo .* --out runs/zoo", text)
     command = shlex.split(example.replace("runs/zoo", str(trained)))[1:]
     assert main([*command, "--accelerator", "cpu", "--progress", "off"]) == 0
+
+
+def test_what_is_timed_has_every_term():
+    assert zoo.timed("pcl", "plain") == [
+        "--epochs", "2", "--loss-backend", "reference", "--pcl.first-epoch=0"
+    ]  # fmt: skip
+    assert zoo.timed("resa", "ours") == ["--epochs", "2", "--loss-backend", "auto"]
 
 
 def test_points_are_read_as_percentages():
