@@ -92,14 +92,15 @@ def simclr_loss_func(z: Tensor, indexes: Tensor, temperature: float = 0.1) -> Te
         indexes: (V N,); rows of one index are one another's positives.
         temperature: > 0.
 
-    Over processes: rows of all of them are compared with, the mean is this process's. Where the
-    indexes are V times the same N different ones the views' kernels run; else, as on a GPU, whose
-    indexes are not looked at, the rows are sorted by index and their classes masked.
+    Over processes: rows of all of them are compared with, those of equal index as positives; the
+    mean is this process's. In one process, where the indexes are V times the same N different
+    ones, the views' kernels run; else, as on a GPU, whose indexes are not looked at, the rows are
+    sorted by index and their classes masked.
     """
     group = world()
-    views = _views(indexes)
+    views = _views(indexes) if group is None else 0  # one way on all ranks
     if views > 1:
-        loss = local_nt_xent(list(z.chunk(views)), temperature=temperature, group=group)
+        loss = local_nt_xent(list(z.chunk(views)), temperature=temperature)
     else:
         loss = class_nt_xent(z, indexes, temperature=temperature, group=group)
     return as_lightly(loss, z.dtype)
