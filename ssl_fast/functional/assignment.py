@@ -109,8 +109,7 @@ class Assignment:
         held = _held(scores)
         held.scale = 1.0 / _check.positive("temperature", temperature)
         if center is not None:
-            _check.tensor("center", center, (held.shape[1],))
-            _check.device("center", center, "the scores", held.device)
+            _check.tensor("center", center, (held.shape[1],), "the scores", held.device)
             held.col = center.detach().double() * -held.scale
         first, prototypes, name = held._operands()
         held.row = softmax_potential(first, prototypes, held.scale, held.col, name)

@@ -262,8 +262,9 @@ def _distance(x: Tensor, y: Tensor) -> Tensor:
 
 def _views(views: Sequence[Tensor], name: str = "views") -> list[Tensor]:
     """Checked: at least two matrices of one shape and device, in float32 or float64."""
-    if isinstance(views, Tensor):
-        raise TypeError(f"{name} must be a list of (N, D) tensors: write [z0, z1]")
+    if not isinstance(views, list | tuple):
+        came = type(views).__name__
+        raise TypeError(f"{name} must be a list of (N, D) tensors, got {came}: write [z0, z1]")
     if len(views) < 2:
         raise ValueError(f"{name} must hold at least two views, got {len(views)}")
     for i, view in enumerate(views):
