@@ -230,6 +230,15 @@ def duplicates(how: str, name: str, loss: torch.nn.Module) -> torch.nn.Module:
     return torch.load(file, weights_only=False)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("name", ["pmsn, given", "swav, sorted prior"])
+def test_given_prior_outlives_a_change_of_type(name, dtype) -> None:
+    """model.bfloat16() takes the criterion along; PRIOR rounded to it would sum to 1.0015."""
+    loss = CASES[name].make().to(dtype)
+    assert same_bits(loss.prior.given, PRIOR)
+    assert same_bits(step(name, loss)(*operands()), step(name)(*operands()))
+
+
 @each
 def test_repr_names_the_choices(name) -> None:
     loss = CASES[name].make()
