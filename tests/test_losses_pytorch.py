@@ -1,6 +1,7 @@
 """All losses fit PyTorch: compile, functorch, autocast, checkpoints, copies, CUDA graphs."""
 
 import copy
+import inspect
 import io
 import pickle
 
@@ -228,6 +229,29 @@ def duplicates(how: str, name: str, loss: torch.nn.Module) -> torch.nn.Module:
     torch.save(loss, file)
     file.seek(0)
     return torch.load(file, weights_only=False)
+
+
+QUEUED = ("MemoryQueue", "MoCoLoss", "NNCLRLoss", "PAUCLoss", "ProtoNCELoss")
+
+
+def test_copies_with_a_group(tmp_path) -> None:
+    """Process groups cannot be copied; the losses that hold one can, queues inside them too."""
+    dist = torch.distributed
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        for name in losses.__all__:
+            make = getattr(losses, name)
+            if "group" not in inspect.signature(make).parameters:
+                continue
+            loss = make(*((6, 4) if name in QUEUED else ()), group=dist.group.WORLD)
+            for other in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
+                held = {module.group for module in other.modules() if hasattr(module, "group")}
+                assert held == {dist.group.WORLD.group_name}
+        x, y = operands()[:2]
+        loss = copy.deepcopy(losses.NTXentLoss(group=dist.group.WORLD))
+        torch.testing.assert_close(loss(x, y), losses.NTXentLoss()(x, y))
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)

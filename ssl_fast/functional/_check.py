@@ -196,6 +196,11 @@ def group_name(group: Any) -> str:
     return group.group_name
 
 
+def by_name(group: Any) -> Any:
+    """A group as modules hold it: its name, which copies and pickles, or None."""
+    return getattr(group, "group_name", group)
+
+
 def autocast(*operands: Any) -> tuple:
     """Operands of a product, in autocast's type where it is enabled: as torch.matmul takes them."""
     if not torch._C._is_any_autocast_enabled():

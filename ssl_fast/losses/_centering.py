@@ -55,7 +55,7 @@ class CenteredLoss(torch.nn.Module):
         self.prior = Prior(prior, exponent)
         if self.prior.name != "uniform" and centering == "mean":
             raise ValueError('prior is matched by Sinkhorn alone: pass centering="sinkhorn" too')
-        self.group = group
+        self.group = _check.by_name(group)
         self.register_buffer("center", torch.zeros(1, num_prototypes))
 
     def temperature_at(self, epoch: int | None) -> float:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..functional import cross_correlation_penalty
-from ..functional._check import at_least_zero, positive
+from ..functional._check import at_least_zero, by_name, positive
 
 
 class BarlowTwinsLoss(torch.nn.Module):
@@ -40,7 +40,7 @@ class BarlowTwinsLoss(torch.nn.Module):
         self.off_diagonal_weight = at_least_zero("off_diagonal_weight", off_diagonal_weight)
         self.scale = positive("scale", scale)
         self.eps = positive("eps", eps)
-        self.group = group
+        self.group = by_name(group)
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
         """The loss, 0-d, of two views (N, D)."""

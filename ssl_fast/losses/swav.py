@@ -77,7 +77,7 @@ class SwAVLoss(torch.nn.Module):
             )
         _check.choice("prior_order", prior_order, ORDERS)
         self.prior, self.prior_order = Prior(prior, exponent), prior_order
-        self.group = group
+        self.group = _check.by_name(group)
         self.queue_length = _check.count_or_zero("queue_length", queue_length)
         queue = None
         if queue_length:

@@ -39,7 +39,7 @@ class TiCoLoss(torch.nn.Module):
         if not 0 <= beta < 1:
             raise ValueError(f"beta must be in [0, 1), got {beta}")
         self.beta, self.rho = float(beta), float(rho)
-        self.group = group
+        self.group = _check.by_name(group)
         self.register_buffer("moment", torch.zeros(0, 0))
 
     def forward(self, z0: Tensor, z1: Tensor, update: bool = True) -> Tensor:

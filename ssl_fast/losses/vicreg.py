@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..functional import vicreg
-from ..functional._check import count, positive
+from ..functional._check import by_name, count, positive
 from ..functional.covariance import view_terms
 
 
@@ -50,7 +50,7 @@ class VICRegLoss(torch.nn.Module):
         self.covariance_weight = float(covariance_weight)
         self.gamma = positive("gamma", gamma)
         self.eps = positive("eps", eps)
-        self.group = group
+        self.group = by_name(group)
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
         """The loss, 0-d.
