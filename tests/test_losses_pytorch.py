@@ -3,6 +3,7 @@
 import copy
 import inspect
 import io
+import math
 import pickle
 
 import pytest
@@ -252,6 +253,30 @@ def test_copies_with_a_group(tmp_path) -> None:
         torch.testing.assert_close(loss(x, y), losses.NTXentLoss()(x, y))
     finally:
         dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(("make", "wrong"), [
+    (losses.CWRGPLoss, {"eps": "0.1"}),
+    (losses.DINOLoss, {"center_momentum": 1.1}),
+    (losses.DINOLoss, {"center_momentum": None}),
+    (losses.FroSSLLoss, {"invariance_weight": math.inf}),
+    (losses.IBOTLoss, {"exponent": -1.0}),
+    (losses.MMCRLoss, {"weight": None}),
+    (losses.PAUCLoss, {"gamma": math.nan}),
+    (losses.PMSNLoss, {"exponent": "0.25"}),
+    (losses.SwAVLoss, {"assign_crops": 0}),
+    (losses.SwAVLoss, {"assign_crops": (0, -1)}),
+    (losses.TiCoLoss, {"beta": 1.0}),
+    (losses.TiCoLoss, {"rho": math.nan}),
+    (losses.VICRegLoss, {"variance_weight": -25.0}),
+    (losses.VICRegLLoss, {"alpha": torch.tensor(0.5)}),
+    (losses.VICRegLLoss, {"matches": 20}),
+    (losses.WMSELoss, {"eps": 1}),
+])  # fmt: skip
+def test_options_are_refused_where_they_are_given(make, wrong) -> None:
+    """At construction, by the option's name; not as an operator's TypeError in the first step."""
+    with pytest.raises((TypeError, ValueError), match=rf"^{next(iter(wrong))} must .*, got "):
+        make(**wrong)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)

@@ -110,6 +110,16 @@ def at_least_zero(name: str, value: Any) -> float:
     return float(value)
 
 
+def share(name: str, value: Any, *, whole: bool = False) -> float:
+    """A number in [0, 1), or in [0, 1] where the `whole` is one."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a Python float, got {type(value).__name__}")
+    if not 0 <= float(value) <= 1 or (value == 1 and not whole):
+        end = "at most 1" if whole else "less than 1"
+        raise ValueError(f"{name} must be at least 0 and {end}, got {value}")
+    return float(value)
+
+
 def count(name: str, value: Any) -> int:
     """An integer >= 1."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:

@@ -33,7 +33,7 @@ class Prior(torch.nn.Module):
                 f"prior must be one of {', '.join(map(repr, _NAMES))}, or a tensor (K,) that sums "
                 f"to 1, got {prior!r}"
             )
-        self.name, self.exponent = prior, exponent
+        self.name, self.exponent = prior, _check.at_least_zero("exponent", exponent)
         self.register_buffer("given", given, persistent=False)
 
     def forward(self, prototypes: int, device: torch.device) -> Tensor | None:

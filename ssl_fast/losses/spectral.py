@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..functional import spectral
-from ..functional._check import by_name, positive
+from ..functional._check import at_least_zero, by_name, positive
 from ..functional._norms import normalized
 from ..functional.wasserstein import NULL, wasserstein_uniformity
 
@@ -68,9 +68,7 @@ class MMCRLoss(torch.nn.Module):
 
     def __init__(self, weight: float = 5e-3, group: Any = None):
         super().__init__()
-        if not weight >= 0:
-            raise ValueError(f"weight must be at least 0, got {weight}")
-        self.weight, self.group = weight, by_name(group)
+        self.weight, self.group = at_least_zero("weight", weight), by_name(group)
 
     def forward(self, online: Tensor, momentum: Tensor) -> Tensor:
         """The loss, 0-d, of K views a sample from both networks, each (B, K, D)."""
@@ -97,9 +95,8 @@ class FroSSLLoss(torch.nn.Module):
 
     def __init__(self, invariance_weight: float = 1.0, group: Any = None):
         super().__init__()
-        if not invariance_weight >= 0:
-            raise ValueError(f"invariance_weight must be at least 0, got {invariance_weight}")
-        self.invariance_weight, self.group = invariance_weight, by_name(group)
+        self.invariance_weight = at_least_zero("invariance_weight", invariance_weight)
+        self.group = by_name(group)
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         """The loss, 0-d, of two or more views (N, D)."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..functional import whitening
-from ..functional._check import by_name, choice, count
+from ..functional._check import by_name, choice, count, share
 
 
 class WMSELoss(torch.nn.Module):
@@ -35,7 +35,7 @@ class WMSELoss(torch.nn.Module):
         super().__init__()
         self.sub_batch = count("sub_batch", sub_batch)
         self.iterations = count("iterations", iterations)
-        self.eps = whitening._share("eps", eps)
+        self.eps = share("eps", eps)
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         """The loss, 0-d, of two or more views (N, D)."""
@@ -79,7 +79,7 @@ class CWRGPLoss(torch.nn.Module):
         self.groups = count("groups", groups)
         self.sub_batch = None if sub_batch is None else count("sub_batch", sub_batch)
         self.iterations = count("iterations", iterations)
-        self.eps = whitening._share("eps", eps)
+        self.eps = share("eps", eps)
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         """The loss, 0-d, of two or more views (N, D)."""
