@@ -44,6 +44,14 @@ def vicreg(z1: Tensor, z2: Tensor, sim: float, var: float, cov: float) -> Tensor
     return total
 
 
+def vibcreg(z1: Tensor, z2: Tensor, sim: float, var: float, cov: float) -> Tensor:
+    total = vicreg(z1, z2, sim, var, 0.0)
+    for z in (z1, z2):
+        r = z.T.corrcoef()
+        total = total + cov * (r - r.diagonal().diag()).square().mean()
+    return total
+
+
 def views(n: int, d: int = 12, count: int = 2) -> list[Tensor]:
     return [normal(n, d, seed=i) for i in range(count)]
 
@@ -121,6 +129,10 @@ CASES = {
     "vicreg": (
         lambda a, b: solo.vicreg_loss_func(a, b, 3.0, 2.0, 5.0),
         lambda a, b: vicreg(a, b, 3.0, 2.0, 5.0), views, 2,
+    ),
+    "vibcreg": (
+        lambda a, b: solo.vibcreg_loss_func(a, b, 3.0, 2.0, 5.0),
+        lambda a, b: vibcreg(a, b, 3.0, 2.0, 5.0), views, 2,
     ),
 }  # fmt: skip
 
@@ -202,6 +214,6 @@ def test_signatures() -> None:
     assert shown(solo.mocov3_loss_func) == "query, key, temperature=0.2"
     assert shown(solo.nnclr_loss_func) == "nn, p, temperature=0.1"
     assert shown(solo.swav_loss_func) == "preds, assignments, temperature=0.1"
-    assert shown(solo.vicreg_loss_func) == (
-        "z1, z2, sim_loss_weight=25.0, var_loss_weight=25.0, cov_loss_weight=1.0"
-    )
+    weights = "z1, z2, sim_loss_weight=25.0, var_loss_weight=25.0, cov_loss_weight="
+    assert shown(solo.vicreg_loss_func) == weights + "1.0"
+    assert shown(solo.vibcreg_loss_func) == weights + "200.0"

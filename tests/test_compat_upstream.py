@@ -251,3 +251,31 @@ def test_symmetric_cosine() -> None:
     assert value.item() == pytest.approx(expected.item(), abs=1e-6)
     value.backward()
     assert z0.grad is None and p0.grad is not None
+
+
+def test_what_pytorch_would_broadcast_or_drop() -> None:
+    """Batches that do not fit one another, or hold nothing, are refused and named."""
+    one, six, four = normal(1, 8), normal(6, 8), normal(4, 8)
+    scores = [normal(4, 8, seed=i) for i in range(2)]
+    refused = [
+        (lambda: ours.NTXentLoss()(one, six), r"same samples, got \(1, 8\) and \(6, 8\)"),
+        (lambda: ours.DCLWLoss()(six, four), r"same samples, got \(6, 8\) and \(4, 8\)"),
+        (lambda: ours.SwaVLoss()(scores, [], [six]), "each of the 2 high-resolution crops, got 1"),
+        (lambda: ours.KoLeoLoss()(six[:0]), r"non-empty batch, got shape \(0, 8\)"),
+        (
+            lambda: ours.IBOTPatchLoss(8)(six[:0], six[:0], torch.zeros(2, 3, 3).bool()),
+            "no patch is masked",
+        ),
+    ]
+    for call, message in refused:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_options_that_lightly_takes() -> None:
+    """No weight off the diagonal; views in one tensor."""
+    z = torch.stack([normal(6, 4), normal(6, 4, seed=1)])
+    a, b = ((v - v.mean(0)) / (v.var(0, correction=0) + 1e-5).sqrt() for v in z)
+    expected = ((a * b).mean(0) - 1).square().sum()
+    torch.testing.assert_close(ours.BarlowTwinsLoss(lambda_param=0.0)(*z), expected)
+    assert torch.equal(ours.FroSSLLoss()(z), ours.FroSSLLoss()(list(z)))

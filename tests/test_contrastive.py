@@ -405,7 +405,12 @@ def test_refusals() -> None:
         (lambda: info_nce(z, z, reduction="sums"), "reduction must be one of"),
         (lambda: nt_xent(z[:0], z[:0]), "z0 must be a non-empty matrix"),
         (lambda: multi_view_nt_xent([z]), r"at least two .* write \[z0, z1\]"),
-        (lambda: multi_view_nt_xent(z), "views must be a list"),
+        (lambda: multi_view_nt_xent(z), "views must be a list .* got Tensor"),
+        (lambda: multi_view_nt_xent(x for x in (z, z)), "views must be a list .* got generator"),
+        (lambda: proto_nce(z, z, phi.to("meta"), long), "concentration is on meta, z on cpu"),
+        (lambda: proto_nce(z, z, phi, long.to("meta")), "index is on meta, z on cpu"),
+        (lambda: proto_nce(z, z, phi, long, negatives=long.to("meta")), "negatives is on meta"),
+        (lambda: decoupled_nt_xent(z, z, weights=phi.to("meta")), "weights is on meta, z0 on cpu"),
         (lambda: decoupled_nt_xent(z, z, weights=torch.ones(3)), r"weights must have shape \(4,\)"),
         (lambda: decoupled_nt_xent(z, z, weights=torch.ones(4).requires_grad_()), "weights.detach"),
         (lambda: proto_nce(z, z, phi, long + 1), r"index must lie in \[0, 4\), .* from 1 to 4"),
@@ -423,6 +428,7 @@ def test_refusals() -> None:
         (lambda: proto_nce(z, z, phi, long.float()), r"call index.long\(\)"),
         (lambda: info_nce(z.int(), z.int()), r"call query.float\(\)"),
         (lambda: decoupled_nt_xent(z, z, weights=2.0), "weights must be a torch.Tensor"),
+        (lambda: proto_nce(z, z, phi.to_sparse(), long), "concentration must be a dense tensor"),
     ):
         with pytest.raises(TypeError, match=message):
             call()

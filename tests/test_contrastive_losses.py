@@ -345,7 +345,7 @@ def test_refusals() -> None:
         (lambda: MemoryQueue(0, 3), "size must be an integer >= 1"),
         (lambda: MoCoLoss(20, 5)(q, q), r"queue must have query's width 3, got \(20, 5\)"),
         (lambda: DCLWLoss(sigma=0), "sigma"),
-        (lambda: PAUCLoss(alpha=-1), "alpha must be >= 0, got -1"),
+        (lambda: PAUCLoss(alpha=-1), "alpha must be finite and >= 0, got -1"),
         (lambda: ProtoNCELoss(duplicates="x"), "duplicates must be one of"),
         (lambda: BYOLLoss()(q, q, q, q[:3]), r"row by row alike, got \(4, 3\), \(3, 3\)"),
     ):

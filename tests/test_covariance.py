@@ -212,11 +212,12 @@ def test_options(backend) -> None:
         lambda a, b: oracles.vicreg(a, b, 1.7, 0.3),
         [z0, z1], wrt=2, upstream=WEIGHTS,
     )  # fmt: skip
-    assert_right(
-        lambda a, b: cross_correlation_penalty(a, b, off_diagonal_weight=0.4, eps=0.2),
-        lambda a, b: oracles.barlow_twins(a, b, 0.4, 0.2),
-        [z0, z1], wrt=2,
-    )  # fmt: skip
+    for weight in (0.4, 0):
+        assert_right(
+            lambda a, b: cross_correlation_penalty(a, b, off_diagonal_weight=weight, eps=0.2),  # noqa: B023
+            lambda a, b: oracles.barlow_twins(a, b, weight, 0.2),  # noqa: B023
+            [z0, z1], wrt=2,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("shape", [(9, 3, 5), (9, 2, 2, 20)], ids=str)

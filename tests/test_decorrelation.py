@@ -177,8 +177,8 @@ def test_vicregl_equals_lightly() -> None:
     [
         (lambda: VICRegLoss(gamma=0.0), "gamma must be finite and > 0"),
         (lambda: BarlowTwinsLoss(scale=-1.0), "scale must be finite and > 0"),
-        (lambda: TiCoLoss(beta=1.0), r"beta must be in \[0, 1\), got 1.0"),
-        (lambda: VICRegLLoss(alpha=2.0), "alpha must be between 0 and 1, got 2.0"),
+        (lambda: TiCoLoss(beta=1.0), r"beta must be at least 0 and less than 1, got 1.0"),
+        (lambda: VICRegLLoss(alpha=2.0), "alpha must be at least 0 and at most 1, got 2.0"),
         (lambda: VICRegLLoss(matches=(0, 4)), "matches must be an integer >= 1"),
         (lambda: VICRegLLoss()([], []), "pass two global views"),
         (lambda: VICRegLLoss()([1, 2], [1]), "global_views and global_locations must have one"),

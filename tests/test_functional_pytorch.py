@@ -582,6 +582,40 @@ def test_assignments_are_copied() -> None:
         assert same_bits(other.dense(), held.dense())
 
 
+def test_assignments_of_changed_scores_are_refused() -> None:
+    """Potentials of the old scores would give rows that do not sum to one."""
+    x, y, s = operands()
+    for scores, changed in ((s, s), ((x[:, :1], y[:, :1]), x), ((x[:, :1], y[:, :1]), y)):
+        held = Assignment.softmax(scores, temperature=0.1)
+        part, twin = held[:], copy.deepcopy(held)
+        expected = held.dense()
+        with torch.no_grad():
+            changed.mul_(2.0)
+        uses = [
+            held.dense, part.dense, lambda held=held: held[:2],
+            lambda held=held: soft_cross_entropy(s, held),
+            lambda held=held: multi_crop_cross_entropy([s], [held], None, temperature=1.0,
+                                                       skip_same=False),
+        ]  # fmt: skip
+        for use in uses:
+            with pytest.raises(RuntimeError, match="changed in place after it was made"):
+                use()
+        assert same_bits(twin.dense(), expected)
+        assert Assignment.softmax(scores, temperature=0.1).dense().isfinite().all()
+    given = Assignment.from_dense(s)
+    s.zero_()
+    assert not given.dense().any()
+
+
+def test_assignments_cross_into_graphs() -> None:
+    """Made in eager mode, used by a compiled function."""
+    torch.compiler.reset()
+    _, _, s = operands()
+    held = Assignment.sinkhorn(s.mul_(2.0))
+    compiled = torch.compile(soft_cross_entropy, fullgraph=True, backend="aot_eager")
+    assert same_bits(compiled(s, held), soft_cross_entropy(s, held))
+
+
 def test_dtensor_is_refused(tmp_path) -> None:
     """TypeError that names the argument and the call that would work."""
     import torch.distributed as dist

@@ -1,7 +1,9 @@
 """All losses fit PyTorch: compile, functorch, autocast, checkpoints, copies, CUDA graphs."""
 
 import copy
+import inspect
 import io
+import math
 import pickle
 
 import pytest
@@ -228,6 +230,62 @@ def duplicates(how: str, name: str, loss: torch.nn.Module) -> torch.nn.Module:
     torch.save(loss, file)
     file.seek(0)
     return torch.load(file, weights_only=False)
+
+
+QUEUED = ("MemoryQueue", "MoCoLoss", "NNCLRLoss", "PAUCLoss", "ProtoNCELoss")
+
+
+def test_copies_with_a_group(tmp_path) -> None:
+    """Process groups cannot be copied; the losses that hold one can, queues inside them too."""
+    dist = torch.distributed
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        for name in losses.__all__:
+            make = getattr(losses, name)
+            if "group" not in inspect.signature(make).parameters:
+                continue
+            loss = make(*((6, 4) if name in QUEUED else ()), group=dist.group.WORLD)
+            for other in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
+                held = {module.group for module in other.modules() if hasattr(module, "group")}
+                assert held == {dist.group.WORLD.group_name}
+        x, y = operands()[:2]
+        loss = copy.deepcopy(losses.NTXentLoss(group=dist.group.WORLD))
+        torch.testing.assert_close(loss(x, y), losses.NTXentLoss()(x, y))
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(("make", "wrong"), [
+    (losses.CWRGPLoss, {"eps": "0.1"}),
+    (losses.DINOLoss, {"center_momentum": 1.1}),
+    (losses.DINOLoss, {"center_momentum": None}),
+    (losses.FroSSLLoss, {"invariance_weight": math.inf}),
+    (losses.IBOTLoss, {"exponent": -1.0}),
+    (losses.MMCRLoss, {"weight": None}),
+    (losses.PAUCLoss, {"gamma": math.nan}),
+    (losses.PMSNLoss, {"exponent": "0.25"}),
+    (losses.SwAVLoss, {"assign_crops": 0}),
+    (losses.SwAVLoss, {"assign_crops": (0, -1)}),
+    (losses.TiCoLoss, {"beta": 1.0}),
+    (losses.TiCoLoss, {"rho": math.nan}),
+    (losses.VICRegLoss, {"variance_weight": -25.0}),
+    (losses.VICRegLLoss, {"alpha": torch.tensor(0.5)}),
+    (losses.VICRegLLoss, {"matches": 20}),
+    (losses.WMSELoss, {"eps": 1}),
+])  # fmt: skip
+def test_options_are_refused_where_they_are_given(make, wrong) -> None:
+    """At construction, by the option's name; not as an operator's TypeError in the first step."""
+    with pytest.raises((TypeError, ValueError), match=rf"^{next(iter(wrong))} must .*, got "):
+        make(**wrong)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("name", ["pmsn, given", "swav, sorted prior"])
+def test_given_prior_outlives_a_change_of_type(name, dtype) -> None:
+    """model.bfloat16() takes the criterion along; PRIOR rounded to it would sum to 1.0015."""
+    loss = CASES[name].make().to(dtype)
+    assert same_bits(loss.prior.given, PRIOR)
+    assert same_bits(step(name, loss)(*operands()), step(name)(*operands()))
 
 
 @each

@@ -419,6 +419,13 @@ REFUSED = {
     "no rows": (lambda: sinkhorn(S[:0]), ValueError, ["scores", r"\(0, 3\)", "empty"]),
     "no columns": (lambda: sinkhorn(S[:, :0]), ValueError, ["scores", r"\(4, 0\)", "empty"]),
     "sparse": (lambda: sinkhorn(torch.eye(3).to_sparse()), TypeError, ["scores", "sparse"]),
+    "nested": (
+        lambda: sinkhorn(torch.nested.nested_tensor([S[0], S[0, :2]])), TypeError,
+        ["scores", "nested"],
+    ),
+    "sparse prior": (
+        lambda: sinkhorn(S, prior=torch.ones(3).to_sparse()), TypeError, ["prior", "sparse"]
+    ),
     "epsilon 0": (lambda: sinkhorn(S, epsilon=0), ValueError, ["epsilon", "> 0", "0"]),
     "epsilon -1": (lambda: sinkhorn(S, epsilon=-1.0), ValueError, ["epsilon", "-1.0"]),
     "epsilon nan": (lambda: sinkhorn(S, epsilon=math.nan), ValueError, ["epsilon", "nan"]),

@@ -18,11 +18,17 @@ from torch import Tensor
 from ..functional import (
     Assignment,
     alignment,
+    covariance_penalty,
     cross_correlation_penalty,
     linear_soft_cross_entropy,
     multi_crop_cross_entropy,
+    variance_hinge,
 )
+from ..functional._check import group_name
 from ..functional._contrastive_as_published import class_nt_xent, in_batch_info_nce
+from ..functional._distributed import gather
+from ..functional._norms import normalized
+from ..functional._tiles import product_dtype
 from ..functional.contrastive import info_nce, local_nt_xent
 from ..functional.cosine import mean_cosine
 from ..functional.covariance import view_terms
@@ -40,6 +46,7 @@ __all__ = [
     "simclr_loss_func",
     "simsiam_loss_func",
     "swav_loss_func",
+    "vibcreg_loss_func",
     "vicreg_loss_func",
     "wmse_loss_func",
 ]
@@ -85,14 +92,15 @@ def simclr_loss_func(z: Tensor, indexes: Tensor, temperature: float = 0.1) -> Te
         indexes: (V N,); rows of one index are one another's positives.
         temperature: > 0.
 
-    Over processes: rows of all of them are compared with, the mean is this process's. Where the
-    indexes are V times the same N different ones the views' kernels run; else, as on a GPU, whose
-    indexes are not looked at, the rows are sorted by index and their classes masked.
+    Over processes: rows of all of them are compared with, those of equal index as positives; the
+    mean is this process's. In one process, where the indexes are V times the same N different
+    ones, the views' kernels run; else, as on a GPU, whose indexes are not looked at, the rows are
+    sorted by index and their classes masked.
     """
     group = world()
-    views = _views(indexes)
+    views = _views(indexes) if group is None else 0  # one way on all ranks
     if views > 1:
-        loss = local_nt_xent(list(z.chunk(views)), temperature=temperature, group=group)
+        loss = local_nt_xent(list(z.chunk(views)), temperature=temperature)
     else:
         loss = class_nt_xent(z, indexes, temperature=temperature, group=group)
     return as_lightly(loss, z.dtype)
@@ -169,6 +177,28 @@ def vicreg_loss_func(
     terms = [view_terms(z, 1.0, 1e-4, group) for z in (z1, z2)]
     loss = sim_loss_weight * invariance + var_loss_weight * (terms[0][0] + terms[1][0])
     loss = loss + cov_loss_weight * (terms[0][1] + terms[1][1])
+    return as_lightly(loss, z1.dtype)
+
+
+def vibcreg_loss_func(
+    z1: Tensor,
+    z2: Tensor,
+    sim_loss_weight: float = 25.0,
+    var_loss_weight: float = 25.0,
+    cov_loss_weight: float = 200.0,
+) -> Tensor:
+    """VIbCReg of views (N, D), 0-d: `vicreg_loss_func` with correlations for covariances.
+
+    The correlation term is sum_{d != e} R_de^2 / D^2 of each view, R its columns' correlations.
+    Over processes: rows of all of them are gathered, but for the invariance.
+    """
+    group = group_name(world())
+    loss = sim_loss_weight * alignment(z1, z2) / z1.shape[1]
+    for z in (z1, z2):
+        rows = gather(z.to(product_dtype(z)), group)
+        unit = normalized(rows - rows.mean(0), dim=0)
+        correlation = covariance_penalty(unit) * ((len(rows) - 1) ** 2 / rows.shape[1])
+        loss = loss + var_loss_weight * variance_hinge(rows) + cov_loss_weight * correlation
     return as_lightly(loss, z1.dtype)
 
 

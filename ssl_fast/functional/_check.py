@@ -13,7 +13,7 @@ _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 def matrix(name: str, value: Any) -> None:
     """`value` is a plain floating-point tensor (N, K) with N, K >= 1."""
-    if type(value) is not Tensor or value.layout is not torch.strided:
+    if type(value) is not Tensor or value.layout is not torch.strided or value.is_nested:
         _plain(name, value)
     if value.dtype not in _FLOATS:
         raise TypeError(
@@ -26,14 +26,16 @@ def matrix(name: str, value: Any) -> None:
         )
 
 
-def tensor(name: str, value: Any, shape: tuple[int, ...]) -> None:
-    """`value` is a plain floating-point tensor of exactly `shape`."""
-    if type(value) is not Tensor:
-        _plain(name, value)
+def tensor(
+    name: str, value: Any, shape: tuple[int, ...], other_name: str, expected: torch.device
+) -> None:
+    """`value` is a plain floating-point tensor of exactly `shape`, on the device of the other."""
+    _plain(name, value)
     if value.dtype not in _FLOATS:
         raise TypeError(f"{name} must be floating-point, got {value.dtype}")
     if tuple(value.shape) != shape:
         raise ValueError(f"{name} must have shape {shape}, got {tuple(value.shape)}")
+    device(name, value, other_name, expected)
 
 
 def _plain(name: str, value: Any) -> None:
@@ -45,8 +47,9 @@ def _plain(name: str, value: Any) -> None:
             f"{name} is a DTensor; ssl_fast takes plain tensors: pass {name}.to_local() or "
             f"{name}.full_tensor(), and the process group as group="
         )
-    if value.layout is not torch.strided:
-        raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}")
+    if value.layout is not torch.strided or value.is_nested:
+        kind = "a nested tensor" if value.is_nested else f"layout {value.layout}"
+        raise TypeError(f"{name} must be a dense tensor, got {kind}")
 
 
 def same(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
@@ -107,6 +110,16 @@ def at_least_zero(name: str, value: Any) -> float:
     return float(value)
 
 
+def share(name: str, value: Any, *, whole: bool = False) -> float:
+    """A number in [0, 1), or in [0, 1] where the `whole` is one."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a Python float, got {type(value).__name__}")
+    if not 0 <= float(value) <= 1 or (value == 1 and not whole):
+        end = "at most 1" if whole else "less than 1"
+        raise ValueError(f"{name} must be at least 0 and {end}, got {value}")
+    return float(value)
+
+
 def count(name: str, value: Any) -> int:
     """An integer >= 1."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
@@ -128,8 +141,7 @@ def choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
 
 def prior(value: Any, num_prototypes: int, scores_device: torch.device) -> Tensor:
     """(K,), non-negative, sums to 1 within 1e-3. Values are read on CPU tensors only: no sync."""
-    tensor("prior", value, (num_prototypes,))
-    device("prior", value, "the scores", scores_device)
+    tensor("prior", value, (num_prototypes,), "the scores", scores_device)
     value = value.detach()
     if scores_device.type == "cpu" and not torch.compiler.is_compiling():
         smallest, total = float(value.min()), float(value.double().sum())
@@ -140,7 +152,9 @@ def prior(value: Any, num_prototypes: int, scores_device: torch.device) -> Tenso
     return value
 
 
-def index(name: str, value: Any, size: int, rows: int | None = None) -> None:
+def index(
+    name: str, value: Any, size: int, other_name: str, other: Tensor, rows: int | None = None
+) -> None:
     """(rows,) long, of any length for None, in [0, size); read on CPU tensors only: no sync."""
     if not isinstance(value, Tensor) or value.dtype != torch.int64:
         came = value.dtype if isinstance(value, Tensor) else type(value).__name__
@@ -148,6 +162,7 @@ def index(name: str, value: Any, size: int, rows: int | None = None) -> None:
     if value.dim() != 1 or value.numel() == 0 or rows not in (None, len(value)):
         expected = "(M,), M >= 1" if rows is None else f"({rows},)"
         raise ValueError(f"{name} must have shape {expected}, got {tuple(value.shape)}")
+    device(name, value, other_name, other.device)
     if value.device.type == "cpu" and not torch.compiler.is_compiling():
         smallest, largest = int(value.min()), int(value.max())
         if smallest < 0 or largest >= size:
@@ -189,6 +204,11 @@ def group_name(group: Any) -> str:
             f"name, got {type(group).__name__}"
         )
     return group.group_name
+
+
+def by_name(group: Any) -> Any:
+    """A group as modules hold it: its name, which copies and pickles, or None."""
+    return getattr(group, "group_name", group)
 
 
 def autocast(*operands: Any) -> tuple:

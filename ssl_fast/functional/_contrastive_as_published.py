@@ -46,5 +46,5 @@ def class_nt_xent(z: Tensor, index: Tensor, *, temperature: float, group: Any) -
     positive = (classes == index[:, None]) & (order != own[:, None])
     logits = (normalized(z) @ normalized(everyone).t()) / temperature
     positives = logits.masked_fill(~positive, -torch.inf).logsumexp(1)
-    loss = torch.nn.functional.softplus(negatives - positives.double()).mean()
-    return loss.to(product_dtype(z))
+    losses = torch.logaddexp(negatives - positives.double(), negatives.new_zeros(()))
+    return losses.mean().to(product_dtype(z))

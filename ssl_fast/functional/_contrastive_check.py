@@ -8,8 +8,11 @@ from . import _check
 
 
 def same_views(views: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    if isinstance(views, Tensor) or len(views) < 2:
-        raise ValueError("views must be a list of at least two (N, D) tensors: write [z0, z1]")
+    if not isinstance(views, list | tuple) or len(views) < 2:
+        came = f"{len(views)} of them" if isinstance(views, list | tuple) else type(views).__name__
+        raise ValueError(
+            f"views must be a list of at least two (N, D) tensors, got {came}: write [z0, z1]"
+        )
     operands = _check.autocast(*views)
     for i in range(1, len(operands)):
         same_shape("z0", operands[0], f"z{i}", operands[i])

@@ -26,7 +26,9 @@ Scores = Tensor | tuple[Tensor, Tensor]
 class Assignment:
     """N samples softly assigned to K prototypes. A constant: no gradient flows into it.
 
-    Made by `Assignment.sinkhorn`, `Assignment.softmax` or `Assignment.from_dense`.
+    Made by `Assignment.sinkhorn`, `Assignment.softmax` or `Assignment.from_dense`. Tensors are
+    held, not copied: scores that are changed in place later no longer belong to the potentials, and
+    using the assignment raises.
 
     Attributes:
         values: (N, K) scores, or probabilities where `scale` is None; None when factored.
@@ -109,8 +111,7 @@ class Assignment:
         held = _held(scores)
         held.scale = 1.0 / _check.positive("temperature", temperature)
         if center is not None:
-            _check.tensor("center", center, (held.shape[1],))
-            _check.device("center", center, "the scores", held.device)
+            _check.tensor("center", center, (held.shape[1],), "the scores", held.device)
             held.col = center.detach().double() * -held.scale
         first, prototypes, name = held._operands()
         held.row = softmax_potential(first, prototypes, held.scale, held.col, name)
@@ -122,6 +123,30 @@ class Assignment:
         _check.matrix("targets", targets)
         _check.constant("targets", targets)
         return cls(values=_check.rows_contiguous(targets))
+
+    def __post_init__(self) -> None:
+        self._versions = self._present_versions()
+
+    def __setstate__(self, state: dict) -> None:  # copies and pickles count from 0
+        vars(self).update(state)
+        self.__post_init__()
+
+    def unchanged(self) -> Assignment:
+        """Itself, if no operation in place has changed the scores since the potentials."""
+        now = self._present_versions()
+        if self.scale is not None and None not in (now, self._versions) and now != self._versions:
+            raise RuntimeError(
+                "the scores of this Assignment, or their factors z and prototypes, were changed in "
+                "place after it was made, and its potentials are those of the old ones: use it "
+                "before, or change a copy, as scores / temperature makes one"
+            )
+        return self
+
+    def _present_versions(self) -> tuple[int, ...] | None:
+        if torch.compiler.is_compiling():  # which keeps no count
+            return None
+        held = self.values, self.z, self.prototypes
+        return tuple(t._version for t in held if t is not None and not t.is_inference())
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -151,7 +176,7 @@ class Assignment:
                 f"{shape}: write assignment[-n:] or assignment[index]"
             )
         part = dataclasses.replace(
-            self,
+            self.unchanged(),
             values=None if self.values is None else self.values[rows],
             z=None if self.z is None else self.z[rows],
             row=None if self.row is None else self.row[rows].contiguous(),
@@ -170,7 +195,7 @@ class Assignment:
         if self.scale is None:
             assert self.values is not None
             return self.values.to(product_dtype(self.values))
-        first, prototypes, name = self._operands()
+        first, prototypes, name = self.unchanged()._operands()
         return evaluate(first, prototypes, self.scale, self.row, self.col, name)
 
     @property

@@ -170,7 +170,8 @@ def decoupled_nt_xent(
     inv_temperature = 1.0 / _check.positive("temperature", temperature)
     if weights is not None:
         two = isinstance(weights, Tensor) and weights.dim() == 2
-        _check.tensor("weights", weights, (len(z0), 2) if two else (len(z0),))
+        shape = (len(z0), 2) if two else (len(z0),)
+        _check.tensor("weights", weights, shape, "z0", z0.device)
         _check.constant("weights", weights)
         weights = weights if two else weights[:, None].expand(-1, 2)
     return _pairs(views, weights, inv_temperature, normalize, True, _check.group_name(group))
@@ -214,10 +215,10 @@ def proto_nce(
     """
     z, centroids = _check.autocast(z, centroids)
     _check.factors("z", z, "centroids", centroids)
-    _check.tensor("concentration", concentration, (len(centroids),))
+    _check.tensor("concentration", concentration, (len(centroids),), "z", z.device)
     _check.constant("concentration", concentration)
     _check.all_positive("concentration", concentration)
-    _check.index("index", index, len(centroids), len(z))
+    _check.index("index", index, len(centroids), "z", z, len(z))
     _check.choice("duplicates", duplicates, ("count", "ignore"))
     scale = concentration.to(product_dtype(z)).reciprocal()
     if centroids.requires_grad:  # gradients of all rows meet in a centroid: half would lose them
@@ -226,7 +227,7 @@ def proto_nce(
     without: Any = (index, index + 1)
     others, column_scale = centroids, scale
     if negatives is not None:
-        _check.index("negatives", negatives, len(centroids))
+        _check.index("negatives", negatives, len(centroids), "z", z)
         negatives = negatives.sort().values if duplicates == "ignore" else negatives
         without = None
         if duplicates == "ignore":

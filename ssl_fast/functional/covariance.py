@@ -129,7 +129,7 @@ def cross_correlation_penalty(
     Args:
         z0: (N, D) of one shape and type, not normalised; N >= 2 over all ranks.
         z1: likewise.
-        off_diagonal_weight: w, > 0.
+        off_diagonal_weight: w, >= 0.
         eps: added to the variance, > 0.
         group: process group: statistics and C are those of all ranks' rows, every rank returns the
             global loss, and gradients such that the mean over ranks, as DDP takes it, is exact.
@@ -150,7 +150,7 @@ def cross_correlation_penalty(
     """
     _two_views(z0, z1)
     z0, _, group = _arguments("z0", z0, 1.0, eps, group)
-    weight = _check.positive("off_diagonal_weight", off_diagonal_weight)
+    weight = _check.at_least_zero("off_diagonal_weight", off_diagonal_weight)
     name = backend.select("covariance", z0.device, z0.dtype)
     z1 = _check.rows_contiguous(z1)
     want_grad = torch.is_grad_enabled() and (z0.requires_grad or z1.requires_grad)

@@ -135,7 +135,7 @@ def _arguments(shape: Any, symmetric: bool, reduction: str, group: Any) -> str:
 def _target(targets: Any, shape: Any, like: Tensor, name: str) -> tuple:
     """The fields of `targets` that cross into operators: values, z, prototypes, scale, row, col."""
     if isinstance(targets, Assignment):
-        t = targets
+        t = targets.unchanged()
         fields = t.values, t.z, t.prototypes, t.scale, t.row, t.col
     else:
         _check.matrix("targets", targets)

@@ -115,7 +115,7 @@ def _teachers(
                 f"but the students are {shape[0]} samples and {shape[1]} prototypes"
             )
         _check.device(f"teachers[{t}]", held._any, "students[0]", like.device)
-        values = held.values
+        values = held.unchanged().values
         if values is not None and values.dtype not in (like.dtype, product_dtype(like)):
             values = values.to(product_dtype(like))
         fields += [values, held.z, held.prototypes, held.row, held.col]

@@ -38,8 +38,7 @@ def mmcr(online: Tensor, momentum: Tensor, *, weight: float = 5e-3, group: Any =
     Source: Yerxa et al. 2023; the value of Lightly's MMCRLoss, without differentiating an SVD.
     Cost: one eigendecomposition min(B, D) wide and B of min(2K, D); products of B D min(B, D).
     """
-    if not weight >= 0:
-        raise ValueError(f"weight must be at least 0, got {weight}")
+    weight = _check.at_least_zero("weight", weight)
     for name, value in (("online", online), ("momentum", momentum)):
         if isinstance(value, Tensor) and value.dim() != 3:
             raise ValueError(f"{name} must be (B, K, D), got shape {tuple(value.shape)}")
@@ -78,8 +77,7 @@ def frossl(views: Sequence[Tensor], *, invariance_weight: float = 1.0, group: An
     Source: Skean et al. 2024; the value of Lightly's FroSSLLoss.
     Cost: a Gram of min(N, D) for each view, forward, and two products of its size backward.
     """
-    if not invariance_weight >= 0:
-        raise ValueError(f"invariance_weight must be at least 0, got {invariance_weight}")
+    invariance_weight = _check.at_least_zero("invariance_weight", invariance_weight)
     name = _check.group_name(group)
     z = torch.stack([_distributed.gather(v, name) for v in _views(views)])
     z = normalized(z, dim=1)

@@ -53,7 +53,7 @@ def wmse(
     rows, width = views[0].shape
     _check.count("sub_batch", sub_batch)
     _check.count("iterations", iterations)
-    eps = _share("eps", eps)
+    eps = _check.share("eps", eps)
     if rows % sub_batch:
         raise ValueError(
             f"{rows} rows do not divide into sub-batches of {sub_batch}: choose sub_batch among "
@@ -111,7 +111,7 @@ def cw_rgp(
     rows, width = views[0].shape
     _check.count("groups", groups)
     _check.count("iterations", iterations)
-    eps = _share("eps", eps)
+    eps = _check.share("eps", eps)
     sub_batch = rows if sub_batch is None else _check.count("sub_batch", sub_batch)
     if width % groups:
         raise ValueError(f"groups must divide the width {width}, got {groups}")
@@ -226,12 +226,12 @@ def zero_cl(
         )
     total = x.new_zeros(())
     if mode != "instance":
-        fraction = 0.1 if shrinkage is None else _share("shrinkage", shrinkage)
+        fraction = 0.1 if shrinkage is None else _check.share("shrinkage", shrinkage)
         floor = 1e-5 if eps is None else _check.positive("eps", eps)
         a, b = (_standardise(view.T, 0, 1e-5) for view in (x, y))  # (D, N)
         total = total + _diagonal(a, b, len(x) - 1, fraction, floor)
     if mode != "feature":
-        fraction = 0.0 if shrinkage is None else _share("shrinkage", shrinkage)
+        fraction = 0.0 if shrinkage is None else _check.share("shrinkage", shrinkage)
         floor = 1e-2 if eps is None else _check.positive("eps", eps)
         a, b = ((v - v.mean(1, keepdim=True)) / (v.std(1, keepdim=True) + 1e-4) for v in (x, y))
         total = total + _diagonal(a, b, x.shape[1], fraction, floor)
@@ -262,8 +262,9 @@ def _distance(x: Tensor, y: Tensor) -> Tensor:
 
 def _views(views: Sequence[Tensor], name: str = "views") -> list[Tensor]:
     """Checked: at least two matrices of one shape and device, in float32 or float64."""
-    if isinstance(views, Tensor):
-        raise TypeError(f"{name} must be a list of (N, D) tensors: write [z0, z1]")
+    if not isinstance(views, list | tuple):
+        came = type(views).__name__
+        raise TypeError(f"{name} must be a list of (N, D) tensors, got {came}: write [z0, z1]")
     if len(views) < 2:
         raise ValueError(f"{name} must hold at least two views, got {len(views)}")
     for i, view in enumerate(views):
@@ -275,9 +276,3 @@ def _views(views: Sequence[Tensor], name: str = "views") -> list[Tensor]:
             )
     wide = product_dtype(views[0])
     return [view.to(wide) for view in views]
-
-
-def _share(name: str, value: float) -> float:
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must be at least 0 and less than 1, got {value}")
-    return float(value)

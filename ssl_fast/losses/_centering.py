@@ -45,9 +45,7 @@ class CenteredLoss(torch.nn.Module):
             "warmup_teacher_temperature", warmup_teacher_temperature
         )
         self.warmup_epochs = _check.count_or_zero("warmup_epochs", warmup_epochs)
-        self.center_momentum = center_momentum
-        if not 0 <= center_momentum <= 1:
-            raise ValueError(f"center_momentum must be within 0 and 1, got {center_momentum}")
+        self.center_momentum = _check.share("center_momentum", center_momentum, whole=True)
         _check.choice("centering", centering, _CENTERING)
         _check.choice("prior_order", prior_order, ORDERS)
         self.centering, self.prior_order = centering, prior_order
@@ -55,7 +53,7 @@ class CenteredLoss(torch.nn.Module):
         self.prior = Prior(prior, exponent)
         if self.prior.name != "uniform" and centering == "mean":
             raise ValueError('prior is matched by Sinkhorn alone: pass centering="sinkhorn" too')
-        self.group = group
+        self.group = _check.by_name(group)
         self.register_buffer("center", torch.zeros(1, num_prototypes))
 
     def temperature_at(self, epoch: int | None) -> float:

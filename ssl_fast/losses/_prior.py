@@ -1,5 +1,7 @@
 """A prior over prototypes as the losses take it: by name, or as numbers."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,8 @@ ORDERS = ("fixed", "sorted")
 class Prior(torch.nn.Module):
     """`prior` is "uniform" or None, "power_law" (k^-exponent), or a distribution (K,).
 
-    A given distribution moves with the module, but is no part of its state: it is an argument.
+    A given distribution moves with the module, but keeps its type: rounded to half it would not
+    sum to 1. It is no part of the state: it is an argument.
     """
 
     given: Tensor | None
@@ -30,7 +33,7 @@ class Prior(torch.nn.Module):
                 f"prior must be one of {', '.join(map(repr, _NAMES))}, or a tensor (K,) that sums "
                 f"to 1, got {prior!r}"
             )
-        self.name, self.exponent = prior, exponent
+        self.name, self.exponent = prior, _check.at_least_zero("exponent", exponent)
         self.register_buffer("given", given, persistent=False)
 
     def forward(self, prototypes: int, device: torch.device) -> Tensor | None:
@@ -41,6 +44,13 @@ class Prior(torch.nn.Module):
             return power_law_prior(prototypes, self.exponent)
         with device:  # made where it is needed: a copy from the host would synchronise
             return power_law_prior(prototypes, self.exponent)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> torch.nn.Module:
+        given = self.given
+        super()._apply(fn, recurse)
+        if given is not None and self.given is not None and self.given.dtype != given.dtype:
+            self.given = given.to(self.given.device)
+        return self
 
     def extra_repr(self) -> str:
         return f"{self.name}, exponent={self.exponent}" if self.name == "power_law" else self.name

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..functional import alignment, gaussian_uniformity
-from ..functional._check import group_name, positive
+from ..functional._check import by_name, group_name, positive
 
 
 class AlignUniformLoss(torch.nn.Module):
@@ -44,7 +44,7 @@ class AlignUniformLoss(torch.nn.Module):
         self.alpha = positive("alpha", alpha)
         self.t = positive("t", t)
         group_name(group)
-        self.group = group
+        self.group = by_name(group)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss, 0-d, of two views (N, D), N >= 2; gradients reach both."""

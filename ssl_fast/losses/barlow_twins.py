@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..functional import cross_correlation_penalty
-from ..functional._check import positive
+from ..functional._check import at_least_zero, by_name, positive
 
 
 class BarlowTwinsLoss(torch.nn.Module):
@@ -18,7 +18,7 @@ class BarlowTwinsLoss(torch.nn.Module):
     without running statistics.
 
     Args:
-        off_diagonal_weight: w, > 0; 0.0051 in the official code, 0.005 in the paper.
+        off_diagonal_weight: w, >= 0; 0.0051 in the official code, 0.005 in the paper.
         scale: of the whole, > 0; 1 in the official code, solo-learn's recipes have 0.024 to 0.1.
         eps: added to the variance, > 0.
         group: process group. Statistics and C are those of all ranks' rows, as with the official
@@ -37,10 +37,10 @@ class BarlowTwinsLoss(torch.nn.Module):
         group: Any = None,
     ):
         super().__init__()
-        self.off_diagonal_weight = positive("off_diagonal_weight", off_diagonal_weight)
+        self.off_diagonal_weight = at_least_zero("off_diagonal_weight", off_diagonal_weight)
         self.scale = positive("scale", scale)
         self.eps = positive("eps", eps)
-        self.group = group
+        self.group = by_name(group)
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
         """The loss, 0-d, of two views (N, D)."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..functional import decoupled_nt_xent
-from ..functional._check import group_name, positive
+from ..functional._check import by_name, group_name, positive
 from ..functional._rows import mises_fisher_weights
 
 
@@ -36,7 +36,7 @@ class DCLLoss(torch.nn.Module):
         super().__init__()
         self.temperature = positive("temperature", temperature)
         self.weights = weights
-        self.group = group
+        self.group = by_name(group)
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
         """The loss, 0-d, of two views (N, D)."""

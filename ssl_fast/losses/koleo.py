@@ -33,7 +33,7 @@ class KoLeoLoss(torch.nn.Module):
     def __init__(self, eps: float = 1e-8, group: Any = None):
         super().__init__()
         self.eps = _check.positive("eps", eps)
-        self.group = group
+        self.group = _check.by_name(group)
 
     def forward(self, x: Tensor) -> Tensor:
         """The loss, 0-d, of x (N, D), at least two rows over all ranks."""

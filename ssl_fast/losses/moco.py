@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..functional import info_nce
-from ..functional._check import positive
+from ..functional._check import by_name, positive
 from ..functional.contrastive import queue_info_nce
 from .queue import MemoryQueue
 
@@ -41,7 +41,7 @@ class MoCoLoss(torch.nn.Module):
     ):
         super().__init__()
         self.temperature = positive("temperature", temperature)
-        self.group = group
+        self.group = by_name(group)
         self.queue = MemoryQueue(queue_size, dim, group) if queue_size != 0 else None
 
     def forward(self, query: Tensor, key: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ class MSNLoss(torch.nn.Module):
         self.sinkhorn_iterations = _check.count_or_zero("sinkhorn_iterations", sinkhorn_iterations)
         self.entropy_weight = _check.at_least_zero("entropy_weight", entropy_weight)
         self.prior = Prior(None, 0.0)
-        self.group = group
+        self.group = _check.by_name(group)
 
     def forward(
         self,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..functional import info_nce
-from ..functional._check import count, positive
+from ..functional._check import by_name, count, positive
 from .queue import MemoryQueue
 
 
@@ -39,7 +39,7 @@ class NNCLRLoss(torch.nn.Module):
     ):
         super().__init__()
         self.temperature = positive("temperature", temperature)
-        self.group = group
+        self.group = by_name(group)
         self.queue = MemoryQueue(count("queue_size", queue_size), dim, group)
 
     def forward(self, p0: Tensor, p1: Tensor, z0: Tensor, z1: Tensor) -> Tensor:

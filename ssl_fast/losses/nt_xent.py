@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..functional import multi_view_nt_xent
-from ..functional._check import positive
+from ..functional._check import by_name, positive
 
 
 class NTXentLoss(torch.nn.Module):
@@ -28,7 +28,7 @@ class NTXentLoss(torch.nn.Module):
     def __init__(self, temperature: float = 0.5, group: Any = None):
         super().__init__()
         self.temperature = positive("temperature", temperature)
-        self.group = group
+        self.group = by_name(group)
 
     def forward(self, *views: Tensor) -> Tensor:
         """The loss, 0-d, of two or more views (N, D)."""

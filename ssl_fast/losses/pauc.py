@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..functional import prototype_alignment, prototype_correlation, prototype_uniformity
-from ..functional._check import positive
+from ..functional._check import at_least_zero, positive
 from ..functional._rows import cluster_means
 from .proto_nce import Clustering, ProtoNCELoss
 
@@ -66,11 +66,9 @@ class PAUCLoss(torch.nn.Module):
     ):
         super().__init__()
         self.base = ProtoNCELoss(queue_size, dim, temperature, negatives, duplicates, group)
-        weights = {"alpha": alpha, "beta": beta, "gamma": gamma}
-        for name, value in weights.items():
-            if not value >= 0:
-                raise ValueError(f"{name} must be >= 0, got {value}")
-        self.alpha, self.beta, self.gamma = (float(value) for value in weights.values())
+        self.alpha = at_least_zero("alpha", alpha)
+        self.beta = at_least_zero("beta", beta)
+        self.gamma = at_least_zero("gamma", gamma)
         self.s, self.t = positive("s", s), positive("t", t)
         self.softmax_temperature = positive("softmax_temperature", softmax_temperature)
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..functional._check import count, group_name
+from ..functional._check import by_name, count, group_name
 from ..functional._distributed import gather
 from ..functional._rows import nearest_rows, unit_rows
 
@@ -36,7 +36,7 @@ class MemoryQueue(torch.nn.Module):
 
     def __init__(self, size: int, dim: int, group: Any = None, dtype: torch.dtype = torch.float32):
         super().__init__()
-        self.group = group
+        self.group = by_name(group)
         start = unit_rows(torch.randn(count("size", size), count("dim", dim)))
         self.register_buffer("rows", start.to(dtype))
         self.register_buffer("pointer", torch.zeros(1, dtype=torch.int64))

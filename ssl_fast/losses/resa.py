@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..functional import Assignment, linear_soft_cross_entropy
-from ..functional._check import count, group_name, positive
+from ..functional._check import by_name, count, group_name, positive
 from ..functional._distributed import gather
 
 
@@ -47,7 +47,7 @@ class ReSALoss(torch.nn.Module):
         self.epsilon = positive("epsilon", epsilon)
         self.iterations = count("iterations", iterations)
         self.symmetric = symmetric
-        self.group = group
+        self.group = by_name(group)
 
     def forward(
         self,

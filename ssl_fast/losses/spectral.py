@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..functional import spectral
-from ..functional._check import positive
+from ..functional._check import at_least_zero, by_name, positive
 from ..functional._norms import normalized
 from ..functional.wasserstein import NULL, wasserstein_uniformity
 
@@ -34,7 +34,7 @@ class WassersteinUniformityLoss(torch.nn.Module):
     def __init__(self, eps: float = NULL, normalize: bool = True, group: Any = None):
         super().__init__()
         self.eps = positive("eps", eps)
-        self.normalize, self.group = normalize, group
+        self.normalize, self.group = normalize, by_name(group)
 
     def forward(self, *views: Tensor) -> Tensor:
         """W2, 0-d, of one or more views (N, D) of one width."""
@@ -68,9 +68,7 @@ class MMCRLoss(torch.nn.Module):
 
     def __init__(self, weight: float = 5e-3, group: Any = None):
         super().__init__()
-        if not weight >= 0:
-            raise ValueError(f"weight must be at least 0, got {weight}")
-        self.weight, self.group = weight, group
+        self.weight, self.group = at_least_zero("weight", weight), by_name(group)
 
     def forward(self, online: Tensor, momentum: Tensor) -> Tensor:
         """The loss, 0-d, of K views a sample from both networks, each (B, K, D)."""
@@ -97,9 +95,8 @@ class FroSSLLoss(torch.nn.Module):
 
     def __init__(self, invariance_weight: float = 1.0, group: Any = None):
         super().__init__()
-        if not invariance_weight >= 0:
-            raise ValueError(f"invariance_weight must be at least 0, got {invariance_weight}")
-        self.invariance_weight, self.group = invariance_weight, group
+        self.invariance_weight = at_least_zero("invariance_weight", invariance_weight)
+        self.group = by_name(group)
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         """The loss, 0-d, of two or more views (N, D)."""
@@ -128,7 +125,7 @@ class MECLoss(torch.nn.Module):
 
     def __init__(self, eps: float = 64.0, group: Any = None):
         super().__init__()
-        self.eps, self.group = positive("eps", eps), group
+        self.eps, self.group = positive("eps", eps), by_name(group)
 
     def forward(
         self, predictions: Sequence[Tensor], targets: Sequence[Tensor], slack: float = 1.0

@@ -70,14 +70,17 @@ class SwAVLoss(torch.nn.Module):
         self.temperature = _check.positive("temperature", temperature)
         self.epsilon = _check.positive("epsilon", epsilon)
         self.iterations = _check.count("iterations", iterations)
-        self.assign_crops = tuple(assign_crops)
+        if not isinstance(assign_crops, Sequence):
+            came = type(assign_crops).__name__
+            raise TypeError(f"assign_crops must be a list of crops' indexes, got {came}")
+        self.assign_crops = tuple(_check.count_or_zero("assign_crops", t) for t in assign_crops)
         if not self.assign_crops or len(set(self.assign_crops)) < len(self.assign_crops):
             raise ValueError(
                 f"assign_crops must name different crops, at least one, got {assign_crops}"
             )
         _check.choice("prior_order", prior_order, ORDERS)
         self.prior, self.prior_order = Prior(prior, exponent), prior_order
-        self.group = group
+        self.group = _check.by_name(group)
         self.queue_length = _check.count_or_zero("queue_length", queue_length)
         queue = None
         if queue_length:

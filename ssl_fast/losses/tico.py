@@ -36,10 +36,9 @@ class TiCoLoss(torch.nn.Module):
 
     def __init__(self, beta: float = 0.9, rho: float = 8.0, group: Any = None):
         super().__init__()
-        if not 0 <= beta < 1:
-            raise ValueError(f"beta must be in [0, 1), got {beta}")
-        self.beta, self.rho = float(beta), float(rho)
-        self.group = group
+        self.beta = _check.share("beta", beta)
+        self.rho = _check.at_least_zero("rho", rho)
+        self.group = _check.by_name(group)
         self.register_buffer("moment", torch.zeros(0, 0))
 
     def forward(self, z0: Tensor, z1: Tensor, update: bool = True) -> Tensor:

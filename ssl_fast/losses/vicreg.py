@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..functional import vicreg
-from ..functional._check import count, positive
+from ..functional._check import at_least_zero, by_name, count, positive, share
 from ..functional.covariance import view_terms
 
 
@@ -45,12 +45,12 @@ class VICRegLoss(torch.nn.Module):
         group: Any = None,
     ):
         super().__init__()
-        self.invariance_weight = float(invariance_weight)
-        self.variance_weight = float(variance_weight)
-        self.covariance_weight = float(covariance_weight)
+        self.invariance_weight = at_least_zero("invariance_weight", invariance_weight)
+        self.variance_weight = at_least_zero("variance_weight", variance_weight)
+        self.covariance_weight = at_least_zero("covariance_weight", covariance_weight)
         self.gamma = positive("gamma", gamma)
         self.eps = positive("eps", eps)
-        self.group = group
+        self.group = by_name(group)
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
         """The loss, 0-d.
@@ -114,14 +114,13 @@ class VICRegLLoss(torch.nn.Module):
         group: Any = None,
     ):
         super().__init__()
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must be between 0 and 1, got {alpha}")
-        self.alpha = float(alpha)
+        self.alpha = share("alpha", alpha, whole=True)
+        if not isinstance(matches, Sequence) or len(matches) != 2:
+            raise ValueError(f"matches must be two numbers, as (20, 4), got {matches!r}")
         self.matches = tuple(count("matches", m) for m in matches)
-        self.local = VICRegLoss(
-            invariance_weight, variance_weight, 0.5 * covariance_weight, gamma, eps, group
-        )
-        self.covariance_weight = float(covariance_weight)
+        self.covariance_weight = at_least_zero("covariance_weight", covariance_weight)
+        half = 0.5 * self.covariance_weight
+        self.local = VICRegLoss(invariance_weight, variance_weight, half, gamma, eps, group)
 
     def forward(
         self,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..functional import whitening
-from ..functional._check import choice, count
+from ..functional._check import by_name, choice, count, share
 
 
 class WMSELoss(torch.nn.Module):
@@ -35,7 +35,7 @@ class WMSELoss(torch.nn.Module):
         super().__init__()
         self.sub_batch = count("sub_batch", sub_batch)
         self.iterations = count("iterations", iterations)
-        self.eps = whitening._share("eps", eps)
+        self.eps = share("eps", eps)
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         """The loss, 0-d, of two or more views (N, D)."""
@@ -79,7 +79,7 @@ class CWRGPLoss(torch.nn.Module):
         self.groups = count("groups", groups)
         self.sub_batch = None if sub_batch is None else count("sub_batch", sub_batch)
         self.iterations = count("iterations", iterations)
-        self.eps = whitening._share("eps", eps)
+        self.eps = share("eps", eps)
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         """The loss, 0-d, of two or more views (N, D)."""
@@ -129,7 +129,7 @@ class INTLLoss(torch.nn.Module):
     ):
         super().__init__()
         self.iterations = count("iterations", iterations)
-        self.trade_off, self.axis, self.group = trade_off, axis, group
+        self.trade_off, self.axis, self.group = trade_off, axis, by_name(group)
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
         """The loss, 0-d, of two or more views (N, D)."""
@@ -175,7 +175,7 @@ class ZeroCLLoss(torch.nn.Module):
     ):
         super().__init__()
         choice("mode", mode, ("feature", "instance", "both"))
-        self.mode, self.shrinkage, self.eps, self.group = mode, shrinkage, eps, group
+        self.mode, self.shrinkage, self.eps, self.group = mode, shrinkage, eps, by_name(group)
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
         """The loss, 0-d, of two views (N, D)."""

@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ...functional._contrastive_check import same_views
 from ...functional._norms import normalized
 from ...functional.contrastive import local_nt_xent
 from ._common import as_lightly, check_gather, world
@@ -62,6 +63,7 @@ class DCLLoss(torch.nn.Module):
     def _weights(self, out0: Tensor, out1: Tensor) -> Tensor:
         """(N, 2)."""
         assert self.weight_fn is not None
+        same_views([out0, out1])
         u0, u1 = normalized(out0), normalized(out1)
         return torch.stack([self.weight_fn(u0, u1), self.weight_fn(u1, u0)], 1).to(u0.dtype)
 

@@ -25,8 +25,8 @@ class FroSSLLoss(torch.nn.Module):
         self.invariance_weight = invariance_weight
 
     def forward(self, z_views: list[Tensor]) -> Tensor:
-        """The loss, 0-d, of V >= 2 views (N, D)."""
+        """The loss, 0-d, of V >= 2 views (N, D), a list or (V, N, D)."""
         if len(z_views) < 2:
             raise ValueError(f"z_views must contain at least two views but found {len(z_views)}.")
-        loss = frossl(z_views, invariance_weight=self.invariance_weight)
+        loss = frossl(list(z_views), invariance_weight=self.invariance_weight)
         return as_lightly(loss, z_views[0].dtype)

@@ -140,6 +140,8 @@ def _images(teacher: Tensor, student: Tensor, mask: Tensor | None) -> int:
 
 def _weights(mask: Tensor, rows: int) -> Tensor:
     """1 / (masked patches of its image) for every masked patch; no shape depends on values."""
+    if not rows:
+        raise ValueError("no patch is masked: skip the loss for this batch, or mask at least one")
     counts = mask.flatten(1).sum(1)
     ends = counts.cumsum(0)
     if not mask.is_cuda and not torch.compiler.is_compiling() and int(ends[-1]) != rows:

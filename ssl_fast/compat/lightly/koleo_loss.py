@@ -30,6 +30,8 @@ class KoLeoLoss(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The loss, 0-d, of x (N, D)."""
+        if not len(x):
+            raise ValueError(f"KoLeoLoss needs a non-empty batch, got shape {tuple(x.shape)}")
         rows = normalized(x, eps=self.eps)
         distances = self.pairwise_distance(rows, rows[nearest(rows)])
         return as_lightly(-(distances + self.eps).log().mean(), x.dtype)

@@ -53,7 +53,7 @@ class NTXentLoss(torch.nn.Module):
         if self.memory_bank.size[0]:
             return as_lightly(self._with_bank(out0, out1), out0.dtype)
         group = world(self.gather_distributed)
-        if group is None and len(out0) == 1:  # nothing to be told from: the loss is 0
+        if group is None and len(out0) == len(out1) == 1:  # nothing to be told from: the loss is 0
             return (out0 * 0).sum() + (out1 * 0).sum()
         loss = local_nt_xent([out0, out1], temperature=self.temperature, group=group)
         return as_lightly(loss, out0.dtype)

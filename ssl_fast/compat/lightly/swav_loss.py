@@ -64,6 +64,11 @@ class SwaVLoss(torch.nn.Module):
         if len(high) + len(low) == 1:
             return high[0].new_full((1,), float("nan"))  # Lightly's mean over no pair
         queues = [None] * len(high) if queue_outputs is None else queue_outputs
+        if len(queues) < len(high):
+            raise ValueError(
+                "queue_outputs must hold scores for each of the "
+                f"{len(high)} high-resolution crops, got {len(queues)}"
+            )
         codes = [self._codes(*both) for both in zip(high, queues, strict=False)]
         loss = multi_crop_cross_entropy([*high, *low], codes, None, temperature=self.temperature)
         return as_lightly(loss.reshape(1), high[0].dtype)
