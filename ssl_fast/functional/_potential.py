@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import backend
@@ -53,6 +54,7 @@ def gaussian_potential(
     if count < 2:
         raise ValueError("x must have at least 2 rows over all ranks, pairs are made of them")
     log_sum, gradient = kernels.potential(rows, *own, t, want_grad)
+    log_sum = torch.as_tensor(log_sum, dtype=torch.float64)  # a number on a CPU
     if group:
         total = _distributed.log_sum_exp(log_sum, group)
         if gradient is not None:
