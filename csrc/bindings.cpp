@@ -68,6 +68,7 @@ PYBIND11_MODULE(_cpu, m) {
   kernel("pair_rows", &Kernels::pair_rows);
   kernel("pair_weights", &Kernels::pair_weights);
   kernel("pair_moments", &Kernels::pair_moments);
+  kernel("few_pairs", &Kernels::few_pairs);
   kernel("distance_power", &Kernels::distance_power);
   kernel("distance_power_backward", &Kernels::distance_power_backward);
   kernel("correlation", &Kernels::correlation);

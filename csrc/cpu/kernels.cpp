@@ -30,6 +30,7 @@ const Kernels kernels{
     pair_rows,
     pair_weights,
     pair_moments,
+    few_pairs,
     distance_power,
     distance_power_backward,
     correlation,

@@ -120,6 +120,9 @@ struct Kernels {
   // moments [M, D] = factor (moments - counts z), z [N, D] from row `own` on.
   void (*pair_moments)(const Matrix& moments, const Matrix& z, int64_t own, const void* counts,
                        double factor, int threads);
+  // All pairs of rows first to last of x with all others: the logarithm of the sum of weights, and
+  // moved [last - first, D] or no data, float32 or float64: its gradient.
+  double (*few_pairs)(const Matrix& x, int64_t first, int64_t last, double t, const Matrix& moved);
   // x, y, d_x, d_y [N, D] of one type.
   double (*distance_power)(const Matrix& x, const Matrix& y, double alpha, int threads);
   void (*distance_power_backward)(const Matrix& x, const Matrix& y, double alpha, double g,

@@ -57,6 +57,7 @@ PairSums pair_weights(const Matrix& tile, const Matrix& x, const void* norms, in
                       const Matrix& moments, void* counts, int threads);
 void pair_moments(const Matrix& moments, const Matrix& z, int64_t own, const void* counts,
                   double factor, int threads);
+double few_pairs(const Matrix& x, int64_t first, int64_t last, double t, const Matrix& moved);
 double distance_power(const Matrix& x, const Matrix& y, double alpha, int threads);
 void distance_power_backward(const Matrix& x, const Matrix& y, double alpha, double g, void* d_x,
                              void* d_y, int threads);

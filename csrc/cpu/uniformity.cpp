@@ -6,6 +6,7 @@
 //
 // Logarithms are relative to the first row's, so that prototypes near each other lose no digits.
 // Bytes: one read of the inputs forward, one read and one write backward; an exp an element.
+#include "cpu/few_pairs.h"
 #include "cpu/pairs.h"
 
 namespace ssl_fast::SSL_FAST_ISA {
@@ -222,6 +223,11 @@ void pair_moments(const Matrix& moments, const Matrix& z, int64_t own, const voi
     finish_moments(moments, z, own, (const double*)counts, factor, threads);
   else
     finish_moments(moments, z, own, (const float*)counts, factor, threads);
+}
+
+double few_pairs(const Matrix& x, int64_t first, int64_t last, double t, const Matrix& moved) {
+  return x.dtype == kFloat64 ? potential_of_few<double>(x, first, last, t, moved)
+                             : potential_of_few<float>(x, first, last, t, moved);
 }
 
 double distance_power(const Matrix& x, const Matrix& y, double alpha, int threads) {

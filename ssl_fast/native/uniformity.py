@@ -1,13 +1,14 @@
 """Uniformity in C++ (CPU): torch's products by tiles of pairs, kernels on the tiles."""
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from . import cpu, matrix, pointer
 
+# N^2 (D + 64) up to which pairs one by one cost less than calls of the library do.
+FEW = 1 << 20
 # Rows up to -> side of a tile: half of the diagonal tiles' work is done twice.
 SIDES = ((4096, 256), (16384, 512), (1 << 62, 1024))
 
@@ -17,42 +18,41 @@ def potential(
 ) -> tuple[float, Tensor | None]:
     """As `reference.uniformity.potential`."""
     (n, d), kernels, threads = x.shape, cpu(), torch.get_num_threads()
-    z = x.new_empty((n, d), dtype=torch.promote_types(x.dtype, torch.float32))
+    wide = torch.promote_types(x.dtype, torch.float32)
+    if n * n * (d + 64) <= FEW:
+        moved = x.new_empty((last - first, d), dtype=wide) if want_grad else None
+        return kernels.few_pairs(matrix(x), first, last, t, matrix(moved)), moved
+    z = x.new_empty((n, d), dtype=wide)
     norms = z.new_empty(n)
     kernels.pair_rows(matrix(x), matrix(z), norms.data_ptr(), threads)
     # Of own rows: sum_j w_ij x_j and sum_j w_ij, at one shift of exponents.
     moments = z.new_zeros((last - first, d)) if want_grad else None
     counts = z.new_zeros(last - first) if want_grad else None
     sums = 0.0, math.inf
-    for rows, cols, mirrored in tiles(n, first, last):
-        own, other = z[rows], z[cols]
-        tile = torch.mm(own, other.t())
-        sums = kernels.pair_weights(
-            matrix(tile), matrix(x), norms.data_ptr(), rows.start, cols.start, mirrored, t, sums,
-            first, matrix(moments), pointer(counts), threads,
-        )  # fmt: skip
-        if moments is not None:
-            moments[rows.start - first : rows.stop - first].addmm_(tile, other)
-            if mirrored:
-                moments[cols].addmm_(tile.t(), own)
+    # The triangle of tiles where all rows are ours. In rows as they lie in memory: the columns'
+    # sums of a strip stay in cache.
+    side = next(side for limit, side in SIDES if n <= limit)
+    whole = (first, last) == (0, n)
+    columns = z.split(side)
+    rows = columns if whole else z[first:last].split(side)
+    parts = moments.split(side) if moments is not None else ()
+    for r, own in enumerate(rows):
+        for c in range(r if whole else 0, len(columns)):
+            other, mirrored = columns[c], whole and c > r
+            tile = torch.mm(own, other.t())
+            sums = kernels.pair_weights(
+                matrix(tile), matrix(x), norms.data_ptr(), first + r * side, c * side, mirrored,
+                t, sums, first, matrix(moments), pointer(counts), threads,
+            )  # fmt: skip
+            if parts:
+                parts[r].addmm_(tile, other)
+                if mirrored:
+                    parts[c].addmm_(tile.t(), own)
     total = sums[0] or 1.0  # none where all squares are beyond the type's range
     if moments is not None:  # -4t / S * (count_i x_i - moment_i)
         factor = 4 * t / total
         kernels.pair_moments(matrix(moments), matrix(z), first, pointer(counts), factor, threads)
     return math.log(total) - t * sums[1], moments
-
-
-def tiles(n: int, first: int, last: int) -> Iterator[tuple[slice, slice, bool]]:
-    """(rows, columns, whether the mirrored tile counts too); the triangle where all rows are ours.
-
-    In rows as they lie in memory: the columns' sums of a strip stay in cache.
-    """
-    side = next(side for limit, side in SIDES if n <= limit)
-    whole = (first, last) == (0, n)
-    for r in range(first, last, side):
-        for c in range(r if whole else 0, n, side):
-            rows, cols = slice(r, min(r + side, last)), slice(c, min(c + side, n))
-            yield rows, cols, whole and c > r
 
 
 def distance_power(x: Tensor, y: Tensor, alpha: float) -> Tensor:
