@@ -30,6 +30,8 @@ from ssl_fast.functional import (
     prototype_uniformity,
 )
 from ssl_fast.losses import AlignUniformLoss
+from ssl_fast.native import uniformity as native
+from ssl_fast.reference import uniformity as reference
 
 pytestmark = [pytest.mark.cpu_kernels, pytest.mark.usefixtures("poisoned")]
 
@@ -48,7 +50,7 @@ ONE = pytest.mark.parametrize("name", PAIRWISE)
 def ways(request, monkeypatch) -> None:
     """The native kernels take small batches pair by pair, larger ones by tiles."""
     if request.param == "tiles":
-        monkeypatch.setattr("ssl_fast.native.uniformity.FEW", 0)
+        monkeypatch.setattr(native, "FEW", 0)
 
 
 EITHER_WAY = pytest.mark.usefixtures("ways")
@@ -167,6 +169,18 @@ def test_far_rows(backend) -> None:
     assert_right(gaussian_uniformity, oracles.gaussian_uniformity, [x], 1)
     value, grad = value_and_grads(prototype_uniformity, [x], 1)
     assert float(value) == 0 and not bool(grad.any())
+
+
+@EITHER_WAY
+def test_a_share_of_the_rows() -> None:
+    """The rows of one rank: their own smallest distance is the shift, however near others are."""
+    x = unit(40, 6) * 30
+    x[0] = x[1]
+    for first, last in ((0, 7), (7, 30), (30, 40)):
+        log_sum, gradient = native.potential(x, first, last, 2.0, True)
+        exact = reference.potential(x.double(), first, last, 2.0, True)
+        assert abs(log_sum - float(exact[0])) <= 1e-6 * abs(float(exact[0])) + 1e-6
+        torch.testing.assert_close(gradient.double(), exact[1], rtol=0, atol=1e-5 * 120)
 
 
 @pytest.mark.parametrize("size", [30.0, 1e4])

@@ -6,14 +6,15 @@
 
 namespace ssl_fast::SSL_FAST_ISA {
 
-// w [N, N]: squares of distances below the diagonal; returns the smallest. NaN stays.
+// w [N, N]: squares of distances below the diagonal; returns the smallest from rows first to last.
 template <typename C>
-C squares_below(const C* const* z, int64_t n, int64_t columns, C* w) {
+C squares_below(const C* const* z, int64_t n, int64_t columns, int64_t first, int64_t last, C* w) {
+  const auto own = [&](int64_t i) { return first <= i && i < last; };
   C smallest = kFar<C>;
   for (int64_t i = 0; i < n; i++)
     for (int64_t j = 0; j < i; j++) {
       const C d = w[i * n + j] = square_between(z[i], z[j], columns);
-      smallest = d < smallest ? d : smallest;
+      if ((own(i) || own(j)) && d < smallest) smallest = d;
     }
   return smallest;
 }
@@ -54,7 +55,7 @@ double potential_of_few(const Matrix& x, int64_t first, int64_t last, double t,
       not_finite = fma(V::load(z[i] + k, lanes), V(0), not_finite);
     });
   }
-  const C smallest = squares_below<C>(z, n, x.cols, w);
+  const C smallest = squares_below<C>(z, n, x.cols, first, last, w);
   const V shift(smallest), k2((C)(t * kLog2e));
   for (int64_t i = 0; i < n; i++) {
     C* row = w + i * n;
