@@ -19,7 +19,7 @@ template <>
 struct type_caster<Points> : fields_caster<Points, &Points::rows, &Points::columns, &Points::n,
                                            &Points::d, &Points::dtype> {};
 template <>
-struct type_caster<Closest> : fields_caster<Closest, &Closest::square, &Closest::near> {};
+struct type_caster<PairSums> : fields_caster<PairSums, &PairSums::total, &PairSums::shift> {};
 
 }  // namespace pybind11::detail
 
@@ -65,9 +65,10 @@ PYBIND11_MODULE(_cpu, m) {
   kernel("contrastive_in_batch", &Kernels::contrastive_in_batch);
   kernel("contrastive_pairs_forward", &Kernels::contrastive_pairs_forward);
   kernel("contrastive_pairs_backward", &Kernels::contrastive_pairs_backward);
-  kernel("pair_distances", &Kernels::pair_distances);
+  kernel("pair_rows", &Kernels::pair_rows);
   kernel("pair_weights", &Kernels::pair_weights);
-  kernel("pair_close", &Kernels::pair_close);
+  kernel("pair_moments", &Kernels::pair_moments);
+  kernel("few_pairs", &Kernels::few_pairs);
   kernel("distance_power", &Kernels::distance_power);
   kernel("distance_power_backward", &Kernels::distance_power_backward);
   kernel("correlation", &Kernels::correlation);

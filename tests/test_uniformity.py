@@ -30,6 +30,8 @@ from ssl_fast.functional import (
     prototype_uniformity,
 )
 from ssl_fast.losses import AlignUniformLoss
+from ssl_fast.native import uniformity as native
+from ssl_fast.reference import uniformity as reference
 
 pytestmark = [pytest.mark.cpu_kernels, pytest.mark.usefixtures("poisoned")]
 
@@ -44,6 +46,16 @@ PAIRWISE = {
 ONE = pytest.mark.parametrize("name", PAIRWISE)
 
 
+@pytest.fixture(params=["pairs", "tiles"])
+def ways(request, monkeypatch) -> None:
+    """The native kernels take small batches pair by pair, larger ones by tiles."""
+    if request.param == "tiles":
+        monkeypatch.setattr(native, "FEW", 0)
+
+
+EITHER_WAY = pytest.mark.usefixtures("ways")
+
+
 @pytest.mark.parametrize(
     ("shape", "name", "dtype"), spread(SHAPES, list(PAIRWISE), list(DTYPES)), ids=str
 )
@@ -52,6 +64,7 @@ def test_right(backend, shape, name, dtype) -> None:
     assert_right(ours, formula, [unit(*shape, dtype=DTYPES[dtype])], 1, UPSTREAM)
 
 
+@EITHER_WAY
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 @pytest.mark.parametrize("name", PAIRWISE)
 def test_right_in_every_type(backend, name, dtype) -> None:
@@ -103,6 +116,7 @@ def clusters(size: float, n: int = 90, d: int = 8) -> torch.Tensor:
     return (centres + size * normal(n, d, dtype=torch.float64, seed=1)).float()
 
 
+@EITHER_WAY
 @pytest.mark.parametrize("size", [1e-1, 1e-2, 1e-3, 1e-5])
 def test_near_rows_lose_no_digits(backend, size) -> None:
     """Squares by a Gram matrix would err by 1e-7 where they are 1e-10."""
@@ -113,6 +127,7 @@ def test_near_rows_lose_no_digits(backend, size) -> None:
                      [clusters(size)], 1)  # fmt: skip
 
 
+@EITHER_WAY
 @pytest.mark.parametrize("size", [1e-1, 1e-3, 1e-6])
 @ONE
 def test_a_collapsed_batch_loses_no_digits(backend, name, size) -> None:
@@ -121,6 +136,7 @@ def test_a_collapsed_batch_loses_no_digits(backend, name, size) -> None:
     assert_right(ours, formula, [x], 1)
 
 
+@EITHER_WAY
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 @ONE
 def test_identical_rows(backend, name, dtype) -> None:
@@ -132,6 +148,7 @@ def test_identical_rows(backend, name, dtype) -> None:
         assert not bool(grad.any())
 
 
+@EITHER_WAY
 @ONE
 def test_repeated_and_zero_rows(backend, name) -> None:
     """A row that comes twice, and two that are zero: the formula still has a gradient there."""
@@ -142,6 +159,7 @@ def test_repeated_and_zero_rows(backend, name) -> None:
     assert_right(ours, formula, [x], 1)
 
 
+@EITHER_WAY
 def test_far_rows(backend) -> None:
     """exp(-4284) is 0 in any type; its logarithm is not minus infinity."""
     x = torch.tensor([[0.0, 0.0], [46.28174585, 0.0], [0.0, 60.0]])
@@ -151,6 +169,18 @@ def test_far_rows(backend) -> None:
     assert_right(gaussian_uniformity, oracles.gaussian_uniformity, [x], 1)
     value, grad = value_and_grads(prototype_uniformity, [x], 1)
     assert float(value) == 0 and not bool(grad.any())
+
+
+@EITHER_WAY
+def test_a_share_of_the_rows() -> None:
+    """The rows of one rank: their own smallest distance is the shift, however near others are."""
+    x = unit(40, 6) * 30
+    x[0] = x[1]
+    for first, last in ((0, 7), (7, 30), (30, 40)):
+        log_sum, gradient = native.potential(x, first, last, 2.0, True)
+        exact = reference.potential(x.double(), first, last, 2.0, True)
+        assert abs(log_sum - float(exact[0])) <= 1e-6 * abs(float(exact[0])) + 1e-6
+        torch.testing.assert_close(gradient.double(), exact[1], rtol=0, atol=1e-5 * 120)
 
 
 @pytest.mark.parametrize("size", [30.0, 1e4])
@@ -198,12 +228,14 @@ def test_small_distances_have_large_gradients(backend) -> None:
         assert_relative(one, other, 1e-6)
 
 
+@EITHER_WAY
 def test_double_squares_beyond_float32(backend) -> None:
     x = unit(5, 3, dtype=torch.float64) * 1e25
     assert_right(gaussian_uniformity, oracles.gaussian_uniformity, [x], 1)
     assert_right(prototype_uniformity, oracles.prototype_uniformity, [x], 1)
 
 
+@EITHER_WAY
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 @ONE
 def test_not_a_number_is_passed_on(backend, name, dtype) -> None:
@@ -214,6 +246,7 @@ def test_not_a_number_is_passed_on(backend, name, dtype) -> None:
         assert bool(value.isnan()) and bool(grad.isnan().any())
 
 
+@EITHER_WAY
 def test_gradcheck(backend) -> None:
     x, y = unit(6, 4), unit(6, 4, seed=1)
     for ours, _ in PAIRWISE.values():

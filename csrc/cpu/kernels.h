@@ -28,10 +28,9 @@ struct Points {
   int dtype;
 };
 
-// Over a tile of pairs: the smallest square but those of a row to itself; whether any pair is near.
-struct Closest {
-  double square;
-  bool near;
+// Of exp(t (shift - |x_i - x_j|^2)) over pairs.
+struct PairSums {
+  double total, shift;
 };
 
 struct Kernels {
@@ -108,18 +107,22 @@ struct Kernels {
   void (*contrastive_pairs_backward)(const Matrix& tile, double scale, double shift, int64_t row,
                                      int64_t col, int64_t views, const double* lse,
                                      const void* blocks, bool narrow, int threads);
-  // tile [R, C] of products to squares of distances; norms squared, of the tile's type; x [N, D]
-  // any type.
-  Closest (*pair_distances)(const Matrix& tile, const void* row_norms, const void* col_norms,
-                            const Matrix& x, int64_t first_row, int64_t first_col, int threads);
-  // squares to weights exp(t (shift - square)), negative for near pairs; returns their sum. rows
-  // [R] and cols [C], of the tile's type, either may be null, gain the sums of those that are not
-  // near.
-  double (*pair_weights)(const Matrix& tile, double t, double shift, bool marked, void* rows,
-                         void* cols, int threads);
-  // rows [R, >= D] and cols [C, >= D], either may be null, gain the near pairs' w (other - own).
-  void (*pair_close)(const Matrix& tile, const Matrix& x, int64_t first_row, int64_t first_col,
-                     const Matrix& rows, const Matrix& cols, int threads);
+  // z [N, D] = x less its mean, norms [N] = |z|^2, of z's type; x any type.
+  void (*pair_rows)(const Matrix& x, const Matrix& z, void* norms, int threads);
+  // tile [R, C], products of z from (first_row, first_col) on, to weights exp(t (shift - square)).
+  // Returns `sums` with them in, twice where mirrored. counts [M], of the rows from `own` on, gain
+  // their rows' sums, and where mirrored their columns'; but near pairs become weights of 0, and
+  // moments [M, D] gain their w (other - own). No data, null: not wanted.
+  PairSums (*pair_weights)(const Matrix& tile, const Matrix& x, const void* norms,
+                           int64_t first_row, int64_t first_col, bool mirrored, double t,
+                           const PairSums& sums, int64_t own, const Matrix& moments, void* counts,
+                           int threads);
+  // moments [M, D] = factor (moments - counts z), z [N, D] from row `own` on.
+  void (*pair_moments)(const Matrix& moments, const Matrix& z, int64_t own, const void* counts,
+                       double factor, int threads);
+  // All pairs of rows first to last of x with all others: the logarithm of the sum of weights, and
+  // moved [last - first, D] or no data, float32 or float64: its gradient.
+  double (*few_pairs)(const Matrix& x, int64_t first, int64_t last, double t, const Matrix& moved);
   // x, y, d_x, d_y [N, D] of one type.
   double (*distance_power)(const Matrix& x, const Matrix& y, double alpha, int threads);
   void (*distance_power_backward)(const Matrix& x, const Matrix& y, double alpha, double g,

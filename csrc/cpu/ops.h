@@ -51,12 +51,13 @@ void contrastive_pairs_forward(const Matrix& tile, double scale, double shift, i
 void contrastive_pairs_backward(const Matrix& tile, double scale, double shift, int64_t row,
                                 int64_t col, int64_t views, const double* lse, const void* blocks,
                                 bool narrow, int threads);
-Closest pair_distances(const Matrix& tile, const void* row_norms, const void* col_norms,
-                       const Matrix& x, int64_t first_row, int64_t first_col, int threads);
-double pair_weights(const Matrix& tile, double t, double shift, bool marked, void* rows, void* cols,
-                    int threads);
-void pair_close(const Matrix& tile, const Matrix& x, int64_t first_row, int64_t first_col,
-                const Matrix& rows, const Matrix& cols, int threads);
+void pair_rows(const Matrix& x, const Matrix& z, void* norms, int threads);
+PairSums pair_weights(const Matrix& tile, const Matrix& x, const void* norms, int64_t first_row,
+                      int64_t first_col, bool mirrored, double t, const PairSums& sums, int64_t own,
+                      const Matrix& moments, void* counts, int threads);
+void pair_moments(const Matrix& moments, const Matrix& z, int64_t own, const void* counts,
+                  double factor, int threads);
+double few_pairs(const Matrix& x, int64_t first, int64_t last, double t, const Matrix& moved);
 double distance_power(const Matrix& x, const Matrix& y, double alpha, int threads);
 void distance_power_backward(const Matrix& x, const Matrix& y, double alpha, double g, void* d_x,
                              void* d_y, int threads);

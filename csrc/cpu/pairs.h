@@ -6,9 +6,8 @@
 #pragma once
 #include <limits>
 
+#include "cpu/columns.h"
 #include "cpu/ops.h"
-#include "cpu/parallel.h"
-#include "cpu/rows.h"
 
 namespace ssl_fast::SSL_FAST_ISA {
 
@@ -21,6 +20,30 @@ template <typename C>
 constexpr C kFar = std::numeric_limits<C>::max() / 4;
 // Least square that is stored, so that the mark of a near pair shows at distance 0.
 constexpr double kLeast = 1e-37;
+// Weights are relative to the smallest distance met so far, to within this many nats: adjusting the
+// sums to every new one would cost more than it brings.
+constexpr double kSlack = 16;
+
+// z = x less its mean, norms = |z|^2: distances know no origin, and near the mean they cancel
+// least.
+template <typename C>
+void centred_rows(const Matrix& x, const Matrix& z, C* norms, int threads) {
+  Scratch<double> stats(2 * x.cols);
+  column_moments(x, stats, x.cols, z, false, 0, threads);
+  for (int64_t i = 0; i < z.rows; i++) {
+    const C* row = row_of<C>(z, i);
+    norms[i] = (C)folded_sum<C>(z.cols, [&](int64_t k, auto lanes) {
+      const Vec<C> v = Vec<C>::load(row + k, lanes);
+      return v * v;
+    });
+  }
+}
+
+// Over a tile: the smallest square but those of a row to itself; whether any pair is near.
+struct Closest {
+  double square;
+  bool near;
+};
 
 template <typename C>
 C square_between(const C* a, const C* b, int64_t columns) {
@@ -184,6 +207,67 @@ void close(const Matrix& tile, const Matrix& x, int64_t first_row, int64_t first
       C* row = row_of<C>(tile, i);
       sweep<C>(tile.cols, [&](int64_t j, auto lanes) {
         max(Vec<C>::load(row + j, lanes), Vec<C>(0)).store(row + j, lanes);
+      });
+    }
+  });
+}
+
+// Rows [first, first + rows) of m, which may have no data.
+inline Matrix rows_of(const Matrix& m, int64_t first, int64_t rows) {
+  return m.data ? Matrix{row_address(m, first), rows, m.cols, m.stride, m.dtype} : m;
+}
+
+template <typename C>
+void scale_rows(const Matrix& m, C factor, int threads) {
+  parallel(threads, m.rows * m.cols, [&](Team team) {
+    for (int64_t i = team.begin(m.rows); i < team.end(m.rows) && m.data; i++) {
+      C* row = row_of<C>(m, i);
+      for (int64_t k = 0; k < m.cols; k++) row[k] *= factor;
+    }
+  });
+}
+
+// Products at (first_row, first_col) to weights, which `sums` and `counts` gain, and the near pairs
+// into `moments`, whose first row is that of row `own`.
+template <typename C>
+PairSums add_tile(const Matrix& tile, const Matrix& x, const C* norms, int64_t first_row,
+                  int64_t first_col, bool mirrored, double t, PairSums sums, int64_t own,
+                  const Matrix& moments, C* counts, int threads) {
+  const Closest closest =
+      distances(tile, norms + first_row, norms + first_col, x, first_row, first_col, threads);
+  if (t * (sums.shift - closest.square) > kSlack) {
+    const double factor = exp(t * (closest.square - sums.shift));
+    if (sums.total) {
+      scale_rows(moments, (C)factor, threads);
+      for (int64_t i = 0; i < moments.rows; i++) counts[i] *= (C)factor;
+      sums.total *= factor;
+    }
+    sums.shift = closest.square;
+  }
+  C* rows = counts ? counts + first_row - own : nullptr;
+  C* cols = counts && mirrored ? counts + first_col - own : nullptr;
+  const double weight = weights(tile, t, sums.shift, closest.near, rows, cols, threads);
+  if (closest.near && moments.data)
+    close<C>(tile, x, first_row, first_col, rows_of(moments, first_row - own, tile.rows),
+             mirrored ? rows_of(moments, first_col - own, tile.cols) : Matrix{}, threads);
+  sums.total += mirrored ? 2 * weight : weight;
+  return sums;
+}
+
+// moments = factor (moments - counts z)
+template <typename C>
+void finish_moments(const Matrix& moments, const Matrix& z, int64_t own, const C* counts,
+                    double factor, int threads) {
+  using V = Vec<C>;
+  const V scale((C)factor);
+  parallel(threads, moments.rows * moments.cols, [&](Team team) {
+    for (int64_t i = team.begin(moments.rows); i < team.end(moments.rows); i++) {
+      C* m = row_of<C>(moments, i);
+      const C* row = row_of<C>(z, own + i);
+      const V count(-counts[i]);
+      sweep<C>(moments.cols, [&](int64_t k, auto lanes) {
+        const V moved = fma(count, V::load(row + k, lanes), V::load(m + k, lanes));
+        (moved * scale).store(m + k, lanes);
       });
     }
   });

@@ -6,6 +6,7 @@
 //
 // Logarithms are relative to the first row's, so that prototypes near each other lose no digits.
 // Bytes: one read of the inputs forward, one read and one write backward; an exp an element.
+#include "cpu/few_pairs.h"
 #include "cpu/pairs.h"
 
 namespace ssl_fast::SSL_FAST_ISA {
@@ -199,28 +200,34 @@ void correlation_gradient(const Matrix& c, double inv_temperature, const double*
 
 }  // namespace
 
-Closest pair_distances(const Matrix& tile, const void* row_norms, const void* col_norms,
-                       const Matrix& x, int64_t first_row, int64_t first_col, int threads) {
-  if (tile.dtype == kFloat64)
-    return distances(tile, (const double*)row_norms, (const double*)col_norms, x, first_row,
-                     first_col, threads);
-  return distances(tile, (const float*)row_norms, (const float*)col_norms, x, first_row, first_col,
-                   threads);
-}
-
-double pair_weights(const Matrix& tile, double t, double shift, bool marked, void* rows, void* cols,
-                    int threads) {
-  if (tile.dtype == kFloat64)
-    return weights(tile, t, shift, marked, (double*)rows, (double*)cols, threads);
-  return weights(tile, t, shift, marked, (float*)rows, (float*)cols, threads);
-}
-
-void pair_close(const Matrix& tile, const Matrix& x, int64_t first_row, int64_t first_col,
-                const Matrix& rows, const Matrix& cols, int threads) {
-  if (tile.dtype == kFloat64)
-    close<double>(tile, x, first_row, first_col, rows, cols, threads);
+void pair_rows(const Matrix& x, const Matrix& z, void* norms, int threads) {
+  if (z.dtype == kFloat64)
+    centred_rows(x, z, (double*)norms, threads);
   else
-    close<float>(tile, x, first_row, first_col, rows, cols, threads);
+    centred_rows(x, z, (float*)norms, threads);
+}
+
+PairSums pair_weights(const Matrix& tile, const Matrix& x, const void* norms, int64_t first_row,
+                      int64_t first_col, bool mirrored, double t, const PairSums& sums, int64_t own,
+                      const Matrix& moments, void* counts, int threads) {
+  if (tile.dtype == kFloat64)
+    return add_tile(tile, x, (const double*)norms, first_row, first_col, mirrored, t, sums, own,
+                    moments, (double*)counts, threads);
+  return add_tile(tile, x, (const float*)norms, first_row, first_col, mirrored, t, sums, own,
+                  moments, (float*)counts, threads);
+}
+
+void pair_moments(const Matrix& moments, const Matrix& z, int64_t own, const void* counts,
+                  double factor, int threads) {
+  if (z.dtype == kFloat64)
+    finish_moments(moments, z, own, (const double*)counts, factor, threads);
+  else
+    finish_moments(moments, z, own, (const float*)counts, factor, threads);
+}
+
+double few_pairs(const Matrix& x, int64_t first, int64_t last, double t, const Matrix& moved) {
+  return x.dtype == kFloat64 ? potential_of_few<double>(x, first, last, t, moved)
+                             : potential_of_few<float>(x, first, last, t, moved);
 }
 
 double distance_power(const Matrix& x, const Matrix& y, double alpha, int threads) {

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import backend
@@ -54,6 +55,7 @@ def gaussian_potential(
         raise ValueError("x must have at least 2 rows over all ranks, pairs are made of them")
     log_sum, gradient = kernels.potential(rows, *own, t, want_grad)
     if group:
+        log_sum = torch.as_tensor(log_sum, dtype=torch.float64)
         total = _distributed.log_sum_exp(log_sum, group)
         if gradient is not None:
             share = (log_sum - total).exp() * _distributed.world_size(group)
@@ -61,8 +63,8 @@ def gaussian_potential(
         log_sum = total
     value = log_sum - math.log(count * (count - 1))
     if not log:
-        value = value.exp()
+        value = torch.as_tensor(value, dtype=torch.float64).exp()
         if gradient is not None:
             gradient *= value.to(gradient.dtype)
-    outputs: Any = value.to(product_dtype(x)), gradient
+    outputs: Any = torch.as_tensor(value, dtype=product_dtype(x)), gradient
     return outputs

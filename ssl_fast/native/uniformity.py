@@ -1,107 +1,58 @@
 """Uniformity in C++ (CPU): torch's products by tiles of pairs, kernels on the tiles."""
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from . import cpu, matrix, pointer
 
+# N^2 (D + 64) up to which pairs one by one cost less than calls of the library do.
+FEW = 1 << 20
 # Rows up to -> side of a tile: half of the diagonal tiles' work is done twice.
 SIDES = ((4096, 256), (16384, 512), (1 << 62, 1024))
-# Weights are relative to the smallest distance met so far, to within this many nats: adjusting the
-# sums to every new one would cost more than it brings.
-SLACK = 16.0
 
 
 def potential(
     x: Tensor, first: int, last: int, t: float, want_grad: bool
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[float, Tensor | None]:
     """As `reference.uniformity.potential`."""
-    # Distances know no origin: near the mean they cancel least.
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    sums = _Sums(x, x - x.mean(0, dtype=dtype), first, last, t, want_grad)
-    for rows, cols, mirrored in tiles(x.shape[0], first, last):
-        sums.add(rows, cols, mirrored)
-    return sums.result()
-
-
-def tiles(n: int, first: int, last: int) -> Iterator[tuple[slice, slice, bool]]:
-    """(rows, columns, whether the mirrored tile counts too); the triangle where all rows are ours.
-
-    In rows as they lie in memory: the columns' sums of a strip stay in cache.
-    """
+    (n, d), kernels, threads = x.shape, cpu(), torch.get_num_threads()
+    wide = torch.promote_types(x.dtype, torch.float32)
+    if n * n * (d + 64) <= FEW:
+        moved = x.new_empty((last - first, d), dtype=wide) if want_grad else None
+        return kernels.few_pairs(matrix(x), first, last, t, matrix(moved)), moved
+    z = x.new_empty((n, d), dtype=wide)
+    norms = z.new_empty(n)
+    kernels.pair_rows(matrix(x), matrix(z), norms.data_ptr(), threads)
+    # Of own rows: sum_j w_ij x_j and sum_j w_ij, at one shift of exponents.
+    moments = z.new_zeros((last - first, d)) if want_grad else None
+    counts = z.new_zeros(last - first) if want_grad else None
+    sums = 0.0, math.inf
+    # The triangle of tiles where all rows are ours. In rows as they lie in memory: the columns'
+    # sums of a strip stay in cache.
     side = next(side for limit, side in SIDES if n <= limit)
     whole = (first, last) == (0, n)
-    for r in range(first, last, side):
-        for c in range(r if whole else 0, n, side):
-            rows, cols = slice(r, min(r + side, last)), slice(c, min(c + side, n))
-            yield rows, cols, whole and c > r
-
-
-class _Sums:
-    """sum w_ij and, for each own row, sum_j w_ij x_j and sum_j w_ij, at one shift of exponents."""
-
-    def __init__(self, x: Tensor, z: Tensor, first: int, last: int, t: float, want_grad: bool):
-        self.x, self.z, self.first, self.last, self.t = x, z, first, last, t
-        self.norms = torch.linalg.vector_norm(z, dim=1).square_()
-        self.threads = torch.get_num_threads()
-        self.total, self.shift = 0.0, math.inf
-        self.moments = z.new_zeros((last - first, z.shape[1])) if want_grad else None
-        self.counts = z.new_zeros(last - first) if want_grad else None
-
-    def add(self, rows: slice, cols: slice, mirrored: bool) -> None:
-        z, kernels, threads = self.z, cpu(), self.threads
-        tile = torch.mm(z[rows], z[cols].t())
-        address = matrix(tile)
-        smallest, marked = kernels.pair_distances(
-            address, pointer(self.norms[rows]), pointer(self.norms[cols]), matrix(self.x),
-            rows.start, cols.start, threads,
-        )  # fmt: skip
-        if self.t * (self.shift - smallest) > SLACK:
-            self._move(smallest)
-        own, other = self._own(self.moments, rows), self._own(self.moments, cols, mirrored)
-        weight = kernels.pair_weights(
-            address, self.t, self.shift, marked, pointer(self._own(self.counts, rows)),
-            pointer(self._own(self.counts, cols, mirrored)), threads,
-        )  # fmt: skip
-        self.total += 2 * weight if mirrored else weight
-        if own is None:
-            return
-        if marked:
-            kernels.pair_close(
-                address, matrix(self.x), rows.start, cols.start, matrix(own), matrix(other),
-                threads,
+    columns = z.split(side)
+    rows = columns if whole else z[first:last].split(side)
+    parts = moments.split(side) if moments is not None else ()
+    for r, own in enumerate(rows):
+        for c in range(r if whole else 0, len(columns)):
+            other, mirrored = columns[c], whole and c > r
+            tile = torch.mm(own, other.t())
+            sums = kernels.pair_weights(
+                matrix(tile), matrix(x), norms.data_ptr(), first + r * side, c * side, mirrored,
+                t, sums, first, matrix(moments), pointer(counts), threads,
             )  # fmt: skip
-        own.addmm_(tile, z[cols])
-        if other is not None:
-            other.addmm_(tile.t(), z[rows])
-
-    def result(self) -> tuple[Tensor, Tensor | None]:
-        total = self.total or 1.0  # none where all squares are beyond the type's range
-        log_sum = math.log(total) - self.t * self.shift
-        value = torch.tensor(log_sum, dtype=torch.float64)
-        if self.moments is None or self.counts is None:
-            return value, None
-        # -4t / S * (count_i x_i - moment_i)
-        own = self.z[self.first : self.last]
-        moved = self.moments.addcmul_(self.counts[:, None], own, value=-1)
-        return value, moved.mul_(4 * self.t / total)
-
-    def _own(self, sums: Tensor | None, rows: slice, wanted: bool = True) -> Tensor | None:
-        if sums is None or not wanted:
-            return None
-        return sums[rows.start - self.first : rows.stop - self.first]
-
-    def _move(self, shift: float) -> None:
-        if self.total:
-            factor = math.exp(-self.t * (self.shift - shift))
-            self.total *= factor
-            if self.moments is not None and self.counts is not None:
-                self.moments *= factor
-                self.counts *= factor
-        self.shift = shift
+            if parts:
+                parts[r].addmm_(tile, other)
+                if mirrored:
+                    parts[c].addmm_(tile.t(), own)
+    total = sums[0] or 1.0  # none where all squares are beyond the type's range
+    if moments is not None:  # -4t / S * (count_i x_i - moment_i)
+        factor = 4 * t / total
+        kernels.pair_moments(matrix(moments), matrix(z), first, pointer(counts), factor, threads)
+    return math.log(total) - t * sums[1], moments
 
 
 def distance_power(x: Tensor, y: Tensor, alpha: float) -> Tensor:
