@@ -213,6 +213,9 @@ def calls() -> dict[str, list[tuple]]:
         "cross_entropy_forward": [], "cross_entropy_backward": [],
         "linear_cross_entropy_forward": [], "linear_cross_entropy_backward": [],
         "gaussian_potential": [], "alignment_forward": [], "alignment_backward": [],
+        "sphere_forward": [
+            (x, y.clone(), 2.0, 0.5, 1.5, *wanted, name) for wanted in ((True, True), (False, True))
+        ],
         "correlation_forward": [], "correlation_backward": [],
         "transport_forward": [], "transport_backward": [],
         **calls_of_prior(name), **calls_of_crops(name), **calls_of_contrast(name),
@@ -358,7 +361,7 @@ OPERATORS = (
     "sinkhorn_dense", "sinkhorn_potentials", "softmax_potential", "evaluate",
     "cross_entropy_forward", "cross_entropy_backward",
     "linear_cross_entropy_forward", "linear_cross_entropy_backward",
-    "gaussian_potential", "alignment_forward", "alignment_backward",
+    "gaussian_potential", "alignment_forward", "alignment_backward", "sphere_forward",
     "correlation_forward", "correlation_backward", "transport_forward", "transport_backward",
     "prior_kl_forward", "prior_kl_backward", "msn_forward", "msn_backward",
     "entropy_forward", "entropy_backward",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import backend
-from ._autograd import ClosedForm
+from ._autograd import Scaled
 from ._operator import operator
 from ._stats import loss_factor
 from ._tiles import MIN_ROWS, TILE_BYTES, product_dtype, row_slices
@@ -77,20 +77,9 @@ def in_batch_forward(
     return outputs
 
 
-class InBatch(ClosedForm):
+class InBatch(Scaled):
     """(loss, d_query, d_key) at an upstream gradient of 1; only the loss is for the caller."""
 
     @staticmethod
     def forward(*args):
         return in_batch_forward(*args)
-
-    @staticmethod
-    def keep(ctx, inputs, outputs):
-        # The inputs, for a second derivative to be refused.
-        ctx.save_for_backward(*inputs[:2], *outputs[1:])
-
-    @staticmethod
-    def backward(ctx, d_loss):
-        query, _, *gradients = ctx.saved_tensors
-        needs = zip(gradients, ctx.needs_input_grad[:2], strict=True)
-        return [(d * d_loss).to(query.dtype) if need else None for d, need in needs]

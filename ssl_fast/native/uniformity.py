@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from . import cpu, matrix, pointer
+from .covariance import moments
 
 # Rows up to -> side of a tile: half of the diagonal tiles' work is done twice.
 SIDES = ((4096, 256), (16384, 512), (1 << 62, 1024))
@@ -20,8 +21,9 @@ def potential(
 ) -> tuple[Tensor, Tensor | None]:
     """As `reference.uniformity.potential`."""
     # Distances know no origin: near the mean they cancel least.
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    sums = _Sums(x, x - x.mean(0, dtype=dtype), first, last, t, want_grad)
+    z = torch.empty(x.shape, dtype=torch.promote_types(x.dtype, torch.float32))
+    moments(x, torch.empty(2, x.shape[1], dtype=torch.float64), z, None)
+    sums = _Sums(x, z, first, last, t, want_grad)
     for rows, cols, mirrored in tiles(x.shape[0], first, last):
         sums.add(rows, cols, mirrored)
     return sums.result()
@@ -52,19 +54,20 @@ class _Sums:
         self.counts = z.new_zeros(last - first) if want_grad else None
 
     def add(self, rows: slice, cols: slice, mirrored: bool) -> None:
-        z, kernels, threads = self.z, cpu(), self.threads
-        tile = torch.mm(z[rows], z[cols].t())
+        kernels, threads, left = cpu(), self.threads, self.z[rows]
+        right = left if rows == cols else self.z[cols]
+        tile = torch.mm(left, right.t())
         address = matrix(tile)
         smallest, marked = kernels.pair_distances(
-            address, pointer(self.norms[rows]), pointer(self.norms[cols]), matrix(self.x),
-            rows.start, cols.start, threads,
+            address, pointer(self.norms, rows.start), pointer(self.norms, cols.start),
+            matrix(self.x), rows.start, cols.start, threads,
         )  # fmt: skip
         if self.t * (self.shift - smallest) > SLACK:
             self._move(smallest)
-        own, other = self._own(self.moments, rows), self._own(self.moments, cols, mirrored)
+        own, other = self._own(rows), self._own(cols, mirrored)
         weight = kernels.pair_weights(
-            address, self.t, self.shift, marked, pointer(self._own(self.counts, rows)),
-            pointer(self._own(self.counts, cols, mirrored)), threads,
+            address, self.t, self.shift, marked, self._count(rows), self._count(cols, mirrored),
+            threads,
         )  # fmt: skip
         self.total += 2 * weight if mirrored else weight
         if own is None:
@@ -74,9 +77,9 @@ class _Sums:
                 address, matrix(self.x), rows.start, cols.start, matrix(own), matrix(other),
                 threads,
             )  # fmt: skip
-        own.addmm_(tile, z[cols])
+        own.addmm_(tile, right)
         if other is not None:
-            other.addmm_(tile.t(), z[rows])
+            other.addmm_(tile.t(), left)
 
     def result(self) -> tuple[Tensor, Tensor | None]:
         total = self.total or 1.0  # none where all squares are beyond the type's range
@@ -89,10 +92,13 @@ class _Sums:
         moved = self.moments.addcmul_(self.counts[:, None], own, value=-1)
         return value, moved.mul_(4 * self.t / total)
 
-    def _own(self, sums: Tensor | None, rows: slice, wanted: bool = True) -> Tensor | None:
-        if sums is None or not wanted:
+    def _own(self, rows: slice, wanted: bool = True) -> Tensor | None:
+        if self.moments is None or not wanted:
             return None
-        return sums[rows.start - self.first : rows.stop - self.first]
+        return self.moments[rows.start - self.first : rows.stop - self.first]
+
+    def _count(self, rows: slice, wanted: bool = True) -> int:
+        return pointer(self.counts, rows.start - self.first) if wanted else 0
 
     def _move(self, shift: float) -> None:
         if self.total:
