@@ -214,7 +214,8 @@ def calls() -> dict[str, list[tuple]]:
         "linear_cross_entropy_forward": [], "linear_cross_entropy_backward": [],
         "gaussian_potential": [], "alignment_forward": [], "alignment_backward": [],
         "sphere_forward": [
-            (x, y.clone(), 2.0, 0.5, 1.5, *wanted, name) for wanted in ((True, True), (False, True))
+            (x, y, 2.0, 0.5, 1.5, True, True, name),
+            (x.half(), y.half(), 2.0, 0.5, 1.5, False, True, name),
         ],
         "correlation_forward": [], "correlation_backward": [],
         "transport_forward": [], "transport_backward": [],
@@ -225,11 +226,14 @@ def calls() -> dict[str, list[tuple]]:
         ],
         **calls_of_cosine(name),
         "wasserstein_forward": [
-            (x, True, 1e-6, True, True, 5, name, ""),
-            (x.half(), False, 1e-6, False, True, 5, name, ""),
-            (y.double(), True, 1e-6, False, False, 5, name, ""),
+            (x, True, 1e-6, True, True, name, ""),
+            (x.half(), False, 1e-6, False, True, name, ""),
+            (y.double(), True, 1e-6, False, False, name, ""),
         ],
-        "nuclear_norms_forward": [(x[None], True), (torch.stack([x, y]).bfloat16(), False)],
+        "mmcr_forward": [
+            (x[None], y[None], 0.1, True, True, name, ""),
+            (x[:, None].bfloat16(), y[:, None].bfloat16(), 0.1, False, True, name, ""),
+        ],
     }  # fmt: skip
     both = "variance covariance"
     for z0, z1, parts in ((x, y, both), (wide(x, y), wide(y, x), both), (x, None, "variance")):
@@ -370,7 +374,7 @@ OPERATORS = (
     "contrastive_rows_forward", "contrastive_rows_backward",
     "contrastive_pairs_forward", "contrastive_pairs_backward", "in_batch_forward",
     "covariance_forward", "covariance_backward", "cross_correlation_forward",
-    "wasserstein_forward", "nuclear_norms_forward",
+    "wasserstein_forward", "mmcr_forward",
     "cosine_forward", "cosine_backward", "nearest_rows",
     "mean_softmax_forward", "mean_softmax_backward",
 )  # fmt: skip

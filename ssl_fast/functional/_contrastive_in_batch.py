@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import backend
 from ._autograd import Scaled
-from ._operator import operator
+from ._operator import fake_gradient, operator
 from ._stats import loss_factor
 from ._tiles import MIN_ROWS, TILE_BYTES, product_dtype, row_slices
 from ._unit import UnitRows
@@ -28,12 +28,8 @@ def by_whole_rows(query: Tensor) -> bool:
 
 
 def _fake_forward(query, key, inv_temperature, normalize, reduction, want_query, want_key, name):
-    wide = product_dtype(query)
-    return (
-        query.new_empty((), dtype=wide),
-        query.new_empty(query.shape, dtype=wide) if want_query else query.new_empty(0),
-        query.new_empty(query.shape, dtype=wide) if want_key else query.new_empty(0),
-    )
+    loss = query.new_empty((), dtype=product_dtype(query))
+    return loss, fake_gradient(query, want_query), fake_gradient(key, want_key)
 
 
 @operator(_fake_forward)

@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import backend
 from . import _distributed
 from ._autograd import Scaled
-from ._operator import operator
+from ._operator import fake_gradient, operator
 from ._tiles import product_dtype
 
 
@@ -21,9 +21,7 @@ class Potential(Scaled):
 
 
 def _fake_potential(x, t, log, want_grad, name, group):
-    wide = product_dtype(x)
-    gradient = x.new_empty(x.shape, dtype=wide) if want_grad else x.new_empty(0)
-    return x.new_empty((), dtype=wide), gradient
+    return x.new_empty((), dtype=product_dtype(x)), fake_gradient(x, want_grad)
 
 
 @operator(_fake_potential)

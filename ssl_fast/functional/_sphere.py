@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import backend
 from ._autograd import Scaled
-from ._operator import operator
+from ._operator import fake_gradient, operator
 from ._tiles import product_dtype
 from ._unit import UnitRows
 
@@ -21,9 +21,8 @@ class Sphere(Scaled):
 
 
 def _fake_sphere(x, y, t, weight, alpha, want_x, want_y, name):
-    gradients = [x.new_empty(x.shape if want else (0,), dtype=product_dtype(x))
-                 for want in (want_x, want_y)]  # fmt: skip
-    return x.new_empty((), dtype=product_dtype(x)), *gradients
+    loss = x.new_empty((), dtype=product_dtype(x))
+    return loss, fake_gradient(x, want_x), fake_gradient(y, want_y)
 
 
 @operator(_fake_sphere)
