@@ -18,10 +18,11 @@ struct Address {
   operator T*() const { return value; }
 };
 
-// Those of several arrays, from a list; they live as long as the call.
-struct Addresses {
-  std::vector<const void*> values;
-  operator const void* const*() const { return values.data(); }
+// Several of them, from a list; they live as long as the call.
+template <typename T>
+struct Array {
+  std::vector<T> values;
+  operator const T*() const { return values.data(); }
 };
 
 // A two-dimensional tensor.
@@ -46,7 +47,15 @@ struct PassedAs<T*> {
 };
 template <>
 struct PassedAs<const void* const*> {
-  using type = Addresses;
+  using type = Array<const void*>;
+};
+template <>
+struct PassedAs<const Matrix*> {
+  using type = Array<Matrix>;
+};
+template <>
+struct PassedAs<const Targets*> {
+  using type = Array<Targets>;
 };
 template <>
 struct PassedAs<Matrix> {
@@ -71,16 +80,16 @@ struct type_caster<ssl_fast::Address<T>> {
   }
 };
 
-template <>
-struct type_caster<ssl_fast::Addresses> {
-  PYBIND11_TYPE_CASTER(ssl_fast::Addresses, const_name("list[int]"));
+template <typename T>
+struct type_caster<ssl_fast::Array<T>> {
+  PYBIND11_TYPE_CASTER(ssl_fast::Array<T>, const_name("list"));
 
   bool load(handle source, bool convert) {
     if (!isinstance<list>(source)) return false;
-    make_caster<ssl_fast::Address<const void>> one;
+    make_caster<ssl_fast::Passed<T>> one;
     for (handle item : reinterpret_borrow<list>(source)) {
       if (!one.load(item, convert)) return false;
-      value.values.push_back(static_cast<ssl_fast::Address<const void>&>(one));
+      value.values.push_back(static_cast<ssl_fast::Passed<T>&>(one));
     }
     return true;
   }

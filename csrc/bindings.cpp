@@ -16,6 +16,9 @@ template <>
 struct type_caster<ViewStats>
     : fields_caster<ViewStats, &ViewStats::row, &ViewStats::row_stride, &ViewStats::view_stride> {};
 template <>
+struct type_caster<Teachers>
+    : fields_caster<Teachers, &Teachers::targets, &Teachers::count, &Teachers::skip_same> {};
+template <>
 struct type_caster<Points> : fields_caster<Points, &Points::rows, &Points::columns, &Points::n,
                                            &Points::d, &Points::dtype> {};
 template <>
@@ -76,6 +79,8 @@ PYBIND11_MODULE(_cpu, m) {
   kernel("spectral_weights", &Kernels::spectral_weights);
   kernel("column_sums", &Kernels::column_sums);
   kernel("subtract_mean", &Kernels::subtract_mean);
+  kernel("logit_crops_forward", &Kernels::logit_crops_forward);
+  kernel("logit_crops_backward", &Kernels::logit_crops_backward);
   kernel("unit_rows_forward", &Kernels::unit_rows_forward);
   kernel("unit_rows_backward", &Kernels::unit_rows_backward);
   kernel("transport", &Kernels::transport);

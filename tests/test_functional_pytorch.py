@@ -213,6 +213,10 @@ def calls() -> dict[str, list[tuple]]:
         "cross_entropy_forward": [], "cross_entropy_backward": [],
         "linear_cross_entropy_forward": [], "linear_cross_entropy_backward": [],
         "gaussian_potential": [], "alignment_forward": [], "alignment_backward": [],
+        "sphere_forward": [
+            (x, y, 2.0, 0.5, 1.5, True, True, name),
+            (x.half(), y.half(), 2.0, 0.5, 1.5, False, True, name),
+        ],
         "correlation_forward": [], "correlation_backward": [],
         "transport_forward": [], "transport_backward": [],
         **calls_of_prior(name), **calls_of_crops(name), **calls_of_contrast(name),
@@ -222,11 +226,14 @@ def calls() -> dict[str, list[tuple]]:
         ],
         **calls_of_cosine(name),
         "wasserstein_forward": [
-            (x, True, 1e-6, True, True, 5, name, ""),
-            (x.half(), False, 1e-6, False, True, 5, name, ""),
-            (y.double(), True, 1e-6, False, False, 5, name, ""),
+            (x, True, 1e-6, True, True, name, ""),
+            (x.half(), False, 1e-6, False, True, name, ""),
+            (y.double(), True, 1e-6, False, False, name, ""),
         ],
-        "nuclear_norms_forward": [(x[None], True), (torch.stack([x, y]).bfloat16(), False)],
+        "mmcr_forward": [
+            (x[None], y[None], 0.1, True, True, name, ""),
+            (x[:, None].bfloat16(), y[:, None].bfloat16(), 0.1, False, True, name, ""),
+        ],
     }  # fmt: skip
     both = "variance covariance"
     for z0, z1, parts in ((x, y, both), (wide(x, y), wide(y, x), both), (x, None, "variance")):
@@ -358,7 +365,7 @@ OPERATORS = (
     "sinkhorn_dense", "sinkhorn_potentials", "softmax_potential", "evaluate",
     "cross_entropy_forward", "cross_entropy_backward",
     "linear_cross_entropy_forward", "linear_cross_entropy_backward",
-    "gaussian_potential", "alignment_forward", "alignment_backward",
+    "gaussian_potential", "alignment_forward", "alignment_backward", "sphere_forward",
     "correlation_forward", "correlation_backward", "transport_forward", "transport_backward",
     "prior_kl_forward", "prior_kl_backward", "msn_forward", "msn_backward",
     "entropy_forward", "entropy_backward",
@@ -367,7 +374,7 @@ OPERATORS = (
     "contrastive_rows_forward", "contrastive_rows_backward",
     "contrastive_pairs_forward", "contrastive_pairs_backward", "in_batch_forward",
     "covariance_forward", "covariance_backward", "cross_correlation_forward",
-    "wasserstein_forward", "nuclear_norms_forward",
+    "wasserstein_forward", "mmcr_forward",
     "cosine_forward", "cosine_backward", "nearest_rows",
     "mean_softmax_forward", "mean_softmax_backward",
 )  # fmt: skip

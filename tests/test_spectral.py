@@ -123,7 +123,7 @@ def test_lightly_frossl():
     ("call", "message"),
     [
         (lambda: MMCRLoss(-1), "weight must be finite and >= 0, got -1"),
-        (lambda: MMCRLoss()(torch.ones(3, 4), torch.ones(3, 4)), r"online must be \(B, K, D\)"),
+        (lambda: MMCRLoss()(torch.ones(3, 4), torch.ones(3, 4)), r"online must be .*\(B, K, D\)"),
         (lambda: MMCRLoss()(torch.ones(3, 1, 4), torch.ones(3, 2, 4)), "one shape"),
         (lambda: MMCRLoss()(5, torch.ones(3, 2, 4)), "online must be a torch.Tensor, got int"),
         (lambda: FroSSLLoss(-0.1), "invariance_weight"),

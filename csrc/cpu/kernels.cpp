@@ -40,6 +40,8 @@ const Kernels kernels{
     subtract_mean,
     crops_forward,
     crops_backward,
+    logit_crops_forward,
+    logit_crops_backward,
     unit_rows_forward,
     unit_rows_backward,
     transport,

@@ -20,6 +20,13 @@ struct ViewStats {
   int64_t view_stride;  // between two views
 };
 
+// The teachers of students that are views of the same samples.
+struct Teachers {
+  const Targets* targets;
+  int64_t count;
+  bool skip_same;  // student s does not learn from teacher s
+};
+
 // n points, float32 or float64, row by row and transposed.
 struct Points {
   const void* rows;     // [n, d]
@@ -147,6 +154,12 @@ struct Kernels {
   // x, logits or what forward left (`has_exp`), becomes d_logits; prior [2, K] or null.
   void (*crops_backward)(const Crops& crops, double inv_temperature, bool has_exp,
                          const ViewStats& stats, const double* prior, int threads);
+  // students, out [views], each [N, K]; d_loss [1].
+  void (*logit_crops_forward)(const Matrix* students, int64_t views, double inv_temperature,
+                              const Teachers& teachers, const ViewStats& stats, int threads);
+  void (*logit_crops_backward)(const Matrix* students, int64_t views, double inv_temperature,
+                               const Teachers& teachers, const ViewStats& stats,
+                               const void* d_loss, double factor, const Matrix* out, int threads);
   // x [N, D] of any type; unit [N, D] and norm [N] float32, or float64 for float64.
   void (*unit_rows_forward)(const Matrix& x, void* unit, void* norm, int threads);
   // out [N, D] of x's type may be d_unit.

@@ -73,6 +73,11 @@ void crops_forward(const Crops& crops, double inv_temperature, const ViewStats& 
                    int threads);
 void crops_backward(const Crops& crops, double inv_temperature, bool has_exp,
                     const ViewStats& stats, const double* prior, int threads);
+void logit_crops_forward(const Matrix* students, int64_t views, double inv_temperature,
+                         const Teachers& teachers, const ViewStats& stats, int threads);
+void logit_crops_backward(const Matrix* students, int64_t views, double inv_temperature,
+                          const Teachers& teachers, const ViewStats& stats, const void* d_loss,
+                          double factor, const Matrix* out, int threads);
 void unit_rows_forward(const Matrix& x, void* unit, void* norm, int threads);
 void unit_rows_backward(const Matrix& d_unit, const void* unit, const void* norm, const Matrix& out,
                         int threads);

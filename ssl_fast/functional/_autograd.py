@@ -25,7 +25,8 @@ class ClosedForm(torch.autograd.Function):
             cls.keep(ctx, inputs, output)
 
         cls.setup_context = staticmethod(setup_context)  # type: ignore[method-assign]
-        cls.backward = staticmethod(_once_differentiable(cls.backward))  # type: ignore[method-assign]
+        if "backward" in vars(cls):
+            cls.backward = staticmethod(_once_differentiable(cls.backward))  # type: ignore[method-assign]
 
 
 def _once_differentiable(backward: Callable) -> Callable:
@@ -53,6 +54,22 @@ def _once_differentiable(backward: Callable) -> Callable:
         return tuple(None if g is None else next(refusing) for g in gradients)
 
     return wrapped
+
+
+class Scaled(ClosedForm):
+    """Forward has the gradients of the first inputs after its 0-d result: backward scales them."""
+
+    @staticmethod
+    def keep(ctx: Any, inputs: tuple, outputs: tuple) -> None:
+        # The inputs for their types, and for a second derivative to be refused.
+        ctx.save_for_backward(*inputs[: len(outputs) - 1], *outputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, d_result: Tensor) -> list[Tensor | None]:
+        held = ctx.saved_tensors
+        inputs, gradients = held[: len(held) // 2], held[len(held) // 2 :]
+        needed = zip(inputs, gradients, ctx.needs_input_grad, strict=False)
+        return [(g * d_result).to(x.dtype) if need else None for x, g, need in needed]
 
 
 def apply(function: Any, *args: Any) -> Tensor:

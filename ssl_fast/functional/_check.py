@@ -13,17 +13,28 @@ _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 def matrix(name: str, value: Any) -> None:
     """`value` is a plain floating-point tensor (N, K) with N, K >= 1."""
+<<<<<<< HEAD
     if type(value) is not Tensor or value.layout is not torch.strided or value.is_nested:
+=======
+    _filled(name, value, 2, "matrix (rows, columns)")
+
+
+def batch(name: str, value: Any) -> None:
+    """`value` is a plain floating-point tensor (B, K, D), none of them 0."""
+    _filled(name, value, 3, "batch of matrices (B, K, D)")
+
+
+def _filled(name: str, value: Any, dimensions: int, what: str) -> None:
+    if type(value) is not Tensor or value.layout is not torch.strided:
+>>>>>>> n8
         _plain(name, value)
     if value.dtype not in _FLOATS:
         raise TypeError(
             f"{name} must be float64, float32, bfloat16 or float16, got {value.dtype}: "
             f"call {name}.float()"
         )
-    if value.dim() != 2 or value.numel() == 0:
-        raise ValueError(
-            f"{name} must be a non-empty matrix (rows, columns), got shape {tuple(value.shape)}"
-        )
+    if value.dim() != dimensions or value.numel() == 0:
+        raise ValueError(f"{name} must be a non-empty {what}, got shape {tuple(value.shape)}")
 
 
 def tensor(

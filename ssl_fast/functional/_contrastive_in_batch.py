@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .. import backend
-from ._autograd import ClosedForm
-from ._operator import operator
+from ._autograd import Scaled
+from ._operator import fake_gradient, operator
 from ._stats import loss_factor
 from ._tiles import MIN_ROWS, TILE_BYTES, product_dtype, row_slices
 from ._unit import UnitRows
@@ -28,12 +28,8 @@ def by_whole_rows(query: Tensor) -> bool:
 
 
 def _fake_forward(query, key, inv_temperature, normalize, reduction, want_query, want_key, name):
-    wide = product_dtype(query)
-    return (
-        query.new_empty((), dtype=wide),
-        query.new_empty(query.shape, dtype=wide) if want_query else query.new_empty(0),
-        query.new_empty(query.shape, dtype=wide) if want_key else query.new_empty(0),
-    )
+    loss = query.new_empty((), dtype=product_dtype(query))
+    return loss, fake_gradient(query, want_query), fake_gradient(key, want_key)
 
 
 @operator(_fake_forward)
@@ -77,20 +73,9 @@ def in_batch_forward(
     return outputs
 
 
-class InBatch(ClosedForm):
+class InBatch(Scaled):
     """(loss, d_query, d_key) at an upstream gradient of 1; only the loss is for the caller."""
 
     @staticmethod
     def forward(*args):
         return in_batch_forward(*args)
-
-    @staticmethod
-    def keep(ctx, inputs, outputs):
-        # The inputs, for a second derivative to be refused.
-        ctx.save_for_backward(*inputs[:2], *outputs[1:])
-
-    @staticmethod
-    def backward(ctx, d_loss):
-        query, _, *gradients = ctx.saved_tensors
-        needs = zip(gradients, ctx.needs_input_grad[:2], strict=True)
-        return [(d * d_loss).to(query.dtype) if need else None for d, need in needs]

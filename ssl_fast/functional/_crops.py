@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import backend
 from ._linear_cross_entropy import Products
 from ._stats import Targets
-from ._tiles import MIN_ROWS, TILE_BYTES, product, product_dtype, row_slices
+from ._tiles import MIN_ROWS, product, product_dtype, row_slices
 
 
 class Teachers:
@@ -26,7 +26,7 @@ class Teachers:
     """
 
     def __init__(self, targets: list[Targets], students: int, skip_same: bool, name: str):
-        self.targets, self.name = targets, name
+        self.targets, self.skip_same, self.name = targets, skip_same, name
         self.sets = [
             tuple(t for t in range(len(targets)) if not (skip_same and t == s))
             for s in range(students)
@@ -179,39 +179,3 @@ class Crops:
                 slot = slice(filled, filled + count) if filled + count <= kept else None
                 filled += count
                 yield slot, own, target
-
-
-class Logits:
-    """Students given as logits, V tensors (M, K)."""
-
-    def __init__(self, students: list[Tensor], teachers: Teachers, inv_temperature: float):
-        self.students, self.teachers = students, teachers
-        self.inv_temperature = inv_temperature
-        self.kernels = backend.implementation(teachers.name, "cross_entropy")
-
-    def forward(self) -> Tensor:
-        """row_stats (V, 4, M)."""
-        rows = self.students[0].shape[0]
-        row_stats = self.students[0].new_empty((len(self.students), 4, rows), dtype=torch.float64)
-        for view, own, logits, target in self._visits():
-            part = self.kernels.forward(logits, self.inv_temperature, target, False, 1.0)[1]
-            row_stats[view, :, own] = part
-        return row_stats
-
-    def backward(self, row_stats: Tensor, d_loss: Tensor, factor: float) -> list[Tensor]:
-        """d_logits of every student."""
-        gradients = [student.new_empty(student.shape) for student in self.students]
-        for view, own, logits, target in self._visits():
-            self.kernels.backward(
-                logits, self.inv_temperature, target, row_stats[view, :, own], None, d_loss, factor,
-                gradients[view][own],
-            )  # fmt: skip
-        return gradients
-
-    def _visits(self) -> Any:
-        rows, columns = self.students[0].shape
-        size = max(1, TILE_BYTES // (4 * columns))
-        for first in range(0, rows, size):
-            own = slice(first, min(first + size, rows))
-            for view, target in enumerate(self.teachers.tile(own)):
-                yield view, own, self.students[view][own], target

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _distributed
+from . import _distributed, _logit_crops
 from ._autograd import ClosedForm
 from ._column_crops import ColumnCrops
-from ._crops import Crops, Logits, Teachers
+from ._crops import Crops, Teachers
 from ._operator import operator
 from ._stats import Targets, upstream
 from ._tiles import product_dtype
@@ -152,7 +152,7 @@ class LogitCrops(ClosedForm):
 def _fake_logits(first, others, fields, inv_temperature, scales, skip_same, name, group):
     return (
         first.new_empty((), dtype=product_dtype(first)),
-        first.new_empty((1 + len(others), 4, first.shape[0]), dtype=torch.float64),
+        first.new_empty((4, 1 + len(others), first.shape[0]), dtype=torch.float64),
         first.new_empty((), dtype=torch.float64) if group else first.new_empty(0),
     )
 
@@ -170,9 +170,8 @@ def multi_crop_logits_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     students = [first, *others]
     teachers = assemble(fields, scales, len(students), skip_same, name)
-    row_stats = Logits(students, teachers, inv_temperature).forward()
-    losses = row_stats[:, 3]
-    loss, count = reduced(losses, first.shape[0], teachers.pairs, first, group)
+    row_stats = _logit_crops.forward(students, teachers, inv_temperature)
+    loss, count = reduced(row_stats[3], first.shape[0], teachers.pairs, first, group)
     return loss, row_stats, count
 
 
@@ -188,7 +187,7 @@ def multi_crop_logits_backward(
     inv_temperature: float,
     scales: list[float],
     skip_same: bool,
-    row_stats: Tensor,  # (V, 4, N)
+    row_stats: Tensor,  # (4, V, N)
     d_loss: Tensor,  # 0-d
     factor: float,
     name: str,
@@ -196,5 +195,5 @@ def multi_crop_logits_backward(
     """d_logits of every student, contiguous."""
     students = [first, *others]
     teachers = assemble(fields, scales, len(students), skip_same, name)
-    crops = Logits(students, teachers, inv_temperature)
-    return crops.backward(row_stats, d_loss, factor / teachers.pairs)
+    factor /= teachers.pairs
+    return _logit_crops.backward(students, teachers, inv_temperature, row_stats, d_loss, factor)

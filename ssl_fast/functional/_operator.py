@@ -5,7 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+
+from ._tiles import product_dtype
 
 
 def operator(fake: Callable) -> Callable:
@@ -41,6 +44,11 @@ def operator(fake: Callable) -> Callable:
         return call
 
     return decorate
+
+
+def fake_gradient(x: Tensor, wanted: bool) -> Tensor:
+    """Shape of a gradient in `product_dtype`, or of the empty tensor that stands for None."""
+    return x.new_empty(x.shape, dtype=product_dtype(x)) if wanted else x.new_empty(0)
 
 
 def full_precision(function: Callable, args: tuple) -> Any:

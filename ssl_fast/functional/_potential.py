@@ -8,32 +8,21 @@ from torch import Tensor
 
 from .. import backend
 from . import _distributed
-from ._autograd import ClosedForm
-from ._operator import operator
+from ._autograd import Scaled
+from ._operator import fake_gradient, operator
 from ._tiles import product_dtype
 
 
-class Potential(ClosedForm):
+class Potential(Scaled):
     """(value, gradient for d_value = 1) of x."""
 
     @staticmethod
     def forward(*args):
         return gaussian_potential(*args)
 
-    @staticmethod
-    def keep(ctx, inputs, outputs):
-        ctx.save_for_backward(inputs[0], outputs[1])  # x for its type, and to refuse through
-
-    @staticmethod
-    def backward(ctx, d_value):
-        x, gradient = ctx.saved_tensors
-        return ((gradient * d_value).to(x.dtype),)
-
 
 def _fake_potential(x, t, log, want_grad, name, group):
-    wide = product_dtype(x)
-    gradient = x.new_empty(x.shape, dtype=wide) if want_grad else x.new_empty(0)
-    return x.new_empty((), dtype=wide), gradient
+    return x.new_empty((), dtype=product_dtype(x)), fake_gradient(x, want_grad)
 
 
 @operator(_fake_potential)

@@ -102,5 +102,5 @@ def _collapsed(rows: int, width: int | None) -> str:
     what = f"{rows} x {rows} Gram" if width is None else f"{width} x {width} covariance"
     return (
         f"the {what} of a sub-batch is singular, so that it cannot be whitened: embeddings have "
-        "collapsed, or rows repeat. Use eps > 0 (such as 1e-3), or a lower learning rate"
+        "collapsed, or rows repeat. Use a larger eps (1e-3 or more), or a lower learning rate"
     )

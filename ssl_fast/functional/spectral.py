@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import backend
 from . import _check, _distributed
+from ._autograd import apply
+from ._mmcr import MMCR
 from ._norms import normalized
 from ._operator import full_precision
-from ._tiles import product_dtype
-from .wasserstein import nuclear_norm, nuclear_norms
 from .whitening import _views
 
 
@@ -38,25 +39,27 @@ def mmcr(online: Tensor, momentum: Tensor, *, weight: float = 5e-3, group: Any =
     Source: Yerxa et al. 2023; the value of Lightly's MMCRLoss, without differentiating an SVD.
     Cost: one eigendecomposition min(B, D) wide and B of min(2K, D); products of B D min(B, D).
     """
+<<<<<<< HEAD
     weight = _check.at_least_zero("weight", weight)
     for name, value in (("online", online), ("momentum", momentum)):
         if isinstance(value, Tensor) and value.dim() != 3:
             raise ValueError(f"{name} must be (B, K, D), got shape {tuple(value.shape)}")
         _check.matrix(name, value.flatten(0, 1) if isinstance(value, Tensor) else value)
+=======
+    if not weight >= 0:
+        raise ValueError(f"weight must be at least 0, got {weight}")
+    _check.batch("online", online)
+    _check.batch("momentum", momentum)
+>>>>>>> n8
     _check.same("online", online, "momentum", momentum)
     if online.shape != momentum.shape:
         raise ValueError(
             f"online and momentum must have one shape, got {tuple(online.shape)} and "
             f"{tuple(momentum.shape)}"
         )
-    name = _check.group_name(group)
-    z = torch.cat([online, momentum], 1)
-    centres = z.mean(1, dtype=product_dtype(z))
-    loss = -nuclear_norm(centres, group=group)
-    if weight:
-        norms = nuclear_norms(z)
-        loss = loss + weight * _distributed.gather(norms, name).mean()
-    return loss
+    name = backend.select("wasserstein", online.device, online.dtype)
+    wants = [torch.is_grad_enabled() and z.requires_grad for z in (online, momentum)]
+    return apply(MMCR, online, momentum, float(weight), *wants, name, _check.group_name(group))
 
 
 def frossl(views: Sequence[Tensor], *, invariance_weight: float = 1.0, group: Any = None) -> Tensor:

@@ -11,6 +11,7 @@ from ._autograd import apply
 from ._correlation import Correlation
 from ._distances import Alignment
 from ._potential import Potential
+from ._sphere import Sphere
 
 
 def gaussian_uniformity(x: Tensor, *, t: float = 2.0, group: Any = None) -> Tensor:
@@ -139,6 +140,22 @@ def prototype_correlation(c: Tensor, *, temperature: float = 1.0) -> Tensor:
     return apply(Correlation, _check.rows_contiguous(c), inv_temperature, name)
 
 
+def sphere(x: Tensor, y: Tensor, *, t: float, weight: float, alpha: float) -> Tensor:
+    """mean_i |u_i - v_i|^alpha + weight * (U(u) + U(v)), u and v the rows of x and y at unit norm.
+
+    U is `gaussian_uniformity`. A zero row gets a zero gradient.
+    """
+    _check.matrix("x", x)
+    _check.matrix("y", y)
+    _one_shape("x", x, "y", y)
+    _at_least_two("x", x)
+    name = backend.select("uniformity", x.device, x.dtype)
+    numbers = _check.positive("t", t), float(weight), _check.positive("alpha", alpha)
+    x, y = _check.rows_contiguous(x), _check.rows_contiguous(y)
+    wants = [torch.is_grad_enabled() and z.requires_grad for z in (x, y)]
+    return apply(Sphere, x, y, *numbers, *wants, name)
+
+
 def _potential(x: Tensor, t: float, log: bool, group: str, argument: str) -> Tensor:
     if not group:
         _at_least_two(argument, x)
@@ -148,15 +165,19 @@ def _potential(x: Tensor, t: float, log: bool, group: str, argument: str) -> Ten
 
 
 def _aligned(x: Tensor, y: Tensor, alpha: float, group: str, x_name: str, y_name: str) -> Tensor:
+    _one_shape(x_name, x, y_name, y)
+    name = backend.select("uniformity", x.device, x.dtype)
+    x, y = _check.rows_contiguous(x), _check.rows_contiguous(y)
+    return apply(Alignment, x, y, alpha, name, group)
+
+
+def _one_shape(x_name: str, x: Tensor, y_name: str, y: Tensor) -> None:
     _check.same(x_name, x, y_name, y)
     if x.shape != y.shape:
         raise ValueError(
             f"{x_name} and {y_name} must have one shape, row i of one positive to row i of the "
             f"other, got {tuple(x.shape)} and {tuple(y.shape)}"
         )
-    name = backend.select("uniformity", x.device, x.dtype)
-    x, y = _check.rows_contiguous(x), _check.rows_contiguous(y)
-    return apply(Alignment, x, y, alpha, name, group)
 
 
 def _at_least_two(name: str, value: Tensor) -> None:

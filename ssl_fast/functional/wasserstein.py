@@ -8,8 +8,8 @@ from torch import Tensor
 from .. import backend
 from .._polar import SMALLEST_EPS
 from . import _check, _distributed
-from ._autograd import ClosedForm, apply
-from ._operator import operator
+from ._autograd import Scaled, apply
+from ._operator import fake_gradient, operator
 from ._tiles import product_dtype
 
 NULL = 1e-6  # of the largest singular value: below, a direction counts as null
@@ -78,28 +78,12 @@ def wasserstein_uniformity(z: Tensor, *, eps: float = NULL, group: Any = None) -
     return _spectral(z, True, _check.positive("eps", eps), True, group)
 
 
-def nuclear_norms(z: Tensor) -> Tensor:
-    """`nuclear_norm` of every matrix of a batch: (B, K, D) to (B,).
-
-    Meant for small K or D: the smaller Grams are float64 and decomposed together.
-    """
-    want_grad = torch.is_grad_enabled() and z.requires_grad
-    return apply(_NuclearNorms, z, want_grad)
-
-
 def _spectral(z: Tensor, center: bool, eps: float, distance: bool, group: Any) -> Tensor:
     _check.matrix("z", z)
     group = _check.group_name(group)
-    name = _backend(z, eps)
-    rows = z.shape[0]
-    if group:
-        count = torch.full((), rows, device=z.device)
-        rows = int(_distributed.all_reduce(count, "sum", group))
-        if name == "reference" or rows <= z.shape[1]:
-            z, group = _distributed.gather(z, group), ""
-    z = _check.rows_contiguous(z)
+    name, z = _backend(z, eps), _check.rows_contiguous(z)
     want_grad = torch.is_grad_enabled() and z.requires_grad
-    return apply(_Spectral, z, center, eps, distance, want_grad, rows, name, group)
+    return apply(_Spectral, z, center, eps, distance, want_grad, name, group)
 
 
 def _backend(z: Tensor, eps: float) -> str:
@@ -115,29 +99,16 @@ def _backend(z: Tensor, eps: float) -> str:
     return "reference"
 
 
-class _Spectral(ClosedForm):
+class _Spectral(Scaled):
     """(value, its gradient) of z; only the value is for the caller."""
 
     @staticmethod
     def forward(*args):
         return wasserstein_forward(*args)
 
-    @staticmethod
-    def keep(ctx, inputs, outputs):
-        ctx.group, ctx.dtype = inputs[7], inputs[0].dtype
-        ctx.save_for_backward(inputs[0], outputs[1])
 
-    @staticmethod
-    def backward(ctx, d_value):
-        gradient = ctx.saved_tensors[1]
-        d_value = d_value * _distributed.world_size(ctx.group)
-        return ((gradient * d_value).to(ctx.dtype),)
-
-
-def _fake_forward(z, center, eps, distance, want_grad, rows, name, group):
-    dtype = product_dtype(z)
-    shape = z.shape if want_grad else (0,)
-    return z.new_empty((), dtype=dtype), z.new_empty(shape, dtype=dtype)
+def _fake_forward(z, center, eps, distance, want_grad, name, group):
+    return z.new_empty((), dtype=product_dtype(z)), fake_gradient(z, want_grad)
 
 
 @operator(_fake_forward)
@@ -147,58 +118,28 @@ def wasserstein_forward(
     eps: float,
     distance: bool,
     want_grad: bool,
-    rows: int,  # of all ranks
     name: str,
     group: str,
 ) -> tuple[Tensor, Tensor]:
-    """The value, and its gradient (N, D) if wanted."""
-    kernels = backend.implementation(name, "wasserstein")
+    """The value of all ranks' rows and, if wanted, its gradient (N, D) times the ranks' number."""
+    kernels, numbers = backend.implementation(name, "wasserstein"), (center, eps, distance)
 
     def reduce(value: Tensor, op: str) -> Tensor:
         return _distributed.all_reduce(value, op, group)
 
-    return kernels.forward(z, center, eps, distance, want_grad, rows, reduce)
+    rows = z.shape[0]
+    if not group:
+        return kernels.forward(z, *numbers, want_grad, rows, reduce)
+    rows = int(reduce(torch.full((), rows, device=z.device), "sum"))
+    if name == "reference" or rows <= z.shape[1]:
+        everyone, (first, last) = _distributed.rows_of_all(z, group)
+        value, gradient = kernels.forward(everyone, *numbers, want_grad, rows, _as_it_is)
+        gradient = gradient[first:last] if want_grad else None
+    else:
+        value, gradient = kernels.forward(z, *numbers, want_grad, rows, reduce)
+    outputs: Any = value, gradient * _distributed.world_size(group) if want_grad else None
+    return outputs
 
 
-class _NuclearNorms(ClosedForm):
-    """(norms, their gradients) of a batch."""
-
-    @staticmethod
-    def forward(*args):
-        return nuclear_norms_forward(*args)
-
-    @staticmethod
-    def keep(ctx, inputs, outputs):
-        ctx.dtype = inputs[0].dtype
-        ctx.save_for_backward(inputs[0], outputs[1])
-
-    @staticmethod
-    def backward(ctx, d_norms):
-        return ((ctx.saved_tensors[1] * d_norms[:, None, None]).to(ctx.dtype),)
-
-
-def _fake_norms(z, want_grad):
-    dtype = product_dtype(z)
-    gradients = z.new_empty(z.shape, dtype=dtype) if want_grad else z.new_empty(0)
-    return z.new_empty(z.shape[:1], dtype=dtype), gradients
-
-
-@operator(_fake_norms)
-def nuclear_norms_forward(z: Tensor, want_grad: bool) -> tuple[Tensor, Tensor]:
-    """(B,) norms, and their gradients (B, K, D) if wanted."""
-    wide = product_dtype(z)
-    x = z.double()
-    wide_side = x.shape[1] < x.shape[2]
-    gram = x @ x.mT if wide_side else x.mT @ x
-    finite = bool(gram.isfinite().all())  # eigh raises otherwise
-    values, vectors = torch.linalg.eigh(gram if finite else torch.zeros_like(gram))
-    s = values.clamp(min=0).sqrt()
-    norms = s.sum(1) if finite else gram.sum((1, 2)) * float("nan")
-    if not want_grad:
-        outputs: Any = norms.to(wide), None
-        return outputs
-    inverse = torch.where(s > NULL * s[:, -1:], 1 / s, 0.0)
-    root = (vectors * inverse[:, None, :]) @ vectors.mT
-    gradient = root @ x if wide_side else x @ root
-    gradient = gradient if finite else gradient * float("nan")
-    return norms.to(wide), gradient.to(wide)
+def _as_it_is(value: Tensor, op: str) -> Tensor:
+    return value

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from . import DTYPE_CODES, cpu, pointer
+from . import DTYPE_CODES, cpu, matrix, pointer, target
 
 _LARGE = 4 << 20  # bytes whose page faults cost more than the advice does
 
@@ -42,6 +42,40 @@ def backward(
     )  # fmt: skip
 
 
+def logits_forward(
+    students: list[Tensor],  # V times (r, K)
+    inv_temperature: float,
+    teachers: list,  # targets of the same samples
+    skip_same: bool,
+    row_stats: Tensor,  # (4, V, r)
+) -> None:
+    cpu().logit_crops_forward(
+        [matrix(own) for own in students], len(students), inv_temperature,
+        _teachers(teachers, skip_same), _stats(row_stats), torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def logits_backward(
+    students: list[Tensor],
+    inv_temperature: float,
+    teachers: list,
+    skip_same: bool,
+    row_stats: Tensor,
+    d_loss: Tensor,  # 0-d
+    factor: float,
+    out: list[Tensor],
+) -> None:
+    cpu().logit_crops_backward(
+        [matrix(own) for own in students], len(students), inv_temperature,
+        _teachers(teachers, skip_same), _stats(row_stats), d_loss.data_ptr(), factor,
+        [matrix(own) for own in out], torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def _teachers(teachers: list, skip_same: bool) -> tuple:
+    return [target(own) for own in teachers], len(teachers), skip_same
+
+
 def _tile(tile: Tensor, targets: list[Tensor]) -> tuple:
     return (
         tile.data_ptr(),
@@ -49,7 +83,7 @@ def _tile(tile: Tensor, targets: list[Tensor]) -> tuple:
         len(targets),
         targets[0].shape[1],
         DTYPE_CODES[tile.dtype],
-        [target.data_ptr() for target in targets],
+        [q.data_ptr() for q in targets],
     )
 
 

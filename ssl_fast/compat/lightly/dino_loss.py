@@ -78,11 +78,10 @@ class DINOLoss(torch.nn.Module):
                 "the loss from."
             )
         temperature = self._teacher_temperature(teacher_temp, epoch)
-        with torch.no_grad():
-            targets = [
-                Assignment.softmax(view, temperature=temperature, center=self.center.flatten())
-                for view in teacher_out
-            ]
+        center = self.center.flatten()
+        targets = [
+            Assignment.softmax(view, temperature=temperature, center=center) for view in teacher_out
+        ]
         loss = multi_crop_cross_entropy(student_out, targets, None, temperature=self.student_temp)
         if wants_gradient(teacher_out):
             loss = self._with_teacher(loss, teacher_out, student_out, targets, terms)

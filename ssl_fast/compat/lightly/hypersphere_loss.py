@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from ...functional import alignment, gaussian_uniformity
-from ...functional._norms import normalized
+from ...functional.uniformity import sphere
 from ._common import as_lightly
 
 
@@ -32,7 +31,5 @@ class HypersphereLoss(torch.nn.Module):
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """The loss, 0-d, of two views (N, D), N >= 2, normalised here."""
-        x, y = normalized(z_a), normalized(z_b)
-        uniform = gaussian_uniformity(x, t=self.t) + gaussian_uniformity(y, t=self.t)
-        loss = alignment(x, y, alpha=self.alpha) + self.lam / 2 * uniform
+        loss = sphere(z_a, z_b, t=self.t, weight=self.lam / 2, alpha=self.alpha)
         return as_lightly(loss, z_a.dtype)
