@@ -13,9 +13,6 @@ _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 def matrix(name: str, value: Any) -> None:
     """`value` is a plain floating-point tensor (N, K) with N, K >= 1."""
-<<<<<<< HEAD
-    if type(value) is not Tensor or value.layout is not torch.strided or value.is_nested:
-=======
     _filled(name, value, 2, "matrix (rows, columns)")
 
 
@@ -25,8 +22,7 @@ def batch(name: str, value: Any) -> None:
 
 
 def _filled(name: str, value: Any, dimensions: int, what: str) -> None:
-    if type(value) is not Tensor or value.layout is not torch.strided:
->>>>>>> n8
+    if type(value) is not Tensor or value.layout is not torch.strided or value.is_nested:
         _plain(name, value)
     if value.dtype not in _FLOATS:
         raise TypeError(

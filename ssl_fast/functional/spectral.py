@@ -39,18 +39,9 @@ def mmcr(online: Tensor, momentum: Tensor, *, weight: float = 5e-3, group: Any =
     Source: Yerxa et al. 2023; the value of Lightly's MMCRLoss, without differentiating an SVD.
     Cost: one eigendecomposition min(B, D) wide and B of min(2K, D); products of B D min(B, D).
     """
-<<<<<<< HEAD
     weight = _check.at_least_zero("weight", weight)
-    for name, value in (("online", online), ("momentum", momentum)):
-        if isinstance(value, Tensor) and value.dim() != 3:
-            raise ValueError(f"{name} must be (B, K, D), got shape {tuple(value.shape)}")
-        _check.matrix(name, value.flatten(0, 1) if isinstance(value, Tensor) else value)
-=======
-    if not weight >= 0:
-        raise ValueError(f"weight must be at least 0, got {weight}")
     _check.batch("online", online)
     _check.batch("momentum", momentum)
->>>>>>> n8
     _check.same("online", online, "momentum", momentum)
     if online.shape != momentum.shape:
         raise ValueError(

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from . import cpu, matrix, pointer
-from .covariance import moments
 
 # N^2 (D + 64) up to which pairs one by one cost less than calls of the library do.
 FEW = 1 << 20
@@ -18,7 +17,6 @@ def potential(
     x: Tensor, first: int, last: int, t: float, want_grad: bool
 ) -> tuple[float, Tensor | None]:
     """As `reference.uniformity.potential`."""
-<<<<<<< HEAD
     (n, d), kernels, threads = x.shape, cpu(), torch.get_num_threads()
     wide = torch.promote_types(x.dtype, torch.float32)
     if n * n * (d + 64) <= FEW:
@@ -55,96 +53,6 @@ def potential(
         factor = 4 * t / total
         kernels.pair_moments(matrix(moments), matrix(z), first, pointer(counts), factor, threads)
     return math.log(total) - t * sums[1], moments
-=======
-    # Distances know no origin: near the mean they cancel least.
-    z = torch.empty(x.shape, dtype=torch.promote_types(x.dtype, torch.float32))
-    moments(x, torch.empty(2, x.shape[1], dtype=torch.float64), z, None)
-    sums = _Sums(x, z, first, last, t, want_grad)
-    for rows, cols, mirrored in tiles(x.shape[0], first, last):
-        sums.add(rows, cols, mirrored)
-    return sums.result()
-
-
-def tiles(n: int, first: int, last: int) -> Iterator[tuple[slice, slice, bool]]:
-    """(rows, columns, whether the mirrored tile counts too); the triangle where all rows are ours.
-
-    In rows as they lie in memory: the columns' sums of a strip stay in cache.
-    """
-    side = next(side for limit, side in SIDES if n <= limit)
-    whole = (first, last) == (0, n)
-    for r in range(first, last, side):
-        for c in range(r if whole else 0, n, side):
-            rows, cols = slice(r, min(r + side, last)), slice(c, min(c + side, n))
-            yield rows, cols, whole and c > r
-
-
-class _Sums:
-    """sum w_ij and, for each own row, sum_j w_ij x_j and sum_j w_ij, at one shift of exponents."""
-
-    def __init__(self, x: Tensor, z: Tensor, first: int, last: int, t: float, want_grad: bool):
-        self.x, self.z, self.first, self.last, self.t = x, z, first, last, t
-        self.norms = torch.linalg.vector_norm(z, dim=1).square_()
-        self.threads = torch.get_num_threads()
-        self.total, self.shift = 0.0, math.inf
-        self.moments = z.new_zeros((last - first, z.shape[1])) if want_grad else None
-        self.counts = z.new_zeros(last - first) if want_grad else None
-
-    def add(self, rows: slice, cols: slice, mirrored: bool) -> None:
-        kernels, threads, left = cpu(), self.threads, self.z[rows]
-        right = left if rows == cols else self.z[cols]
-        tile = torch.mm(left, right.t())
-        address = matrix(tile)
-        smallest, marked = kernels.pair_distances(
-            address, pointer(self.norms, rows.start), pointer(self.norms, cols.start),
-            matrix(self.x), rows.start, cols.start, threads,
-        )  # fmt: skip
-        if self.t * (self.shift - smallest) > SLACK:
-            self._move(smallest)
-        own, other = self._own(rows), self._own(cols, mirrored)
-        weight = kernels.pair_weights(
-            address, self.t, self.shift, marked, self._count(rows), self._count(cols, mirrored),
-            threads,
-        )  # fmt: skip
-        self.total += 2 * weight if mirrored else weight
-        if own is None:
-            return
-        if marked:
-            kernels.pair_close(
-                address, matrix(self.x), rows.start, cols.start, matrix(own), matrix(other),
-                threads,
-            )  # fmt: skip
-        own.addmm_(tile, right)
-        if other is not None:
-            other.addmm_(tile.t(), left)
-
-    def result(self) -> tuple[Tensor, Tensor | None]:
-        total = self.total or 1.0  # none where all squares are beyond the type's range
-        log_sum = math.log(total) - self.t * self.shift
-        value = torch.tensor(log_sum, dtype=torch.float64)
-        if self.moments is None or self.counts is None:
-            return value, None
-        # -4t / S * (count_i x_i - moment_i)
-        own = self.z[self.first : self.last]
-        moved = self.moments.addcmul_(self.counts[:, None], own, value=-1)
-        return value, moved.mul_(4 * self.t / total)
-
-    def _own(self, rows: slice, wanted: bool = True) -> Tensor | None:
-        if self.moments is None or not wanted:
-            return None
-        return self.moments[rows.start - self.first : rows.stop - self.first]
-
-    def _count(self, rows: slice, wanted: bool = True) -> int:
-        return pointer(self.counts, rows.start - self.first) if wanted else 0
-
-    def _move(self, shift: float) -> None:
-        if self.total:
-            factor = math.exp(-self.t * (self.shift - shift))
-            self.total *= factor
-            if self.moments is not None and self.counts is not None:
-                self.moments *= factor
-                self.counts *= factor
-        self.shift = shift
->>>>>>> n8
 
 
 def distance_power(x: Tensor, y: Tensor, alpha: float) -> Tensor:
