@@ -26,7 +26,7 @@ def correlation(
 ) -> Any:
     """sum_d (C_dd - 1)^2 + weight sum_{d != e} C_de^2, float64; kept (2, N, D): its gradients."""
     z, columns = views[0], views[0].shape[1]
-    stats = z.new_empty((2, 2, columns), dtype=torch.float64)
+    stats = [z.new_empty((2, columns), dtype=torch.float64) for _ in views]
     dual = rows.dual(columns)
     gathered = rows.group and (dual or rows.gathers(z, columns))
     if gathered:
@@ -69,7 +69,7 @@ def own_correlation(
 
 
 def _dual_correlation(
-    kernels: Any, views: list[Tensor], rows: Rows, stats: Tensor, weight: float, eps: float,
+    kernels: Any, views: list[Tensor], rows: Rows, stats: list[Tensor], weight: float, eps: float,
     kept: Tensor | None, dtype: torch.dtype,
 ) -> Tensor | None:  # fmt: skip
     """`correlation` by the Grams of both views; None where float32 would cancel."""
@@ -101,7 +101,7 @@ def _dual_correlation(
                 if rows.group:
                     mine, other = mine[rows.mine], other[rows.mine]
                 _standardised(
-                    kernels, push, mine, other, 2 * weight / n**2, beta, rows, stats[i, 1, block],
+                    kernels, push, mine, other, 2 * weight / n**2, beta, rows, stats[i][1, block],
                     eps, kept[i, :, block],
                 )  # fmt: skip
     return away + weight * (total - squares)
