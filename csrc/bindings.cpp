@@ -22,6 +22,8 @@ template <>
 struct type_caster<Points> : fields_caster<Points, &Points::rows, &Points::columns, &Points::n,
                                            &Points::d, &Points::dtype> {};
 template <>
+struct type_caster<Diagonal> : fields_caster<Diagonal, &Diagonal::squares, &Diagonal::away> {};
+template <>
 struct type_caster<PairSums> : fields_caster<PairSums, &PairSums::total, &PairSums::shift> {};
 
 }  // namespace pybind11::detail
@@ -63,6 +65,8 @@ PYBIND11_MODULE(_cpu, m) {
   kernel("cross_correlation_penalty", &Kernels::cross_correlation_penalty);
   kernel("cross_correlation_dots", &Kernels::cross_correlation_dots);
   kernel("cross_correlation_gradient", &Kernels::cross_correlation_gradient);
+  kernel("cross_correlation_diagonal", &Kernels::cross_correlation_diagonal);
+  kernel("cross_correlation_standardised", &Kernels::cross_correlation_standardised);
   kernel("contrastive_rows_forward", &Kernels::contrastive_rows_forward);
   kernel("contrastive_rows_backward", &Kernels::contrastive_rows_backward);
   kernel("contrastive_in_batch", &Kernels::contrastive_in_batch);

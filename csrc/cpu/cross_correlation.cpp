@@ -89,6 +89,34 @@ void standardised_gradient(const Matrix& push, const Matrix& own, const Matrix& 
   });
 }
 
+template <typename C>
+Diagonal diagonal_of(const Matrix& first, const Matrix& second, double weight, double* beta,
+                     int threads) {
+  const double n = (double)first.rows;
+  dots_of<C>(first, second, Matrix{}, 1, nullptr, beta, threads);
+  Diagonal sums{};
+  for (int64_t d = 0; d < first.cols; d++) {
+    const double c = beta[d] / n;
+    sums.squares += c * c;
+    sums.away += (c - 1) * (c - 1);
+    beta[d] = (2 * (c - 1) - 2 * weight * c) / n;
+  }
+  return sums;
+}
+
+template <typename C>
+void through_standardisation(const Matrix& push, const Matrix& own, const Matrix& other,
+                             double alpha, const double* beta, const double* squares, double eps,
+                             const Matrix& out, int threads) {
+  Scratch<double> dots(own.cols), scale(own.cols);
+  dots_of<C>(push, own, other, alpha, beta, dots, threads);
+  for (int64_t d = 0; d < own.cols; d++) {
+    dots[d] /= own.rows;
+    scale[d] = 1 / sqrt(squares[d] / own.rows + eps);
+  }
+  standardised_gradient<C>(push, own, other, alpha, beta, dots, scale, out, threads);
+}
+
 }  // namespace
 
 double cross_correlation_penalty(const Matrix& tile, int64_t first, double count, double weight,
@@ -109,6 +137,20 @@ void cross_correlation_gradient(const Matrix& push, const Matrix& own, const Mat
   const auto kernel =
       own.dtype == kFloat64 ? standardised_gradient<double> : standardised_gradient<float>;
   kernel(push, own, other, alpha, beta, dots, scale, out, threads);
+}
+
+Diagonal cross_correlation_diagonal(const Matrix& first, const Matrix& second, double weight,
+                                    double* beta, int threads) {
+  const auto kernel = first.dtype == kFloat64 ? diagonal_of<double> : diagonal_of<float>;
+  return kernel(first, second, weight, beta, threads);
+}
+
+void cross_correlation_standardised(const Matrix& push, const Matrix& own, const Matrix& other,
+                                    double alpha, const double* beta, const double* squares,
+                                    double eps, const Matrix& out, int threads) {
+  const auto kernel =
+      own.dtype == kFloat64 ? through_standardisation<double> : through_standardisation<float>;
+  kernel(push, own, other, alpha, beta, squares, eps, out, threads);
 }
 
 }  // namespace ssl_fast::SSL_FAST_ISA

@@ -22,6 +22,8 @@ const Kernels kernels{
     cross_correlation_penalty,
     cross_correlation_dots,
     cross_correlation_gradient,
+    cross_correlation_diagonal,
+    cross_correlation_standardised,
     contrastive_rows_forward,
     contrastive_rows_backward,
     contrastive_in_batch,

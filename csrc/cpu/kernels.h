@@ -35,6 +35,11 @@ struct Points {
   int dtype;
 };
 
+// Over the diagonal of C: sum c^2 and sum (c - 1)^2.
+struct Diagonal {
+  double squares, away;
+};
+
 // Of exp(t (shift - |x_i - x_j|^2)) over pairs.
 struct PairSums {
   double total, shift;
@@ -94,6 +99,13 @@ struct Kernels {
   void (*cross_correlation_gradient)(const Matrix& push, const Matrix& own, const Matrix& other,
                                      double alpha, const double* beta, const double* dots,
                                      const double* scale, const Matrix& out, int threads);
+  // c_d = sum_i first_id second_id / N; beta [D] = (2 (c - 1) - 2 weight c) / N.
+  Diagonal (*cross_correlation_diagonal)(const Matrix& first, const Matrix& second, double weight,
+                                         double* beta, int threads);
+  // dots and gradient at once, where all rows are here: squares [D] of the centred columns.
+  void (*cross_correlation_standardised)(const Matrix& push, const Matrix& own, const Matrix& other,
+                                         double alpha, const double* beta, const double* squares,
+                                         double eps, const Matrix& out, int threads);
   // tile [N, K] is overwritten; b [K] or null; stats [2, N] shift (in units of tile times b), sum;
   // rescale [N], or null where the terms are not wanted.
   void (*contrastive_rows_forward)(const Matrix& tile, const void* b, double scale,

@@ -39,6 +39,11 @@ void cross_correlation_dots(const Matrix& push, const Matrix& own, const Matrix&
 void cross_correlation_gradient(const Matrix& push, const Matrix& own, const Matrix& other,
                                 double alpha, const double* beta, const double* dots,
                                 const double* scale, const Matrix& out, int threads);
+Diagonal cross_correlation_diagonal(const Matrix& first, const Matrix& second, double weight,
+                                    double* beta, int threads);
+void cross_correlation_standardised(const Matrix& push, const Matrix& own, const Matrix& other,
+                                    double alpha, const double* beta, const double* squares,
+                                    double eps, const Matrix& out, int threads);
 void contrastive_rows_forward(const Matrix& tile, const void* b, double scale,
                               const Ranges& without, double* stats, void* rescale, int threads);
 void contrastive_rows_backward(const Matrix& tile, const void* b, double scale,

@@ -58,8 +58,8 @@ class Correlation(ClosedForm):
     def backward(ctx, d_loss):
         z0, kept = ctx.saved_tensors
         return [
-            (d * d_loss).to(z0.dtype) if wanted else None
-            for d, wanted in zip(kept, ctx.needs_input_grad[:2], strict=True)
+            (kept[i] * d_loss).to(z0.dtype) if wanted else None
+            for i, wanted in enumerate(ctx.needs_input_grad[:2])
         ]
 
 

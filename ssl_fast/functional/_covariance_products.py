@@ -199,11 +199,12 @@ def _gram(kernels: Any, z: Tensor, stats: Tensor, dtype: torch.dtype, out: Tenso
 
 def add_gram(g: Tensor, z: Tensor, more: bool) -> None:
     """Z Z^T into g, without its upper right quarter: two products do three quarters of the work."""
-    rows = z.shape[0]
-    half = rows // 2 if rows >= _HALVES else rows
-    for block in (slice(0, half), slice(half, rows)):
-        if block.start < block.stop:
-            g[block, : block.stop].addmm_(z[block], z[: block.stop].t(), beta=float(more))
+    rows, half, beta = z.shape[0], z.shape[0] // 2, float(more)
+    if rows < _HALVES:
+        g.addmm_(z, z.t(), beta=beta)
+        return
+    g[:half, :half].addmm_(z[:half], z[:half].t(), beta=beta)
+    g[half:].addmm_(z[half:], z.t(), beta=beta)
 
 
 def mirror(g: Tensor) -> None:

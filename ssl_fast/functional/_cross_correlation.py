@@ -26,7 +26,7 @@ def correlation(
 ) -> Any:
     """sum_d (C_dd - 1)^2 + weight sum_{d != e} C_de^2, float64; kept (2, N, D): its gradients."""
     z, columns = views[0], views[0].shape[1]
-    stats = z.new_empty((2, 2, columns), dtype=torch.float64)
+    stats = [z.new_empty((2, columns), dtype=torch.float64) for _ in views]
     dual = rows.dual(columns)
     gathered = rows.group and (dual or rows.gathers(z, columns))
     if gathered:
@@ -47,9 +47,8 @@ def correlation(
     mine = [o[rows.mine] for o in own] if gathered else own
     loss = _direct_correlation(kernels, own, mine, rows, weight, kept, reduce)
     if kept is not None:
-        scales = (stats[:, 1] / rows.count + eps).rsqrt()
-        for push, o, scale in zip(kept, mine, scales, strict=True):
-            _standardised(kernels, push, o, None, 1.0, None, rows, scale, push)
+        for push, o, s in zip(kept, mine, stats, strict=True):
+            _standardised(kernels, push, o, None, 1.0, None, rows, s[1], eps, push)
     return loss
 
 
@@ -64,46 +63,58 @@ def own_correlation(
         kernels.moments(view, s, o, eps)
     loss = _direct_correlation(kernels, own, own, rows, weight, kept, rows.sum)
     if kept is not None:
-        scales = [(s[1] / alone.count + eps).rsqrt() for s in stats]
-        for push, o, scale in zip(kept, own, scales, strict=True):
-            _standardised(kernels, push, o, None, 1.0, None, alone, scale, push)
+        for push, o, s in zip(kept, own, stats, strict=True):
+            _standardised(kernels, push, o, None, 1.0, None, alone, s[1], eps, push)
     return loss
 
 
 def _dual_correlation(
-    kernels: Any, views: list[Tensor], rows: Rows, stats: Tensor, weight: float, eps: float,
+    kernels: Any, views: list[Tensor], rows: Rows, stats: list[Tensor], weight: float, eps: float,
     kept: Tensor | None, dtype: torch.dtype,
 ) -> Tensor | None:  # fmt: skip
     """`correlation` by the Grams of both views; None where float32 would cancel."""
-    n, grams, c = rows.count, [z.new_empty((z.shape[0],) * 2, dtype=dtype) for z in views], []
+    n, grams = rows.count, [z.new_empty((z.shape[0],) * 2, dtype=dtype) for z in views]
     parts = list(zip(chunks(views[0], dtype), chunks(views[1], dtype, 1), strict=True))
+    squares, away, betas = 0.0, 0.0, []
     for (columns, first), (_, second) in parts:
         for z, s, g, own in zip(views, stats, grams, (first, second), strict=True):
             kernels.moments(z[:, columns], s[:, columns], own, eps)
             add_gram(g, own, columns.start > 0)
-        c.append(kernels.dots(first, second, None, 1.0, None) / n)
+        more, further, beta = _diagonal(kernels, first, second, weight)
+        squares, away = squares + more, away + further
+        betas.append(beta)
     for g in grams:
         mirror(g)
-    diagonal = torch.cat(c) if len(c) > 1 else c[0]
-    squares, total = diagonal.square().sum(), kernels.inner(*grams) / n**2
+    total = kernels.inner(*grams) / n**2
     if not on_device(kernels, views[0]) and cancels(total, squares, grams[0]):
         return None
     if kept is not None:
-        beta = diagonal * ((2 - 2 * weight) / n) - 2 / n  # (2 (c - 1) - 2 weight c) / n
-        scales = (stats[:, 1] / n + eps).rsqrt()
-        for (block, first), (_, second) in parts:
+        for ((block, first), (_, second)), beta in zip(parts, betas, strict=True):
             pair = first, second
             if len(parts) > 1:  # a single chunk is still there
-                for view, s, scale, o in zip(views, stats, scales, pair, strict=True):
-                    kernels.center(view[:, block], s[0, block], scale[block], o)
+                for view, s, o in zip(views, stats, pair, strict=True):
+                    scale = (s[1, block] / n + eps).rsqrt()
+                    kernels.center(view[:, block], s[0, block], scale, o)
             for i in (0, 1):
-                push = grams[1 - i][rows.mine] @ pair[i]
-                mine, other = pair[i][rows.mine], pair[1 - i][rows.mine]
+                mine, other = pair[i], pair[1 - i]
+                push = grams[1 - i][rows.mine] @ mine if rows.group else grams[1 - i] @ mine
+                if rows.group:
+                    mine, other = mine[rows.mine], other[rows.mine]
                 _standardised(
-                    kernels, push, mine, other, 2 * weight / n**2, beta[block], rows,
-                    scales[i][block], kept[i][:, block],
+                    kernels, push, mine, other, 2 * weight / n**2, beta, rows, stats[i][1, block],
+                    eps, kept[i, :, block],
                 )  # fmt: skip
-    return (diagonal - 1).square().sum() + weight * (total - squares)
+    return away + weight * (total - squares)
+
+
+def _diagonal(kernels: Any, first: Tensor, second: Tensor, weight: float) -> tuple:
+    """sum c^2, sum (c - 1)^2 and (2 (c - 1) - 2 weight c) / n of the columns' c = C_dd."""
+    if _at_once(kernels, first):
+        return kernels.diagonal(first, second, weight)
+    n = len(first)
+    c = kernels.dots(first, second, None, 1.0, None) / n
+    beta = c * ((2 - 2 * weight) / n) - 2 / n
+    return c.square().sum(), (c - 1).square().sum(), beta
 
 
 def _direct_correlation(
@@ -126,11 +137,19 @@ def _direct_correlation(
 
 def _standardised(
     kernels: Any, push: Tensor, own: Tensor, other: Tensor | None, alpha: float,
-    beta: Tensor | None, rows: Rows, scale: Tensor, out: Tensor,
+    beta: Tensor | None, rows: Rows, squares: Tensor, eps: float, out: Tensor,
 ) -> None:  # fmt: skip
     """The gradient by z from that by its standardised rows, g = alpha push + beta_d other.
 
     Column means of g are zero, so only its projection on `own` comes off.
     """
+    if not rows.group and _at_once(kernels, own):
+        return kernels.standardised(push, own, other, alpha, beta, squares, eps, out)
+    scale = (squares / rows.count + eps).rsqrt()
     dots = rows.sum(kernels.dots(push, own, other, alpha, beta)) / rows.count
     kernels.gradient(push, own, other, alpha, beta, dots, scale, out)
+
+
+def _at_once(kernels: Any, z: Tensor) -> bool:
+    """Whether the backend has columns' numbers and what follows from them in one kernel."""
+    return hasattr(kernels, "standardised") and not z.is_cuda

@@ -9,7 +9,17 @@ from . import cpu, matrix, pointer
 from .covariance import center, inner, moments, on_device
 from .cuda import cross_correlation as cuda
 
-__all__ = ["center", "dots", "gradient", "inner", "moments", "on_device", "penalty"]
+__all__ = [
+    "center",
+    "diagonal",
+    "dots",
+    "gradient",
+    "inner",
+    "moments",
+    "on_device",
+    "penalty",
+    "standardised",
+]
 
 
 def penalty(tile: Tensor, first: int, count: int, weight: float) -> Any:
@@ -45,4 +55,24 @@ def gradient(
     cpu().cross_correlation_gradient(
         matrix(push), matrix(own), matrix(other), alpha, pointer(beta), dots.data_ptr(),
         scale.data_ptr(), matrix(out), torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def diagonal(first: Tensor, second: Tensor, weight: float) -> tuple[float, float, Tensor]:
+    """sum c^2, sum (c - 1)^2 and (2 (c - 1) - 2 weight c) / N of c = C_dd; on a CPU."""
+    beta = first.new_empty(first.shape[1], dtype=torch.float64)
+    sums = cpu().cross_correlation_diagonal(
+        matrix(first), matrix(second), weight, beta.data_ptr(), torch.get_num_threads()
+    )
+    return *sums, beta
+
+
+def standardised(
+    push: Tensor, own: Tensor, other: Tensor | None, alpha: float, beta: Tensor | None,
+    squares: Tensor, eps: float, out: Tensor,
+) -> None:  # fmt: skip
+    """`dots` and `gradient` of all rows at once, from the columns' centred squares; on a CPU."""
+    cpu().cross_correlation_standardised(
+        matrix(push), matrix(own), matrix(other), alpha, pointer(beta), squares.data_ptr(), eps,
+        matrix(out), torch.get_num_threads(),
     )  # fmt: skip
