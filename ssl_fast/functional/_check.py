@@ -26,6 +26,12 @@ def matrix(name: str, value: Any) -> None:
         )
 
 
+def detached(name: str, value: Any) -> Tensor:
+    """The constant `value`, a matrix."""
+    matrix(name, value)
+    return value.detach()
+
+
 def tensor(
     name: str, value: Any, shape: tuple[int, ...], other_name: str, expected: torch.device
 ) -> None:
