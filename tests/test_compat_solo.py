@@ -161,6 +161,12 @@ def test_constants_stay_constant() -> None:
     assert query.grad is not None and key.grad is None
 
 
+@pytest.mark.parametrize("wrong", [[0, 1, 0, 1], index(3, 1), index(2, 2)[:, None]])
+def test_indexes_are_one_a_row(wrong) -> None:
+    with pytest.raises(ValueError, match=r"indexes must be a tensor .*\(4,\), got "):
+        solo.simclr_loss_func(normal(4, 3), wrong)
+
+
 def test_half_results() -> None:
     z = [x.to(DTYPES["bfloat16"]) for x in views(8)]
     assert solo.barlow_loss_func(*z).dtype == torch.bfloat16

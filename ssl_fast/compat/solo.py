@@ -97,6 +97,9 @@ def simclr_loss_func(z: Tensor, indexes: Tensor, temperature: float = 0.1) -> Te
     ones, the views' kernels run; else, as on a GPU, whose indexes are not looked at, the rows are
     sorted by index and their classes masked.
     """
+    if not isinstance(indexes, Tensor) or indexes.shape != z.shape[:1] or not len(z):
+        came = tuple(indexes.shape) if isinstance(indexes, Tensor) else type(indexes).__name__
+        raise ValueError(f"indexes must be a tensor (rows of z,), {tuple(z.shape[:1])}, got {came}")
     group = world()
     views = _views(indexes) if group is None else 0  # one way on all ranks
     if views > 1:
