@@ -111,7 +111,7 @@ CASES = {
         lambda n: [unit(n, 12), unit(n, 12, seed=1), unit(50, 12, seed=2).T], 1,
     ),
     "mocov3": (
-        solo.mocov3_loss_func, lambda q, k: in_batch(q, k, 0.2) * 0.4, views, 1,
+        solo.mocov3_loss_func, lambda q, k: in_batch(q, k, 0.2) * 0.4, views, 2,
     ),
     "nnclr": (solo.nnclr_loss_func, lambda n, p: in_batch(n, p, 0.1), views, 2),
     "swav": (
@@ -156,9 +156,12 @@ def test_constants_stay_constant() -> None:
         p, z = (x.requires_grad_() for x in views(5))
         function(p, z).backward()
         assert p.grad is not None and z.grad is None
-    query, key = (x.requires_grad_() for x in views(5))
-    solo.mocov3_loss_func(query, key).backward()
-    assert query.grad is not None and key.grad is None
+
+
+@pytest.mark.parametrize("wrong", [[0, 1, 0, 1], index(3, 1), index(2, 2)[:, None]])
+def test_indexes_are_one_a_row(wrong) -> None:
+    with pytest.raises(ValueError, match=r"indexes must be a tensor .*\(4,\), got "):
+        solo.simclr_loss_func(normal(4, 3), wrong)
 
 
 def test_half_results() -> None:

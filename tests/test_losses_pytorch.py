@@ -9,7 +9,7 @@ import pickle
 import pytest
 import torch
 from checks import DTYPES, assert_relative, same_bits, value_and_grads
-from loss_cases import CASES, PRIOR, D, operands
+from loss_cases import CASES, PRIOR, D, N, operands
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
@@ -277,6 +277,27 @@ def test_options_are_refused_where_they_are_given(make, wrong) -> None:
     """At construction, by the option's name; not as an operator's TypeError in the first step."""
     with pytest.raises((TypeError, ValueError), match=rf"^{next(iter(wrong))} must .*, got "):
         make(**wrong)
+
+
+X, Y, T = operands()
+NARROW = X[:, 1:]
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: losses.BYOLLoss()(X, Y, None, T), "z0 must be a torch.Tensor, got NoneType"),
+    (lambda: losses.SimSiamLoss()(X, Y, T, T.numpy()), "z1 must be a torch.Tensor, got ndarray"),
+    (lambda: losses.MoCoLoss(6, D)(X, None), "key must be a torch.Tensor, got NoneType"),
+    (lambda: losses.ReSALoss()([X, Y], [X, Y], X, None), "momentum_encodings must be a torch.T"),
+    (lambda: losses.DINOLoss(N)([X, Y], [T, None], Y), r"teachers\[1\] must be a torch.Tensor"),
+    (lambda: losses.DCLWLoss()(X, Y[1:]), r"same samples, got \(8, 12\) and \(7, 12\)"),
+    (lambda: losses.MECLoss()([X, Y], [T.double(), T.double()]), r"targets\[0\] is torch.float64"),
+    (lambda: losses.WassersteinUniformityLoss()(X.int()), r"views\[0\] must be float64"),
+    (lambda: losses.WassersteinUniformityLoss()(X, NARROW), "one width, got .*12.*, .*11"),
+    (lambda: CASES["swav, queue"].make()([NARROW, NARROW], NARROW), "embedding_dim=12, got .*11"),
+])  # fmt: skip
+def test_inputs_are_refused_by_name(call, message) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        call()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)

@@ -97,6 +97,9 @@ def simclr_loss_func(z: Tensor, indexes: Tensor, temperature: float = 0.1) -> Te
     ones, the views' kernels run; else, as on a GPU, whose indexes are not looked at, the rows are
     sorted by index and their classes masked.
     """
+    if not isinstance(indexes, Tensor) or indexes.shape != z.shape[:1] or not len(z):
+        came = tuple(indexes.shape) if isinstance(indexes, Tensor) else type(indexes).__name__
+        raise ValueError(f"indexes must be a tensor (rows of z,), {tuple(z.shape[:1])}, got {came}")
     group = world()
     views = _views(indexes) if group is None else 0  # one way on all ranks
     if views > 1:
@@ -117,10 +120,13 @@ def mocov2plus_loss_func(
 def mocov3_loss_func(query: Tensor, key: Tensor, temperature: float = 0.2) -> Tensor:
     """2 T * InfoNCE within the batch, 0-d, rows normalised here.
 
-    Over processes: keys of all of them, without gradient; the mean is this process's.
+    Over processes: keys of all of them; the mean is this process's. Keys get a gradient unless
+    torch.distributed is initialised, as there: it is their gathering that drops it.
     """
-    group = world()
-    loss = in_batch_info_nce(query, key, temperature=temperature, group=group, constant=True)
+    distributed = torch.distributed
+    constant = distributed.is_available() and distributed.is_initialized()
+    options = {"temperature": temperature, "group": world(), "constant": constant}
+    loss = in_batch_info_nce(query, key, **options)
     return as_lightly(loss * (2 * temperature), query.dtype)
 
 

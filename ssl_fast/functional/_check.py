@@ -33,6 +33,12 @@ def _filled(name: str, value: Any, dimensions: int, what: str) -> None:
         raise ValueError(f"{name} must be a non-empty {what}, got shape {tuple(value.shape)}")
 
 
+def detached(name: str, value: Any) -> Tensor:
+    """The constant `value`, a matrix."""
+    matrix(name, value)
+    return value.detach()
+
+
 def tensor(
     name: str, value: Any, shape: tuple[int, ...], other_name: str, expected: torch.device
 ) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from . import _check, _distributed
 from ._autograd import ClosedForm, apply
+from ._contrastive_check import same_shape
 from ._norms import inverse_norms, normalized
 from ._operator import full_precision
 from ._tiles import product, product_dtype
@@ -45,6 +46,7 @@ def nearest_rows(z: Tensor, queue: Tensor) -> Tensor:
 @torch.no_grad()
 def mises_fisher_weights(z0: Tensor, z1: Tensor, sigma: float, group: str) -> Tensor:
     """(N,) 2 - N softmax_i(u0_i u1_i / sigma), N and the softmax over the rows of all ranks."""
+    same_shape("z0", z0, "z1", z1)
     logits = (unit_rows(z0) * unit_rows(z1)).sum(1).double() / sigma
     total = _distributed.log_sum_exp(logits.logsumexp(0), group)
     count = _distributed.all_reduce(logits.new_full((), len(logits)), "sum", group)

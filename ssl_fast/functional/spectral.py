@@ -120,6 +120,7 @@ def mec(
             "MEC compares two views: pass predictions [p0, p1] and targets [z0, z1] of one shape, "
             f"got {len(p)} of {tuple(p[0].shape)} and {len(z)} of {tuple(z[0].shape)}"
         )
+    _check.same("targets[0]", z[0], "predictions[0]", p[0])
     eps, slack = _check.positive("eps", eps), _check.positive("slack", slack)
     name = _check.group_name(group)
     p, z = ([normalized(_distributed.gather(v, name)) for v in side] for side in (p, z))

@@ -136,6 +136,8 @@ def crops(name: str, value: Any) -> list[Tensor]:
         )
     if not value:
         raise ValueError(f"{name} must hold at least one crop, got an empty list")
+    for i, crop in enumerate(value):
+        _check.matrix(f"{name}[{i}]", crop)
     return list(value)
 
 

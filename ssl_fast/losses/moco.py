@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..functional import info_nce
-from ..functional._check import by_name, positive
+from ..functional._check import by_name, detached, positive
 from ..functional.contrastive import queue_info_nce
 from .queue import MemoryQueue
 
@@ -46,7 +46,7 @@ class MoCoLoss(torch.nn.Module):
 
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
         """The loss, 0-d, of (N, D) queries and their keys; row i of both is one sample."""
-        key = key.detach()
+        key = detached("key", key)
         if self.queue is None:
             loss = info_nce(query, key, temperature=self.temperature, group=self.group)
             return loss * (2 * self.temperature)

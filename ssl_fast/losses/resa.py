@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..functional import Assignment, linear_soft_cross_entropy
-from ..functional._check import by_name, count, group_name, positive
+from ..functional._check import by_name, count, detached, group_name, positive
 from ..functional._distributed import gather
 
 
@@ -67,7 +67,7 @@ class ReSALoss(torch.nn.Module):
         """
         pairs = _pairs(embeddings, momentum_embeddings)
         group = group_name(self.group)
-        momentum_encodings = gather(momentum_encodings.detach(), group)
+        momentum_encodings = gather(detached("momentum_encodings", momentum_encodings), group)
         assignment = Assignment.sinkhorn(
             (encodings, momentum_encodings),
             epsilon=self.epsilon,

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..functional._check import detached
 from ..functional._rows import mean_cosine
 
 
@@ -19,4 +20,5 @@ class SimSiamLoss(torch.nn.Module):
 
     def forward(self, p0: Tensor, p1: Tensor, z0: Tensor, z1: Tensor) -> Tensor:
         """The loss, 0-d, of predictions p and projections z, each (N, D)."""
-        return -0.5 * (mean_cosine(p0, z1.detach()) + mean_cosine(p1, z0.detach()))
+        z0, z1 = detached("z0", z0), detached("z1", z1)
+        return -0.5 * (mean_cosine(p0, z1) + mean_cosine(p1, z0))

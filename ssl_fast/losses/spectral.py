@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..functional import spectral
-from ..functional._check import at_least_zero, by_name, positive
+from ..functional._check import at_least_zero, by_name, matrix, positive
 from ..functional._norms import normalized
 from ..functional.wasserstein import NULL, wasserstein_uniformity
 
@@ -40,6 +40,12 @@ class WassersteinUniformityLoss(torch.nn.Module):
         """W2, 0-d, of one or more views (N, D) of one width."""
         if not views:
             raise ValueError("pass the views' projections: loss(z0, z1)")
+        for i, view in enumerate(views):
+            matrix(f"views[{i}]", view)
+            if view.shape[1] != views[0].shape[1]:
+                raise ValueError(
+                    f"views must have one width, got {tuple(views[0].shape)}, {tuple(view.shape)}"
+                )
         z = views[0] if len(views) == 1 else torch.cat(views)
         z = normalized(z) if self.normalize else z
         return wasserstein_uniformity(z, eps=self.eps, group=self.group)

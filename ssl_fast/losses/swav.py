@@ -113,6 +113,11 @@ class SwAVLoss(torch.nn.Module):
                 f"{len(embeddings)}"
             )
         assigned = [embeddings[t] for t in self.assign_crops]
+        if self.queue is not None and assigned[0].shape[1] != self.queue.shape[2]:
+            raise ValueError(
+                f"the queue was made for embedding_dim={self.queue.shape[2]}, got "
+                f"{tuple(assigned[0].shape)}"
+            )
         targets = [self._assign(i, z.detach(), prototypes) for i, z in enumerate(assigned)]
         if self.training and self.queue is not None:
             self._enqueue(assigned)
@@ -142,10 +147,6 @@ class SwAVLoss(torch.nn.Module):
     def _enqueue(self, assigned: list[Tensor]) -> None:
         assert self.queue is not None
         for queue, z in zip(self.queue, assigned, strict=True):
-            if z.shape[1] != queue.shape[1]:
-                raise ValueError(
-                    f"the queue was made for embedding_dim={queue.shape[1]}, got {tuple(z.shape)}"
-                )
             queue.copy_(torch.cat([z.to(queue.dtype), queue])[: self.queue_length])
         self._queued = min(self.queue_length, self._queued + min(len(z) for z in assigned))
 
