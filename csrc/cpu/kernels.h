@@ -155,8 +155,8 @@ struct Kernels {
   void (*logit_crops_forward)(const Matrix* students, int64_t views, double inv_temperature,
                               const Teachers& teachers, const ViewStats& stats, int threads);
   void (*logit_crops_backward)(const Matrix* students, int64_t views, double inv_temperature,
-                               const Teachers& teachers, const ViewStats& stats,
-                               const void* d_loss, double factor, const Matrix* out, int threads);
+                               const Teachers& teachers, const ViewStats& stats, const void* d_loss,
+                               double factor, const Matrix* out, int threads);
   // x [N, D] of any type; unit [N, D] and norm [N] float32, or float64 for float64.
   void (*unit_rows_forward)(const Matrix& x, void* unit, void* norm, int threads);
   // out [N, D] of x's type may be d_unit.
