@@ -62,7 +62,7 @@ class TiCoLoss(torch.nn.Module):
         moment = full_precision(self._next_moment, (a.detach(),))
         if update and self.training:
             self.moment = moment
-        return 1 + (self.rho * energy(a, moment) - (a * b).sum()) / len(a)
+        return 1 + energy(a, moment, self.rho / len(a)) - (a * b).sum() / len(a)
 
     def _next_moment(self, a: Tensor) -> Tensor:
         width = a.shape[1]

@@ -46,7 +46,7 @@ class TiCoLoss(torch.nn.Module):
         moment = self._next_moment(a.detach())
         if update_covariance_matrix:
             self.C = moment
-        contrast = self.rho * energy(a, moment) / len(a)
+        contrast = energy(a, moment, self.rho / len(a))
         return as_lightly(1 - mean_cosine(z_a, z_b, eps=1e-12) + contrast, dtype)
 
     def _next_moment(self, a: Tensor) -> Tensor:
