@@ -7,9 +7,9 @@ from torch import Tensor
 
 from ..functional import _check
 from ..functional._distributed import gather
-from ..functional._norms import normalized
 from ..functional._operator import full_precision
 from ..functional._rows import energy
+from ..functional._unit import unit_rows
 
 
 class TiCoLoss(torch.nn.Module):
@@ -58,7 +58,7 @@ class TiCoLoss(torch.nn.Module):
                 f"z0 and z1 must have one shape, got z0 {tuple(z0.shape)}, z1 {tuple(z1.shape)}"
             )
         group = _check.group_name(self.group)
-        a, b = (normalized(gather(z, group)) for z in (z0, z1))
+        a, b = (unit_rows(gather(z, group)) for z in (z0, z1))
         moment = full_precision(self._next_moment, (a.detach(),))
         if update and self.training:
             self.moment = moment

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ...functional._nearest import nearest
-from ...functional._norms import normalized
+from ...functional._unit import unit_rows
 from ._common import as_lightly
 
 
@@ -30,6 +30,6 @@ class KoLeoLoss(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The loss, 0-d, of x (N, D)."""
-        rows = normalized(x, eps=self.eps)
+        rows = unit_rows(x, self.eps)
         distances = self.pairwise_distance(rows, rows[nearest(rows)])
         return as_lightly(-(distances + self.eps).log().mean(), x.dtype)

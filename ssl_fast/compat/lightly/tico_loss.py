@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from ...functional._distributed import gather
-from ...functional._norms import normalized
 from ...functional._rows import energy
+from ...functional._unit import unit_rows
 from ...functional.cosine import mean_cosine
 from ._common import as_lightly, check_gather, world
 from .vicreg_loss import check_views
@@ -42,7 +42,7 @@ class TiCoLoss(torch.nn.Module):
         dtype, group = z_a.dtype, world(self.gather_distributed)
         if group is not None:
             z_a, z_b = (gather(z.contiguous(), group.group_name) for z in (z_a, z_b))
-        a = normalized(z_a)
+        a = unit_rows(z_a)
         moment = self._next_moment(a.detach())
         if update_covariance_matrix:
             self.C = moment
