@@ -284,6 +284,8 @@ def calls_of_cosine(name: str) -> dict[str, list[tuple]]:
         "cosine_forward": [(x, y, 1e-8, name)],
         "cosine_backward": [(x, y, 1e-8, stats, torch.tensor(0.7), 0.2, True, False, name)],
         "nearest_rows": [(x, name)],
+        "unit_rows_forward": [(x, 1e-8, name), (x.half(), 1e-12, name)],
+        "unit_rows_backward": [(x, *ops.unit_rows_forward(x, 1e-8, name), y, 1e-8, name)],
         "mean_softmax_forward": [(x, y, 2.0, name, "")],
         "mean_softmax_backward": [(x, y, 2.0, row_stats, mean.double(), True, True, name)],
     }
@@ -376,6 +378,7 @@ OPERATORS = (
     "covariance_forward", "covariance_backward", "cross_correlation_forward",
     "wasserstein_forward", "mmcr_forward",
     "cosine_forward", "cosine_backward", "nearest_rows",
+    "unit_rows_forward", "unit_rows_backward",
     "mean_softmax_forward", "mean_softmax_backward",
 )  # fmt: skip
 

@@ -170,12 +170,12 @@ struct Kernels {
   void (*logit_crops_forward)(const Matrix* students, int64_t views, double inv_temperature,
                               const Teachers& teachers, const ViewStats& stats, int threads);
   void (*logit_crops_backward)(const Matrix* students, int64_t views, double inv_temperature,
-                               const Teachers& teachers, const ViewStats& stats,
-                               const void* d_loss, double factor, const Matrix* out, int threads);
+                               const Teachers& teachers, const ViewStats& stats, const void* d_loss,
+                               double factor, const Matrix* out, int threads);
   // x [N, D] of any type; unit [N, D] and norm [N] float32, or float64 for float64.
-  void (*unit_rows_forward)(const Matrix& x, void* unit, void* norm, int threads);
+  void (*unit_rows_forward)(const Matrix& x, double eps, void* unit, void* norm, int threads);
   // out [N, D] of x's type may be d_unit.
-  void (*unit_rows_backward)(const Matrix& d_unit, const void* unit, const void* norm,
+  void (*unit_rows_backward)(const Matrix& d_unit, double eps, const void* unit, const void* norm,
                              const Matrix& out, int threads);
   // f [n], g [m], u [n], v [m] of the points' type. Without d_x solves for f, g, u, and v = 0; with
   // it, turns u, v into the adjoint's and writes d_x [n, D], d_y [m, D]. Returns the mean of u.

@@ -83,9 +83,9 @@ void logit_crops_forward(const Matrix* students, int64_t views, double inv_tempe
 void logit_crops_backward(const Matrix* students, int64_t views, double inv_temperature,
                           const Teachers& teachers, const ViewStats& stats, const void* d_loss,
                           double factor, const Matrix* out, int threads);
-void unit_rows_forward(const Matrix& x, void* unit, void* norm, int threads);
-void unit_rows_backward(const Matrix& d_unit, const void* unit, const void* norm, const Matrix& out,
-                        int threads);
+void unit_rows_forward(const Matrix& x, double eps, void* unit, void* norm, int threads);
+void unit_rows_backward(const Matrix& d_unit, double eps, const void* unit, const void* norm,
+                        const Matrix& out, int threads);
 double transport(const Points& x, const Points& y, double epsilon, int p, int iterations,
                  double tolerance, void* f, void* g, void* u, void* v, double d_value, void* d_x,
                  void* d_y, int threads);

@@ -1,6 +1,6 @@
 // Rows of unit norm, and the gradient through the normalisation.
 //
-//   u = x / max(|x|, 1e-12)
+//   u = x / max(|x|, eps)
 //   d_x = (d_u - (d_u . u) u) / |x|;   the gradient of a zero row is zero
 //
 // Bytes: forward reads x and writes u, backward reads u and d_u and writes d_x, once each.
@@ -11,7 +11,6 @@
 namespace ssl_fast::SSL_FAST_ISA {
 namespace {
 
-constexpr double kTiny = 1e-12;                       // of torch.nn.functional.normalize
 constexpr double kSmallest = 1e-30, kLargest = 1e30;  // squares that float32 sums well
 
 template <typename C>
@@ -31,14 +30,14 @@ double norm_of(const C* x, int64_t width) {
 }
 
 template <typename C>
-void forward(const Matrix& x, C* unit, C* norm, int threads) {
+void forward(const Matrix& x, double eps, C* unit, C* norm, int threads) {
   using V = Vec<C>;
   parallel(threads, x.rows * x.cols, [&](Team team) {
     Scratch<C> scratch(converts<C>(x) ? x.cols : 0);
     for (int64_t i = team.begin(x.rows); i < team.end(x.rows); i++) {
       const C* row = read_row<C>(x, i, scratch);
       const double length = norm_of(row, x.cols);
-      const V inverse((C)(1 / (length > kTiny ? length : kTiny)));
+      const V inverse((C)(1 / (length > eps ? length : eps)));
       sweep<C>(x.cols, [&](int64_t j, auto lanes) {
         (V::load(row + j, lanes) * inverse).store(unit + i * x.cols + j, lanes);
       });
@@ -48,7 +47,8 @@ void forward(const Matrix& x, C* unit, C* norm, int threads) {
 }
 
 template <typename C>
-void backward(const Matrix& d_unit, const C* unit, const C* norm, const Matrix& out, int threads) {
+void backward(const Matrix& d_unit, double eps, const C* unit, const C* norm, const Matrix& out,
+              int threads) {
   using V = Vec<C>;
   const int64_t width = out.cols;
   parallel(threads, out.rows * width, [&](Team team) {
@@ -61,8 +61,8 @@ void backward(const Matrix& d_unit, const C* unit, const C* norm, const Matrix& 
         dot = fma(V::load(d + j, lanes), V::load(u + j, lanes), dot);
       });
       const double length = norm[i];
-      const V along(length > kTiny ? (C)dot.sum() : 0);
-      const V inverse(length > 0 ? (C)(1 / (length > kTiny ? length : kTiny)) : 0);
+      const V along(length > eps ? (C)dot.sum() : 0);
+      const V inverse(length > 0 ? (C)(1 / (length > eps ? length : eps)) : 0);
       sweep<C>(width, [&](int64_t j, auto lanes) {
         V across = V::load(d + j, lanes) - along * V::load(u + j, lanes);
         (across * inverse).store(d_x + j, lanes);
@@ -74,19 +74,19 @@ void backward(const Matrix& d_unit, const C* unit, const C* norm, const Matrix& 
 
 }  // namespace
 
-void unit_rows_forward(const Matrix& x, void* unit, void* norm, int threads) {
+void unit_rows_forward(const Matrix& x, double eps, void* unit, void* norm, int threads) {
   if (x.dtype == kFloat64)
-    forward<double>(x, (double*)unit, (double*)norm, threads);
+    forward<double>(x, eps, (double*)unit, (double*)norm, threads);
   else
-    forward<float>(x, (float*)unit, (float*)norm, threads);
+    forward<float>(x, eps, (float*)unit, (float*)norm, threads);
 }
 
-void unit_rows_backward(const Matrix& d_unit, const void* unit, const void* norm, const Matrix& out,
-                        int threads) {
+void unit_rows_backward(const Matrix& d_unit, double eps, const void* unit, const void* norm,
+                        const Matrix& out, int threads) {
   if (d_unit.dtype == kFloat64)
-    backward<double>(d_unit, (const double*)unit, (const double*)norm, out, threads);
+    backward<double>(d_unit, eps, (const double*)unit, (const double*)norm, out, threads);
   else
-    backward<float>(d_unit, (const float*)unit, (const float*)norm, out, threads);
+    backward<float>(d_unit, eps, (const float*)unit, (const float*)norm, out, threads);
 }
 
 }  // namespace ssl_fast::SSL_FAST_ISA

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .. import backend
 from ._operator import operator
-from ._tiles import product, row_slices
+from ._tiles import joined, product, row_slices
 
 
 def nearest(unit: Tensor) -> Tensor:
@@ -25,4 +25,4 @@ def nearest_rows(
     kernels = backend.implementation(name, "cosine")
     own = torch.arange(unit.shape[0], device=unit.device)
     tiles = row_slices(0, unit.shape[0], unit.shape[0])
-    return torch.cat([kernels.nearest(product(unit[rows], unit), own[rows]) for rows in tiles])
+    return joined([kernels.nearest(product(unit[rows], unit), own[rows]) for rows in tiles])

@@ -63,20 +63,21 @@ def mean_cosine(x: Tensor, y: Tensor) -> Tensor:
     return (normalized(x) * normalized(y)).sum(1).mean()
 
 
-def energy(x: Tensor, moment: Tensor) -> Tensor:
-    """0-d sum_i x_i^T C x_i of a constant symmetric C; its gradient 2 x C needs no second product.
+def energy(x: Tensor, moment: Tensor, weight: float) -> Tensor:
+    """0-d weight * sum_i x_i^T C x_i, C constant and symmetric: its gradient needs no new product.
 
     Args:
         x: (N, D).
         moment: (D, D), C.
+        weight: a number.
     """
-    return full_precision(apply, (_Energy, x, moment))
+    return full_precision(apply, (_Energy, x, moment, weight))
 
 
 class _Energy(ClosedForm):
     @staticmethod
-    def forward(x: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
-        pushed = x @ moment
+    def forward(x: Tensor, moment: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+        pushed = (x @ moment).mul_(weight)
         return (pushed * x).sum(), pushed
 
     @staticmethod
@@ -86,7 +87,7 @@ class _Energy(ClosedForm):
     @staticmethod
     def backward(ctx: Any, d_energy: Tensor) -> tuple[Tensor]:
         _, pushed = ctx.saved_tensors
-        return (2 * d_energy * pushed,)
+        return (pushed * (2 * d_energy),)
 
 
 def cluster_means(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:

@@ -64,6 +64,11 @@ def times(tile: Tensor, weight: Tensor, number: float, g: Tensor | None, out: Te
     torch.mul(total, number if g is None else g * number, out=out)
 
 
+def joined(parts: list[Tensor]) -> Tensor:
+    """The rows of all tiles; no copy of one."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 class Tiles:
     """Rows of x @ weight.T, tile by tile; the first `kept` rows stay in `cache`."""
 

@@ -1,34 +1,104 @@
-"""Rows of unit norm inside operators, with the gradient through the normalisation."""
+"""Rows of unit norm, inside operators and as one of their own, and the gradient through them."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import backend
+from . import _check
+from ._autograd import ClosedForm, apply
+from ._operator import operator
 from ._tiles import product_dtype
 
 _TINY = 1e-12  # of torch.nn.functional.normalize
 
 
 class UnitRows:
-    """x / max(|x|, 1e-12) by rows, in float32 or better."""
+    """x / max(|x|, eps) by rows, in float32 or better."""
 
-    def __init__(self, x: Tensor, name: str = "reference"):
-        self.kernels = None
-        if name == "native" and not x.is_cuda:
-            self.kernels = backend.implementation(name, "unit")
-        self.dtype = x.dtype
+    def __init__(self, x: Tensor, name: str = "reference", eps: float = _TINY):
+        self.kernels, self.eps, self.dtype = _kernels(x, name), eps, x.dtype
         if self.kernels is not None:
-            self.rows, self.norm = self.kernels.forward(x)
+            self.rows, self.norm = self.kernels.forward(x, eps)
             return
         wide = x.to(product_dtype(x))
-        self.norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
-        self.rows = wide / self.norm.clamp_min(_TINY)
+        self.norm = torch.linalg.vector_norm(wide, dim=1)
+        self.rows = wide / self.norm.clamp_min(eps)[:, None]
 
     def backward(self, d_rows: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """d_x = (d - (d . u) u) / |x|, into d_rows where it fits; that of a zero row is zero."""
         dtype = dtype or self.dtype
-        if self.kernels is not None:
-            return self.kernels.backward(d_rows, self.rows, self.norm, dtype)
-        along = (d_rows * self.rows).sum(1, keepdim=True) * (self.norm > _TINY)
-        inverse = self.norm.clamp_min(_TINY).reciprocal() * (self.norm > 0)
-        return torch.addcmul(d_rows, self.rows, along, value=-1).mul_(inverse).to(dtype)
+        out = d_rows if d_rows.dtype == dtype else d_rows.new_empty(d_rows.shape, dtype=dtype)
+        _through(d_rows, self.rows, self.norm, self.eps, self.kernels, out)
+        return out
+
+
+def unit_rows(x: Tensor, eps: float = _TINY) -> Tensor:
+    """As `UnitRows`, (N, D), with a gradient; that of a zero row is zero."""
+    name = backend.select("cosine", x.device, x.dtype)
+    return apply(_Unit, _check.rows_contiguous(x), eps, name)
+
+
+class _Unit(ClosedForm):
+    """(rows, norms) of x; only the rows are for the caller."""
+
+    @staticmethod
+    def forward(*args):
+        return unit_rows_forward(*args)
+
+    @staticmethod
+    def keep(ctx, inputs, outputs):
+        x, *ctx.numbers = inputs
+        ctx.save_for_backward(x, *outputs)
+
+    @staticmethod
+    def backward(ctx, d_rows):
+        return (unit_rows_backward(*ctx.saved_tensors, d_rows, *ctx.numbers),)
+
+
+def _fake_forward(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    dtype = product_dtype(x)
+    return x.new_empty(x.shape, dtype=dtype), x.new_empty(x.shape[0], dtype=dtype)
+
+
+@operator(_fake_forward)
+def unit_rows_forward(x: Tensor, eps: float, name: str) -> tuple[Tensor, Tensor]:
+    """Rows (N, D) and norms (N,)."""
+    units = UnitRows(x, name, eps)
+    return units.rows, units.norm
+
+
+def _fake_backward(x: Tensor, *_: Any) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@operator(_fake_backward)
+def unit_rows_backward(
+    x: Tensor,  # (N, D)
+    rows: Tensor,  # (N, D)
+    norm: Tensor,  # (N,)
+    d_rows: Tensor,  # (N, D)
+    eps: float,
+    name: str,
+) -> Tensor:
+    """d_x (N, D), in the type of x."""
+    out = x.new_empty(x.shape)
+    _through(_check.rows_contiguous(d_rows), rows, norm, eps, _kernels(x, name), out)
+    return out
+
+
+def _kernels(x: Tensor, name: str) -> Any:
+    on_cpu = name == "native" and not x.is_cuda
+    return backend.implementation(name, "unit") if on_cpu else None
+
+
+def _through(
+    d_rows: Tensor, rows: Tensor, norm: Tensor, eps: float, kernels: Any, out: Tensor
+) -> None:
+    if kernels is not None:
+        return kernels.backward(d_rows, rows, norm, eps, out)
+    along = (d_rows * rows).sum(1) * (norm > eps)
+    inverse = norm.clamp_min(eps).reciprocal() * (norm > 0)
+    d_x = torch.addcmul(d_rows, rows, along[:, None], value=-1)
+    out.copy_(d_x.mul_(inverse[:, None]))

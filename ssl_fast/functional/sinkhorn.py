@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import backend
 from . import _check, _distributed
 from ._operator import operator
-from ._tiles import Tiles, is_one_tile, kept_rows, nbytes, product, product_dtype
+from ._tiles import Tiles, is_one_tile, joined, kept_rows, nbytes, product, product_dtype
 
 
 def sinkhorn(
@@ -119,7 +119,7 @@ def sinkhorn_potentials(
         parts = [kernels.step(tile, scale, col)[1] for _, tile in tiles]
         local = torch.logsumexp(torch.stack(parts), 0)
         col = log_prior - _distributed.log_sum_exp(local, group)
-    return _joined([kernels.row_potential(tile, scale, col) for _, tile in tiles]), col
+    return joined([kernels.row_potential(tile, scale, col) for _, tile in tiles]), col
 
 
 def _fake_row(scores: Tensor, *_: Any) -> Tensor:
@@ -137,7 +137,7 @@ def softmax_potential(
     """-LSE_k(scale * s_ik + col_k), (N,) float64."""
     kernels = backend.implementation(name, "sinkhorn")
     tiles = score_tiles(scores, prototypes)
-    return _joined([kernels.row_potential(tile, scale, col) for _, tile in tiles])
+    return joined([kernels.row_potential(tile, scale, col) for _, tile in tiles])
 
 
 def _fake_evaluate(scores: Tensor, prototypes: Tensor | None, *_: Any) -> Tensor:
@@ -157,11 +157,7 @@ def evaluate(
     """exp(scale * s + row + col), (N, K)."""
     kernels = backend.implementation(name, "sinkhorn")
     tiles = score_tiles(scores, prototypes)
-    return _joined([kernels.evaluate(tile, scale, row[rows], col) for rows, tile in tiles])
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    return joined([kernels.evaluate(tile, scale, row[rows], col) for rows, tile in tiles])
 
 
 def score_tiles(scores: Tensor, prototypes: Tensor | None) -> Any:

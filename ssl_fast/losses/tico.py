@@ -7,9 +7,9 @@ from torch import Tensor
 
 from ..functional import _check
 from ..functional._distributed import gather
-from ..functional._norms import normalized
 from ..functional._operator import full_precision
 from ..functional._rows import energy
+from ..functional._unit import unit_rows
 
 
 class TiCoLoss(torch.nn.Module):
@@ -57,11 +57,11 @@ class TiCoLoss(torch.nn.Module):
                 f"z0 and z1 must have one shape, got z0 {tuple(z0.shape)}, z1 {tuple(z1.shape)}"
             )
         group = _check.group_name(self.group)
-        a, b = (normalized(gather(z, group)) for z in (z0, z1))
+        a, b = (unit_rows(gather(z, group)) for z in (z0, z1))
         moment = full_precision(self._next_moment, (a.detach(),))
         if update and self.training:
             self.moment = moment
-        return 1 + (self.rho * energy(a, moment) - (a * b).sum()) / len(a)
+        return 1 + energy(a, moment, self.rho / len(a)) - (a * b).sum() / len(a)
 
     def _next_moment(self, a: Tensor) -> Tensor:
         width = a.shape[1]

@@ -31,7 +31,6 @@ class Center(torch.nn.Module):
         """The present mean."""
         return self.center
 
-    @torch.no_grad()
     def update(self, x: Tensor) -> None:
         """Take a batch in; over all processes where there are several."""
         mean = self._center_fn(x=x, dim=self.dim)

@@ -54,8 +54,7 @@ class IBOTPatchLoss(torch.nn.Module):
             mask: (B, height, width) bool, True M times; its order is that of the rows.
             teacher_temp: instead of that of the constructor.
         """
-        with torch.no_grad():
-            weight = _weights(mask, len(student_out)) / len(mask)
+        weight = _weights(mask, len(student_out))
         return self._loss(teacher_out, student_out, weight, teacher_temp)
 
     def _loss(
@@ -63,12 +62,10 @@ class IBOTPatchLoss(torch.nn.Module):
     ) -> Tensor:
         """Sum over rows of weight * cross-entropy; the center takes the teacher in."""
         temperature = self.teacher_temp if teacher_temp is None else float(teacher_temp)
-        with torch.no_grad():
-            target = Assignment.softmax(
-                teacher, temperature=temperature, center=self.center.value.flatten()
-            )
+        center = self.center.value.flatten()
+        target = Assignment.softmax(teacher, temperature=temperature, center=center)
         rows = soft_cross_entropy(student, target, temperature=self.student_temp, reduction="none")
-        loss = (rows * weight).sum()
+        loss = torch.dot(rows, weight.to(rows.dtype))
         if wants_gradient([teacher]):
             logits = student.detach() / self.student_temp
             loss = with_teacher_gradient(loss, teacher, target, logits, weight.unsqueeze(1))
@@ -139,14 +136,14 @@ def _images(teacher: Tensor, student: Tensor, mask: Tensor | None) -> int:
 
 
 def _weights(mask: Tensor, rows: int) -> Tensor:
-    """1 / (masked patches of its image) for every masked patch; no shape depends on values."""
+    """1 / (images * masked patches of its image) for every masked patch."""
     if not rows:
         raise ValueError("no patch is masked: skip the loss for this batch, or mask at least one")
     counts = mask.flatten(1).sum(1)
-    ends = counts.cumsum(0)
-    if not mask.is_cuda and not torch.compiler.is_compiling() and int(ends[-1]) != rows:
+    if not mask.is_cuda and not torch.compiler.is_compiling() and int(counts.sum()) != rows:
         raise ValueError(
-            f"mask is True {int(ends[-1])} times, but teacher_out and student_out have {rows} rows"
+            f"mask is True {int(counts.sum())} times, but teacher_out and student_out have {rows} "
+            "rows"
         )
-    image = torch.searchsorted(ends, torch.arange(rows, device=mask.device), right=True)
-    return (1.0 / counts.clamp(min=1.0))[image.clamp(max=len(mask) - 1)]
+    weights = 1.0 / (counts.clamp(min=1) * len(mask))
+    return weights.repeat_interleave(counts, output_size=rows)

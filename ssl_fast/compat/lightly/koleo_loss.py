@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ...functional._nearest import nearest
-from ...functional._norms import normalized
+from ...functional._unit import unit_rows
 from ._common import as_lightly
 
 
@@ -32,6 +32,6 @@ class KoLeoLoss(torch.nn.Module):
         """The loss, 0-d, of x (N, D)."""
         if not len(x):
             raise ValueError(f"KoLeoLoss needs a non-empty batch, got shape {tuple(x.shape)}")
-        rows = normalized(x, eps=self.eps)
+        rows = unit_rows(x, self.eps)
         distances = self.pairwise_distance(rows, rows[nearest(rows)])
         return as_lightly(-(distances + self.eps).log().mean(), x.dtype)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...functional._norms import normalized
+from ...functional._unit import unit_rows
 from ...functional.contrastive import local_nt_xent, queue_info_nce
 from ._common import as_lightly, check_gather, world
 from .memory_bank import MemoryBankModule
@@ -64,5 +64,5 @@ class NTXentLoss(torch.nn.Module):
         loss = queue_info_nce(query, out1, bank.to(out0.device), abs(self.temperature))
         if torch.is_grad_enabled() and out0.requires_grad:
             with torch.no_grad():
-                self.memory_bank.enqueue(normalized(out1.detach()))
+                self.memory_bank.enqueue(unit_rows(out1.detach()))
         return loss

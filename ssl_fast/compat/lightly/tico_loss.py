@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from ...functional._distributed import gather
-from ...functional._norms import normalized
 from ...functional._rows import energy
+from ...functional._unit import unit_rows
 from ...functional.cosine import mean_cosine
 from ._common import as_lightly, check_gather, world
 from .vicreg_loss import check_views
@@ -42,11 +42,11 @@ class TiCoLoss(torch.nn.Module):
         dtype, group = z_a.dtype, world(self.gather_distributed)
         if group is not None:
             z_a, z_b = (gather(z.contiguous(), group.group_name) for z in (z_a, z_b))
-        a = normalized(z_a)
+        a = unit_rows(z_a)
         moment = self._next_moment(a.detach())
         if update_covariance_matrix:
             self.C = moment
-        contrast = self.rho * energy(a, moment) / len(a)
+        contrast = energy(a, moment, self.rho / len(a))
         return as_lightly(1 - mean_cosine(z_a, z_b, eps=1e-12) + contrast, dtype)
 
     def _next_moment(self, a: Tensor) -> Tensor:
