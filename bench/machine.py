@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,10 @@ def stamp() -> dict[str, str]:
         "machine": f"{cpu_model()}, {cores()} cores",
         "torch": torch.__version__,
     }
+
+
+def sentence(stamp: Mapping[str, str]) -> str:
+    return f"{stamp['date']}, {stamp['machine']}, torch {stamp['torch']}"
 
 
 def cores() -> int:

@@ -8,6 +8,8 @@ import pytest
 for package in ("lightning", "matplotlib", "jsonargparse", "rich"):
     pytest.importorskip(package, reason="experiments need pip install ssl_fast[train]")
 
+from ssl_fast.bench import machine  # noqa: E402
+
 from ssl_fast.cli import main  # noqa: E402
 from ssl_fast.experiments import EXPERIMENTS, frame, uniformity_metrics  # noqa: E402
 
@@ -32,7 +34,7 @@ def test_run_folder(folder):
     assert head == results["columns"] == ["change", "amount", "-W2", "-L_U"]
     assert [[float(c) for c in row[1:]] for row in rows] == [r[1:] for r in results["rows"]]
     assert results["options"]["rows"] == 400 and results["seconds"] > 0
-    stamp = ", ".join(results[key] for key in ("date", "machine", "torch"))
+    stamp = machine.sentence(results)
     text = (folder / "results.md").read_text()
     assert text.count("- held: ") == len(results["claims"]) and "](uniformity.png)" in text
     assert stamp in text

@@ -11,6 +11,8 @@ from torch.utils.data import TensorDataset
 for package in ("lightning", "torchvision", "sklearn", "timm", "jsonargparse", "rich"):
     pytest.importorskip(package, reason="the driver needs pip install ssl_fast[train]")
 
+from ssl_fast.bench import machine  # noqa: E402
+
 from ssl_fast.cli import main  # noqa: E402
 from ssl_fast.train import data, export, report, zoo  # noqa: E402
 from ssl_fast.train.errors import UsageError  # noqa: E402
@@ -97,9 +99,7 @@ def test_the_tables_hold_the_runs_numbers(trained):
 def test_the_page_names_date_machine_and_what_was_reached(trained):
     page = (trained / "zoo.md").read_text()
     found = results(trained)["simclr"]
-    assert page.startswith(
-        f"Encodings of digits by 2 methods, {found['date']}, {found['machine']}, {found['torch']}\n"
-    )
+    assert page.startswith(f"Encodings of digits by 2 methods, {machine.sentence(found)}\n")
     assert "By 5-nn, " in page and "![zoo](zoo.png)" in page
     assert f"| {found['scores']['encodings']['knn']:.1%} |" in page
 

@@ -16,7 +16,7 @@ from ..train import data
 from ..train import run as driver
 from ..train.errors import UsageError
 from ..train.methods import find_method
-from .frame import Cell, Outcome, bars, track
+from .frame import Cell, Outcome, bars, of_seeds, track
 from .training import accuracies, digits_job, pretrain
 
 EXAMPLE = """\
@@ -60,7 +60,7 @@ def run(o: Options) -> Outcome:
     rows = [row(method, found) for method in o.methods]
     return Outcome(
         title=f"Batches of {o.classes_per_batch} classes on the digits: encodings, means of "
-        f"{o.seeds} seeds; drop = balanced - imbalanced, in points",
+        f"{of_seeds(o.seeds)}; drop = balanced - imbalanced, in points",
         columns=COLUMNS,
         rows=rows,
         figures={"drops": draw(o.methods, found)},

@@ -14,7 +14,7 @@ from ..train import data, evaluate
 from ..train import run as driver
 from ..train.errors import UsageError
 from ..train.methods import Method, find_method
-from .frame import Outcome, track
+from .frame import Outcome, of_seeds, track
 from .training import Watch, digits_job, features, pretrain
 
 EXAMPLE = """\
@@ -61,7 +61,7 @@ def run(o: Options) -> Outcome:
     for method, seed in track(jobs, lambda job: f"{job[0]}, seed {job[1]}"):
         rows += curve(o, method, seed)
     return Outcome(
-        title=f"Encodings h against embeddings z over training on the digits, {o.seeds} seeds",
+        title=f"Encodings h against embeddings z over training on the digits, {of_seeds(o.seeds)}",
         columns=["method", "seed", "epoch", "features", *MEASURES.values()],
         rows=rows,
         figures={"curves": draw(o.methods, rows)},

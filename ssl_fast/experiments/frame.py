@@ -115,6 +115,10 @@ def track(items: Iterable[Item], label: Callable[[Item], str]) -> Iterator[Item]
         yield item
 
 
+def of_seeds(count: int) -> str:
+    return "1 seed" if count == 1 else f"{count} seeds"
+
+
 def bars(axes: Axes, names: Sequence[str], values: dict[str, np.ndarray]) -> None:
     """`values` (names, seeds) side by side at each name: bars are means, points the seeds."""
     places, step = np.arange(len(names)), 0.8 / len(values)
@@ -146,7 +150,7 @@ def write_outcome(
         **outcome.facts,
     }
     write_text(folder / "results.json", json.dumps(facts, indent=2) + "\n")
-    where = f"{', '.join(stamp.values())}; {seconds:.0f} s."
+    where = f"{machine.sentence(stamp)}; {seconds:.0f} s."
     write_text(folder / "results.md", f"{markdown(outcome)}\n{where}\n")
     console = Console()
     console.print(table_of(outcome).terminal())

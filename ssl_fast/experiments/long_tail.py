@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from ..train import data
 from ..train import run as driver
 from ..train.errors import UsageError
-from .frame import Cell, Outcome, bars, track
+from .frame import Cell, Outcome, bars, of_seeds, track
 from .training import Job, accuracies, digits_job, pretrain
 
 EXAMPLE = """\
@@ -89,7 +89,7 @@ def run(o: Options) -> Outcome:
     rows = [row(v.name, kind, found) for kind in SETS for v in o.variants()]
     return Outcome(
         title=f"Pretraining on {SETS[0]} (1/{o.imbalance_factor:g}) and {SETS[1]} digits, measured "
-        f"on all of them: encodings, means of {o.seeds} seeds, {o.steps} steps",
+        f"on all of them: encodings, means of {of_seeds(o.seeds)}, {o.steps} steps",
         columns=["pretraining set", "variant", "5-nn", "deviation", "linear", "deviation"],
         rows=rows,
         figures={"accuracy": draw([v.name for v in o.variants()], found)},

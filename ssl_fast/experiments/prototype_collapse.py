@@ -25,7 +25,7 @@ from ..train.clustering import cluster
 from ..train.errors import UsageError
 from ..train.random import generator
 from .circle import Found, draw, measured
-from .frame import Outcome, track
+from .frame import Outcome, of_seeds, track
 
 EXAMPLE = """\
   ssl-fast experiment prototype-collapse
@@ -97,7 +97,7 @@ def run(options: Options) -> Outcome:
     results = {(t.name, t.classes, t.seed): train(options, t) for t in track(trials, Trial.label)}
     rows = _table(results)
     return Outcome(
-        title=f"NEMD between prototypes on the unit circle, mean of {options.seeds} seeds "
+        title=f"NEMD between prototypes on the unit circle, mean of {of_seeds(options.seeds)} "
         "(the paper: lower is less collapsed)",
         columns=["classes", "method", "NEMD", "NEMD std", "NEMD by class", "5-nn", "-L_U"],
         rows=rows,

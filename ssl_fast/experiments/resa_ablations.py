@@ -19,7 +19,7 @@ from ..train import data, evaluate
 from ..train import run as driver
 from ..train.errors import UsageError
 from ..train.methods import Method
-from .frame import Cell, Outcome, track
+from .frame import Cell, Outcome, of_seeds, track
 from .training import Watch, digits_job, features, pretrain
 
 EXAMPLE = """\
@@ -100,7 +100,7 @@ def run(o: Options) -> Outcome:
         [v.part, v.name, *(means[v.name][k] for k in ("knn", "probe", "ari"))] for v in variants
     ]
     return Outcome(
-        title=f"ReSA's ablations on the digits, encodings, means of {o.seeds} seeds, "
+        title=f"ReSA's ablations on the digits, encodings, means of {of_seeds(o.seeds)}, "
         f"{o.epochs} epochs",
         columns=["part", "variant", "5-nn", "linear", "ARI"],
         rows=rows,

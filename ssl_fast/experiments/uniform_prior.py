@@ -19,7 +19,7 @@ from ..train.config import TrainOptions
 from ..train.errors import UsageError
 from ..train.evaluate import Features
 from ..train.labels import labels_of
-from .frame import Cell, Outcome, track
+from .frame import Cell, Outcome, of_seeds, track
 from .training import Job, features, pretrain
 from .two_features import two_features
 
@@ -132,7 +132,7 @@ def run(o: Options) -> Outcome:
     rows.append(["chance", "-", *_chance(sources[0]) * 2])
     uniform, power = mean["uniform"], mean["power_law"]
     return Outcome(
-        title=f"Neighbours that share a feature, by PMSN's prior: {o.seeds} seeds, "
+        title=f"Neighbours that share a feature, by PMSN's prior: {of_seeds(o.seeds)}, "
         f"{o.epochs} epochs of {o.images} images",
         columns=["prior", "seed", "digit, z", "background, z", "digit, h", "background, h"],
         rows=rows,

@@ -16,7 +16,7 @@ from .. import metrics
 from ..train import data, evaluate
 from ..train import run as driver
 from ..train.errors import UsageError
-from .frame import Outcome, track
+from .frame import Outcome, of_seeds, track
 from .training import digits_job, features, pretrain
 
 EXAMPLE = """\
@@ -61,7 +61,7 @@ def run(o: Options) -> Outcome:
         rows.append([method, term, seed, *measured])
         spectra[method, term].append(spectrum)
     return Outcome(
-        title=f"With and without the W2 term on the digits, {o.seeds} seeds",
+        title=f"With and without the W2 term on the digits, {of_seeds(o.seeds)}",
         columns=["method", "term", "seed", *MEASURES],
         rows=rows,
         figures={"spectrum": draw(o.methods, spectra)},

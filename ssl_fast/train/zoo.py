@@ -10,6 +10,7 @@ import yaml
 from rich.console import Console
 
 from .. import losses
+from ..bench import machine
 from . import compare, run
 from .config import parse
 from .data import DATA
@@ -141,11 +142,11 @@ def table_of(folder: Path, runs: dict[str, Run]) -> Table:
     for name, (_, scores) in compare.baselines(runs).items():
         rows.append([name, "-", "-", *_cells(scores, "-"), "-", "-", "-"])
     data = next(iter(runs.values())).data
-    where = [
-        "; ".join(sorted({found.results[fact] for found in runs.values()}))
+    stamp = {
+        fact: "; ".join(sorted({found.results[fact] for found in runs.values()}))
         for fact in ("date", "machine", "torch")
-    ]
-    title = f"Encodings of {data} by {len(runs)} methods, {', '.join(where)}"
+    }
+    title = f"Encodings of {data} by {len(runs)} methods, {machine.sentence(stamp)}"
     return Table(title, HEAD, rows, digits=".3f")
 
 
