@@ -29,10 +29,11 @@ class Floor:
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-    """Ours must be `times` faster than `against`: "eager", the faster of eager and compile, or
+    """Ours must be `times` faster than `against`.
 
-    "Lightly": its class, eager or compiled, or the formula where Lightly is not installed; the
-    formula must be beaten besides.
+    That is "eager", the faster of eager and compile, or "Lightly": its class, eager or compiled,
+    the faster of both, or the formula where Lightly is not installed; the formula must be beaten
+    besides.
     """
 
     times: float

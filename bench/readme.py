@@ -19,7 +19,7 @@ _HEAD = (
 
 
 def table(results: Path) -> str:
-    """Markdown: one line a case, its whole step (forward alone where there is no backward)."""
+    """Markdown: a line a case, its whole step (forward where there is no other), and the bars."""
     data = json.loads(results.read_text())
     cases = {(row["problem"], row["size"]): row for row in data["rows"]}  # the last pass is whole
     lines = [_HEAD, ["---", *["---:"] * (len(_HEAD) - 1)]]
@@ -29,7 +29,21 @@ def table(results: Path) -> str:
         f"{machine['cpu']}, {machine['cores']} cores, {machine['instruction_set']}, float32, torch "
         f"{machine['torch']}, {machine['date'][:10]}:"
     )
-    return where + "\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{where}\n\n{body}\n\n{_bars(data['rows'])}\n"
+
+
+def _bars(rows: list[dict]) -> str:
+    """How many were met, and what the others reached."""
+    bars = [(row, bar) for row in rows for bar in row["bars"]]
+    missed = [
+        f"{row['problem'].replace('_', ' ')} {row['size'].replace('x', ' x ')}: {bar['reached']} "
+        f"({bar['text']})"
+        for row, bar in bars
+        if not bar["met"]
+    ]
+    met = f"{len(bars) - len(missed)} of {len(bars)} bars met."
+    return f"{met} Missed: {'; '.join(missed)}." if missed else met
 
 
 def _lightly(ms: dict[str, float]) -> str:

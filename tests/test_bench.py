@@ -109,6 +109,19 @@ def test_a_rival_that_is_missing_or_wrong_is_left_out_with_its_reason():
     assert "lightly" in row.milliseconds or "not installed" in row.skipped["lightly"]
 
 
+def test_lightlys_class_is_compiled_too_where_a_bar_is_against_it(monkeypatch):
+    calls = []
+    monkeypatch.setattr(harness, "_compiled", lambda f: calls.append(f) or f)
+    lightly = ("lightly", lambda: bench_sinkhorn.eager)
+    case = dataclasses.replace(
+        tiny(bench_sinkhorn.CASES[0], rivals=(lightly,)), bar=Bar(1, "Lightly"), limit=None
+    )
+    options = dataclasses.replace(QUICK, without_compile="", quick=False)
+    row = next(harness.measure(case, options))
+    assert list(row.milliseconds) == ["eager", "compile", "lightly", "lightly compiled", "ours"]
+    assert len(calls) == 2 and row.bars[0]["text"] == ">= 1 x Lightly"
+
+
 def summary(case: Case, ran: str, rivals: dict | None = None) -> Row:
     """Rounds on a machine whose speed drifts by a factor of four, while ratios stay."""
     drift = [1.0, 4.0, 2.0]

@@ -96,13 +96,12 @@ def _dual_correlation(
                     scale = (s[1, block] / n + eps).rsqrt()
                     kernels.center(view[:, block], s[0, block], scale, o)
             for i in (0, 1):
-                mine, other = pair[i], pair[1 - i]
-                push = grams[1 - i][rows.mine] @ mine if rows.group else grams[1 - i] @ mine
+                gram, mine, other = grams[1 - i], pair[i], pair[1 - i]
                 if rows.group:
-                    mine, other = mine[rows.mine], other[rows.mine]
+                    gram, mine, other = (t[rows.mine] for t in (gram, mine, other))
                 _standardised(
-                    kernels, push, mine, other, 2 * weight / n**2, beta, rows, stats[i][1, block],
-                    eps, kept[i, :, block],
+                    kernels, gram @ pair[i], mine, other, 2 * weight / n**2, beta, rows,
+                    stats[i][1, block], eps, kept[i, :, block],
                 )  # fmt: skip
     return away + weight * (total - squares)
 

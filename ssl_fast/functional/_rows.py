@@ -8,20 +8,13 @@ from torch import Tensor
 from . import _check, _distributed
 from ._autograd import ClosedForm, apply
 from ._contrastive_check import same_shape
-from ._norms import inverse_norms, normalized
+from ._norms import normalized
 from ._operator import full_precision
 from ._tiles import product, product_dtype
+from ._unit import unit_rows
 
 # Queue rows compared at a time: a tile of 256 queries stays in cache.
 _TILE = 4096
-
-
-def unit_rows(x: Tensor) -> Tensor:
-    """Constant rows of unit norm in float32 (float64 for float64); a zero row stays zero."""
-    _check.matrix("keys", x)
-    x = x.detach()
-    inverse = inverse_norms(x)
-    return x.to(inverse.dtype) * inverse[:, None]
 
 
 @torch.no_grad()

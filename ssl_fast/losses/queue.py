@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..functional._check import by_name, count, group_name
+from ..functional._check import by_name, count, detached, group_name
 from ..functional._distributed import gather
-from ..functional._rows import nearest_rows, unit_rows
+from ..functional._rows import nearest_rows
+from ..functional._unit import unit_rows
 
 
 class MemoryQueue(torch.nn.Module):
@@ -44,7 +45,7 @@ class MemoryQueue(torch.nn.Module):
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
         """Replace the oldest rows by `keys` (N, dim), normalised; of more than `size` the last."""
-        keys = gather(unit_rows(keys), group_name(self.group)).to(self.rows.dtype)
+        keys = gather(unit_rows(detached("keys", keys)), group_name(self.group)).to(self.rows.dtype)
         size, new = len(self.rows), len(keys)
         at = self.pointer + torch.arange(new, device=keys.device)
         self.rows.index_copy_(0, at[-size:] % size, keys[-size:])
@@ -52,7 +53,7 @@ class MemoryQueue(torch.nn.Module):
 
     def nearest(self, z: Tensor) -> Tensor:
         """(N, dim): the row nearest to each row of z by direction, without gradient."""
-        return nearest_rows(unit_rows(z), self.rows)
+        return nearest_rows(unit_rows(detached("z", z)), self.rows)
 
     def extra_repr(self) -> str:
         size, dim = self.rows.shape

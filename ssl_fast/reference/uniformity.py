@@ -12,7 +12,7 @@ from torch import Tensor
 def potential(
     x: Tensor, first: int, last: int, t: float, want_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """The logarithm (0-d float64) over rows first to last of x, and with `want_grad`
+    """The logarithm (0-d float64, or a Python float) over rows first to last of x; if wanted
 
         -4t sum_j w_ij (x_i - x_j) / sum      (rows, D), in x's type, float32 for half
 
