@@ -212,6 +212,7 @@ def calls() -> dict[str, list[tuple]]:
                      (x, y, a.scale, a.row, None, name)],
         "cross_entropy_forward": [], "cross_entropy_backward": [],
         "linear_cross_entropy_forward": [], "linear_cross_entropy_backward": [],
+        "linear_symmetric": [],
         "gaussian_potential": [], "alignment_forward": [], "alignment_backward": [],
         "sphere_forward": [
             (x, y, 2.0, 0.5, 1.5, True, True, name),
@@ -266,7 +267,8 @@ def calls() -> dict[str, list[tuple]]:
             found["cross_entropy_forward"].append(forward)
             _, row, col, _ = torch.ops.ssl_fast.cross_entropy_forward(*forward)
             found["cross_entropy_backward"].append((s, 2.0, *target, row, col, d_loss, 0.5, name))
-            forward = (x, y, 2.0, *target, *options, True, name, "")
+            found["linear_symmetric"].append((x, y, 2.0, *target, "sum", True, symmetric, name, ""))
+            forward = (x, y, 2.0, *target, False, reduction, True, name, "")
             found["linear_cross_entropy_forward"].append(forward)
             _, row, col, _, cache = torch.ops.ssl_fast.linear_cross_entropy_forward(*forward)
             found["linear_cross_entropy_backward"].append(
@@ -366,7 +368,7 @@ def calls_of_contrast(name: str) -> dict[str, list[tuple]]:
 OPERATORS = (
     "sinkhorn_dense", "sinkhorn_potentials", "softmax_potential", "evaluate",
     "cross_entropy_forward", "cross_entropy_backward",
-    "linear_cross_entropy_forward", "linear_cross_entropy_backward",
+    "linear_cross_entropy_forward", "linear_cross_entropy_backward", "linear_symmetric",
     "gaussian_potential", "alignment_forward", "alignment_backward", "sphere_forward",
     "correlation_forward", "correlation_backward", "transport_forward", "transport_backward",
     "prior_kl_forward", "prior_kl_backward", "msn_forward", "msn_backward",

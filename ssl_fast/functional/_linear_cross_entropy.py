@@ -4,7 +4,8 @@
 
 Forward turns the tiles that stay in memory into d_logits at once, for d_loss = 1: backward has only
 the two products left there. It recomputes the other tiles. A backend that forms tiles on its own
-(Triton) offers `linear_forward` and `linear_backward` and keeps nothing.
+(Triton) offers `linear_forward` and `linear_backward` and keeps nothing; it alone comes here for
+the symmetric form, which `_linear_symmetric` has for the others.
 """
 
 from typing import Any
@@ -14,14 +15,14 @@ from torch import Tensor
 
 from .. import backend
 from ._operator import operator
-from ._stats import Targets, fake_outputs, finish, loss_factor
+from ._stats import Targets, fake_outputs, finish
 from ._tiles import Tiles, kept_rows, nbytes, product, product_dtype, row_slices, times
 
 
 def _fake_forward(x, weight, inv_temperature, values, z, prototypes, scale, row, col,
                   symmetric, reduction, want_grad, name, group):  # fmt: skip
     rows, columns = x.shape[0], weight.shape[0]
-    kept = x.new_empty((_kept_rows(x, weight, want_grad), columns), dtype=product_dtype(x))
+    kept = x.new_empty((kept_of_products(x, weight, want_grad), columns), dtype=product_dtype(x))
     return (*fake_outputs(x, rows, columns, symmetric, reduction, group), kept)
 
 
@@ -49,26 +50,15 @@ def linear_cross_entropy_forward(
         part = kernels.linear_forward(x, weight, inv_temperature, targets, symmetric, 1.0)[1:]
         outputs: Any = finish([part], x, inv_temperature, symmetric, reduction, group)
         return *outputs, x.new_empty((0, weight.shape[0]), dtype=product_dtype(x))
-    tiles = Tiles(x, weight, _kept_rows(x, weight, want_grad))
-    factor = loss_factor(reduction, symmetric, x.shape[0])
+    tiles = Tiles(x, weight, kept_of_products(x, weight, want_grad))
     parts = []
     for rows, logits in tiles:
         target = targets.tile(rows)
-        part = kernels.forward(logits, inv_temperature, target, symmetric, factor)
+        part = kernels.forward(logits, inv_temperature, target, False, 1.0)[1:]
         parts.append(part)
-        if not symmetric and tiles.keeps(rows):
-            kernels.backward(logits, inv_temperature, target, part[1], None, None, 1.0, logits)
-    if len(parts) == 1 and not group and reduction != "none":
-        outputs = *parts[0], None
-    else:
-        parts = [part[1:] for part in parts]
-        outputs = finish(parts, x, inv_temperature, symmetric, reduction, group)
-    if symmetric:
-        _, row_stats, col_stats, _ = outputs
-        for rows in filter(tiles.keeps, tiles.slices()):
-            logits, target = tiles.cache[rows], targets.tile(rows)
-            part = row_stats[:, rows]
-            kernels.backward(logits, inv_temperature, target, part, col_stats, None, 1.0, logits)
+        if tiles.keeps(rows):
+            kernels.backward(logits, inv_temperature, target, part[0], None, None, 1.0, logits)
+    outputs = finish(parts, x, inv_temperature, symmetric, reduction, group)
     return *outputs, tiles.cache
 
 
@@ -154,6 +144,6 @@ class Products:
         return self.d_x, None if d_weight is None else d_weight.to(self.dtype)
 
 
-def _kept_rows(x: Tensor, weight: Tensor, want_grad: bool) -> int:
+def kept_of_products(x: Tensor, weight: Tensor, want_grad: bool) -> int:
     """Rows of d_logits kept from forward to backward: the bytes of inputs and gradients."""
     return kept_rows(2 * nbytes(x, weight), x, weight.shape[0]) if want_grad else 0

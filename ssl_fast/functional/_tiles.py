@@ -74,16 +74,14 @@ class Tiles:
 
     def __init__(self, x: Tensor, weight: Tensor, kept: int):
         self.x, self.weight = x, weight
-        self.cache = x.new_empty((kept, weight.shape[0]), dtype=product_dtype(x))
+        rows, columns = x.shape[0], weight.shape[0]
+        self.cache = x.new_empty((kept, columns), dtype=product_dtype(x))
+        # None straddles the end of the cache.
+        self._slices = row_slices(0, kept, columns) + row_slices(kept, rows, columns)
         self._filled = 0
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
-        return ((rows, self[rows]) for rows in self.slices())
-
-    def slices(self) -> list[slice]:
-        """Slices of rows; none straddles the end of the cache."""
-        rows, columns, kept = self.x.shape[0], self.weight.shape[0], self.cache.shape[0]
-        return row_slices(0, kept, columns) + row_slices(kept, rows, columns)
+        return ((rows, self[rows]) for rows in self._slices)
 
     def keeps(self, rows: slice) -> bool:
         return rows.stop <= self.cache.shape[0]

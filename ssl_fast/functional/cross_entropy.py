@@ -9,6 +9,7 @@ from .. import backend
 from . import _check
 from ._autograd import ClosedForm, apply
 from ._linear_cross_entropy import linear_cross_entropy_backward, linear_cross_entropy_forward
+from ._linear_symmetric import LinearSymmetric
 from ._multi_crop import LinearCrops
 from ._operator import operator
 from ._stats import Targets, fake_outputs, finish, loss_factor, upstream
@@ -93,11 +94,11 @@ def linear_soft_cross_entropy(
         TypeError, ValueError: naming the argument, what came and what was expected.
 
     Source: ReSA, Eq. 2; cut cross-entropy (Wijmans et al. 2024) for the product.
-    Cost: three products of 2 N K D operations. Where the result is one number, and not
-        `symmetric`, the native backend takes all of them in the forward pass: kept for backward
-        are the gradients themselves, float32. Else one is forward, two are backward, and one more
-        for the rows of logits that were not kept; kept are the inputs, 4 N numbers and, on a CPU,
-        tiles of at most the bytes of inputs and gradients.
+    Cost: three products of 2 N K D operations. Where the result is one number, the native backend
+        takes all of them in the forward pass: kept for backward are the gradients themselves,
+        float32. Else one is forward, two are backward, and kept are the inputs, 4 N numbers and, on
+        a CPU, tiles of at most the bytes of inputs and gradients. Rows of logits that were not
+        kept, or that found no place among such tiles where `symmetric`, cost one product more.
     """
     x, weight = _check.autocast(x, weight)
     _check.factors("x", x, "weight", weight)
@@ -108,7 +109,11 @@ def linear_soft_cross_entropy(
     name = backend.select("linear_cross_entropy", x.device, x.dtype)
     x, weight = _check.rows_contiguous(x), _check.rows_contiguous(weight)
     need = [torch.is_grad_enabled() and t.requires_grad for t in (x, weight)]
-    if name == "native" and reduction != "none" and not symmetric:
+    if symmetric and name != "triton":
+        return apply(
+            LinearSymmetric, x, weight, inv_temperature, *target, reduction, *need, name, group
+        )
+    if name == "native" and reduction != "none":
         values, z, prototypes, scale, *potentials = target
         fields = values, z, prototypes, *potentials
         numbers = 1, inv_temperature, [scale or 0.0], False, reduction, *need, name, group
