@@ -2,11 +2,15 @@
 
 A float32 Gram squares the condition number: what lies far under the largest singular value is lost
 in rounding. So the float32 decomposition serves the large directions L, and the small ones S, if
-there are any, are taken again from the batch itself, in float64 where it matters:
+there are any, are taken again from the batch itself:
 
     G = A^T A = V diag(lambda) V^T          A = X or X^T, whichever has fewer columns
-    T = lambda_L^-1 V_L^T G V_S             what float32 mixed into V_S from the large ones
-    B = A (V_S - V_L T)                     float64; B^T B is decomposed relative to its own largest
+    B = A V_S                               B^T B is decomposed relative to its own largest, float64
+
+What float32 mixed into V_S from the large ones stays where it is small beside the smallest; else
+
+    T = lambda_L^-1 V_L^T G V_S
+    B = A (V_S - V_L T)                     float64
 
 It costs what the float32 decomposition does where nothing is small, as in random batches; where
 something is, singular values of 1e-9 of the largest, and their gradients, come out right.
@@ -19,6 +23,8 @@ from torch import Tensor
 
 # lambda / lambda_max under which directions are taken again; error left: rounding / this.
 _SMALL = {torch.float32: 1e-3, torch.float64: 1e-6}
+# lambda / lambda_max from which T may stay: it moves vectors by rounding / sqrt(this).
+_MIXED = {torch.float32: 1e-6, torch.float64: 1e-12}
 _BLOCK_ROWS = 1024
 # Traces of Grams whose float32 squares lose nothing; other batches are scaled first.
 _TRACES = (1e-20, 1e30)
@@ -70,19 +76,22 @@ class Spectrum:
 
     def _again(self, reduce: Reduce) -> Tensor:
         """The small squares, and in `_v`, `_b` what `combine` needs of their vectors."""
-        a, k = self.a, self.small
-        v, large = self.vectors[:, :k], self.vectors[:, k:]
-        b = _product(a, v)
-        mixed = large.t() @ reduce(a.t() @ b.to(a.dtype), "sum")
-        shift = large @ (mixed / self.squares[k:, None].to(a.dtype))
-        b -= a @ shift
-        v = v.double() - shift
-        # float32 vectors are orthonormal to 1e-6: one step towards orthonormal leaves 1e-12.
-        straight = 1.5 * torch.eye(k, dtype=v.dtype) - 0.5 * (v.t() @ v)
-        squares, rotation = torch.linalg.eigh(straight @ reduce(b.t() @ b, "sum") @ straight)
-        rotation = straight @ rotation
-        self._v, self._b = v @ rotation, b @ rotation
+        a, v = self.a, self.vectors[:, : self.small]
+        b, wide = (a @ v).double(), v.double()
+        squares, rotation = _rotation(wide, b, reduce)
+        if squares[0].item() < _MIXED[a.dtype] * self.squares[-1].item():
+            b = _product(a, wide)
+            shift = self._mixed(b, reduce)
+            b, wide = b - a @ shift, wide - shift
+            squares, rotation = _rotation(wide, b, reduce)
+        self._v, self._b = wide @ rotation, b @ rotation
         return squares.clamp(min=0)
+
+    def _mixed(self, b: Tensor, reduce: Reduce) -> Tensor:
+        """V_L T."""
+        a, large, squares = self.a, self.vectors[:, self.small :], self.squares[self.small :, None]
+        mixed = large.t() @ reduce(a.t() @ b.to(a.dtype), "sum")
+        return large @ (mixed / squares.to(a.dtype))
 
     def combine(self, weight: Tensor, row: Tensor | None) -> Tensor:
         """sum_i weight_i s_i u_i v_i^T + row, (N, D) in X's type; weights as the squares stand."""
@@ -101,9 +110,17 @@ class Spectrum:
         return out
 
 
+def _rotation(v: Tensor, b: Tensor, reduce: Reduce) -> tuple[Tensor, Tensor]:
+    """Squares of b = A v, and what turns v into their vectors, orthonormal; float64."""
+    # float32 vectors are orthonormal to 1e-6: one step towards orthonormal leaves 1e-12.
+    straight = 1.5 * torch.eye(v.shape[1], dtype=v.dtype) - 0.5 * (v.t() @ v)
+    squares, rotation = torch.linalg.eigh(straight @ reduce(b.t() @ b, "sum") @ straight)
+    return squares, straight @ rotation
+
+
 def _product(a: Tensor, v: Tensor) -> Tensor:
     """a @ v in float64; a is upcast by blocks."""
-    v = v.double().contiguous()  # else the library's product of two transposed operands: 10 x
+    v = v.contiguous()  # else the library's product of two transposed operands: 10 x
     if a.dtype == v.dtype:
         return a @ v
     return torch.cat([block.double() @ v for block in a.split(_BLOCK_ROWS)])
