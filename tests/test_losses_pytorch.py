@@ -122,13 +122,22 @@ def test_types_and_inputs(name, dtype) -> None:
 
 @each
 def test_retain_graph(name) -> None:
-    """A second backward gives the same bits, though state has moved since."""
+    """Each backward gives the same bits, though state and the caller's gradients have changed."""
     x, y, t = operands()
     x, y, run = x.requires_grad_(), y.requires_grad_(), step(name)
     value = run(x, y, t)
-    first = torch.autograd.grad(value, (x, y), retain_graph=True)
+
+    def backward(retain_graph):
+        upstream = torch.full_like(value, 3.0)
+        return torch.autograd.grad(value, (x, y), upstream, retain_graph=retain_graph)
+
+    handed_out = backward(True)
+    first = [g.clone() for g in handed_out]
+    for g in handed_out:
+        g.zero_()
     run(x.detach() * 2, y.detach(), -t)
-    assert same(torch.autograd.grad(value, (x, y)), first)
+    assert same(backward(True), first)
+    assert same(backward(False), first)
 
 
 @each

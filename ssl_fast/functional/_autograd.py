@@ -69,7 +69,25 @@ class Scaled(ClosedForm):
         held = ctx.saved_tensors
         inputs, gradients = held[: len(held) // 2], held[len(held) // 2 :]
         needed = zip(inputs, gradients, ctx.needs_input_grad, strict=False)
-        return [(g * d_result).to(x.dtype) if need else None for x, g, need in needed]
+        return [scaled(g, d_result, x.dtype) if need else None for x, g, need in needed]
+
+
+def scaled(gradient: Tensor, by: Tensor, dtype: torch.dtype) -> Tensor:
+    """A kept gradient times `by`, 0-d, in `dtype`; in place in the last pass over its graph."""
+    if not _is_last_pass():
+        return (gradient * by).to(dtype)
+    if by.is_cuda or by.item() != 1:
+        gradient.mul_(by)
+    return gradient.to(dtype)
+
+
+def _is_last_pass() -> bool:
+    """Whether the graph is not kept: nobody else holds what it saved, nor will ask for it again."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._autograd._get_current_graph_task_keep_graph()
+    )
 
 
 def apply(function: Any, *args: Any) -> Tensor:

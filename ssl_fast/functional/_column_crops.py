@@ -27,10 +27,10 @@ class ColumnCrops(Crops):
         self.kernels = backend.implementation(teachers.name, "crops")
 
     def gradients(
-        self, need_x: bool, need_weight: bool
+        self, factor: float, need_x: bool, need_weight: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         row_stats, scratch = self._new_stats(), self._scratch(0)
-        sums = _Sums(self, self.inv_temperature, need_x, need_weight)
+        sums = _Sums(self, factor * self.inv_temperature, need_x, need_weight)
         for rows, views, _ in self._tiles(0):
             tile, stats = self._place(scratch, None, rows, views), row_stats[:, views, rows]
             targets = self._targets(rows)[views]

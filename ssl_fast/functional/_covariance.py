@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import backend
 from . import _distributed
-from ._autograd import ClosedForm
+from ._autograd import ClosedForm, scaled
 from ._covariance_blocks import covariances, push
 from ._covariance_products import Rows, covariance, dual_gradient, is_dual
 from ._cross_correlation import correlation, own_correlation
@@ -58,7 +58,7 @@ class Correlation(ClosedForm):
     def backward(ctx, d_loss):
         z0, kept = ctx.saved_tensors
         return [
-            (kept[i] * d_loss).to(z0.dtype) if wanted else None
+            scaled(kept[i], d_loss, z0.dtype) if wanted else None
             for i, wanted in enumerate(ctx.needs_input_grad[:2])
         ]
 

@@ -112,15 +112,16 @@ class Crops:
         self.samples = x.shape[0] // len(teachers.sets)
 
     def gradients(
-        self, need_x: bool, need_weight: bool
+        self, factor: float, need_x: bool, need_weight: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """row_stats (4, V M), and (d_x, d_weight) of the rows' summed losses: one visit a tile.
+        """row_stats (4, V M), and (d_x, d_weight) of factor * sum of the rows' losses.
 
-        Adding to d_weight moves 2 K D numbers a tile: with 2 D rows, no more than the tile has.
+        One visit a tile. Adding to d_weight moves 2 K D numbers a tile: with 2 D rows, no more than
+        the tile has.
         """
         kernels = backend.implementation(self.teachers.name, "cross_entropy")
         row_stats = self.x.new_empty((4, self.x.shape[0]), dtype=torch.float64)
-        sums = Products(self.x, self.weight, need_x, need_weight, wide=True)
+        sums = Products(self.x, self.weight, need_x, need_weight, factor=factor, wide=True)
         for _, own, target in self._visits(0, max(MIN_ROWS, 2 * self.x.shape[1])):
             tile = product(self.x[own], self.weight)
             stats = kernels.forward(tile, self.inv_temperature, target, False, 1.0)[1]

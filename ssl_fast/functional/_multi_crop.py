@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from . import _distributed, _logit_crops
-from ._autograd import ClosedForm
+from ._autograd import ClosedForm, scaled
 from ._column_crops import ColumnCrops
 from ._crops import Crops, Teachers
 from ._operator import operator
-from ._stats import Targets, upstream
+from ._stats import Targets, loss_factor, upstream
 from ._tiles import product_dtype
 
 
@@ -42,7 +42,7 @@ def reduced(
 
 
 class LinearCrops(ClosedForm):
-    """(loss, rows of all ranks, d_x and d_prototypes of the pairs' summed losses)."""
+    """(loss, rows of all ranks, d_x and d_prototypes); with a group of the pairs' summed losses."""
 
     @staticmethod
     def forward(x, prototypes, views, inv_temperature, scales, skip_same, reduction, need_x,
@@ -55,20 +55,26 @@ class LinearCrops(ClosedForm):
     @staticmethod
     def keep(ctx, inputs, outputs):
         x, prototypes, views, _, scales, skip_same, reduction, _, _, _, group = inputs[:11]
-        terms = pairs(views, len(scales), skip_same) if reduction == "mean" else 1
-        ctx.numbers = x.shape[0] // views, terms, group, reduction
+        terms = _terms(pairs(views, len(scales), skip_same), reduction)
+        ctx.numbers = terms, x.shape[0] // views, group, reduction
         ctx.save_for_backward(x, prototypes, *outputs[1:])
 
     @staticmethod
     def backward(ctx, d_loss):
         x, _, count, *gradients = ctx.saved_tensors  # x for its graph: a second time is refused
-        rows, terms, *how = ctx.numbers
-        d_loss, factor = upstream(d_loss, count, rows, *how)
-        g = d_loss * (factor / terms)
+        terms, rows, group, reduction = ctx.numbers
+        if group:
+            d_loss, factor = upstream(d_loss, count, rows, group, reduction)
+            d_loss = d_loss * (factor / terms)
         return [
-            (gradient * g).to(x.dtype) if needed else None
+            scaled(gradient, d_loss, x.dtype) if needed else None
             for gradient, needed in zip(gradients, ctx.needs_input_grad[:2], strict=True)
         ]
+
+
+def _terms(pairs: int, reduction: str) -> int:
+    """Losses of a sample that the mean is over."""
+    return pairs if reduction == "mean" else 1
 
 
 def pairs(students: int, teachers: int, skip_same: bool) -> int:
@@ -102,13 +108,15 @@ def multi_crop_forward(
     name: str,
     group: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The loss, all ranks' rows, and the gradients of the summed losses: no tile is needed again.
+    """The loss, all ranks' rows, and its gradients: it is one number, no tile is needed again.
 
-    The result is one number, so that its gradient is these times a number.
+    With a group, the gradients of the summed losses: the ranks' rows are counted with the loss.
     """
     teachers = assemble(fields, scales, views, skip_same, name)
     crops = _crops(x, prototypes, teachers, inv_temperature)
-    row_stats, d_x, d_prototypes = crops.gradients(need_x, need_prototypes)
+    terms = _terms(teachers.pairs, reduction)
+    factor = 1.0 if group else loss_factor(reduction, False, crops.samples) / terms
+    row_stats, d_x, d_prototypes = crops.gradients(factor, need_x, need_prototypes)
     loss, count = reduced(row_stats[3], crops.samples, teachers.pairs, x, group, reduction)
     outputs: Any = loss, count, d_x, d_prototypes
     return outputs
