@@ -18,7 +18,7 @@ from ._covariance_products import Rows, add_gram, cancels, chunks, mirror, on_de
 from ._tiles import product_dtype
 
 # Rows of a strip: larger than for covariances, of symmetry no use is made. Measured on 2 cores.
-STRIP = 256
+STRIP = 512
 
 
 def correlation(
