@@ -17,8 +17,9 @@ from . import _distributed
 from ._covariance_products import Rows, add_gram, cancels, chunks, mirror, on_device, scratch
 from ._tiles import product_dtype
 
-# Rows of a strip: larger than for covariances, of symmetry no use is made. Measured on 2 cores.
-STRIP = 512
+# Rows of a strip, fewest and most, and between them half of all: larger than for covariances, since
+# of symmetry no use is made. Measured on 2 cores.
+STRIPS = 256, 512
 
 
 def correlation(
@@ -122,9 +123,10 @@ def _direct_correlation(
 ) -> Any:  # fmt: skip
     """`correlation` by strips of rows of Z_0^T Z_1; kept: the derivatives by Z_0 and Z_1."""
     columns = own[0].shape[1]
+    size = min(max(STRIPS[0], -(-columns // 2)), STRIPS[1])
     loss: Any = 0.0
-    for first in range(0, columns, STRIP):
-        strip = slice(first, min(first + STRIP, columns))
+    for first in range(0, columns, size):
+        strip = slice(first, min(first + size, columns))
         tile = torch.mm(own[0][:, strip].t(), own[1])
         tile = tile if reduce is None else reduce(tile)
         loss += kernels.penalty(tile, first, rows.count, weight)
