@@ -68,7 +68,7 @@ def small_chunks(monkeypatch) -> None:
     """Every size takes several chunks and strips."""
     monkeypatch.setattr(products, "CHUNK_BYTES", 1)
     monkeypatch.setattr(products, "STRIP", 16)
-    monkeypatch.setattr(correlations, "STRIP", 16)
+    monkeypatch.setattr(correlations, "STRIPS", (16, 16))
 
 
 @pytest.mark.parametrize(
