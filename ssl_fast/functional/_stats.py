@@ -31,15 +31,15 @@ class Targets:
         """The targets of some rows, as kernels take them: values are there."""
         if self.values is None and is_one_tile(self.z, self.prototypes):
             self.values, self.row = self._formed(slice(0, self.z.shape[0]))
+        if self.values is not None and rows == slice(0, self.values.shape[0]):
+            return self
         if self.values is None:
             values, row = self._formed(rows)
-        elif rows == slice(0, self.values.shape[0]):
-            return self
         else:
             values, row = self.values[rows], None if self.row is None else self.row[rows]
         return SimpleNamespace(values=values, scale=self.scale, row=row, col=self.col)
 
-    def _formed(self, rows: slice) -> tuple[Tensor, Tensor]:
+    def _formed(self, rows: slice) -> tuple[Tensor, Tensor | None]:
         """Scores of z and prototypes, and the potentials that make their rows sum to one.
 
         The assignment's own cancel the scores of another product, which may round otherwise where
