@@ -629,7 +629,7 @@ def test_assignments_cross_into_graphs() -> None:
 
 
 def test_dtensor_is_refused(tmp_path) -> None:
-    """TypeError that names the argument and the call that would work."""
+    """TypeError that names the argument and the call that would work; so for a group's name."""
     import torch.distributed as dist
     from torch.distributed.tensor import DTensor, init_device_mesh
 
@@ -638,6 +638,7 @@ def test_dtensor_is_refused(tmp_path) -> None:
         mesh = init_device_mesh("cpu", (1,))
         d = DTensor.from_local(torch.zeros(4, 3), mesh)
         t = torch.zeros(4, 3)
+        index = DTensor.from_local(torch.zeros(4, dtype=torch.int64), mesh)
         for name, call in {
             "scores": lambda: sinkhorn(d),
             "logits": lambda: soft_cross_entropy(d, t),
@@ -645,9 +646,12 @@ def test_dtensor_is_refused(tmp_path) -> None:
             "x": lambda: linear_soft_cross_entropy(d, t, t),
             "weight": lambda: linear_soft_cross_entropy(t, d, t),
             "z": lambda: Assignment.sinkhorn((d, t)),
+            "index": lambda: proto_nce(t, t, torch.ones(4), index),
         }.items():
             with pytest.raises(TypeError, match=f"{name} is a DTensor.*to_local.*full_tensor"):
                 call()
+        with pytest.raises(ValueError, match="group must be the name .* got 'nowhere'"):
+            sinkhorn(t, group="nowhere")
     finally:
         dist.destroy_process_group()
 
