@@ -152,16 +152,20 @@ def test_compiles_whole(backend, form) -> None:
     assert all(same_bits(a, b) for a, b in zip(traced, eager, strict=True))
 
 
-@pytest.mark.parametrize("form", ["sinkhorn", "linear, symmetric"])
+ANY_SHAPE = {
+    "sinkhorn": lambda x, y, s: sinkhorn(s),
+    "linear, symmetric": lambda x, y, s: linear_soft_cross_entropy(
+        x, y, Assignment.sinkhorn(s), symmetric=True
+    ),
+    "msn": lambda x, y, s: msn(torch.cat([x, y]), s[:, :3], y[:3]),
+}
+
+
+@pytest.mark.parametrize("form", ANY_SHAPE)
 def test_compiles_for_any_shape(form) -> None:
     """dynamic=True: one graph for several batch sizes."""
     torch.compiler.reset()
-
-    def function(x, y, s):
-        if form == "sinkhorn":
-            return sinkhorn(s)
-        return linear_soft_cross_entropy(x, y, Assignment.sinkhorn(s), symmetric=True)
-
+    function = ANY_SHAPE[form]
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=True)
     for n in (4, 7, 9):
         x, y, s = unit(n, 3), unit(n, 3, seed=1), unit(n, 4) @ unit(n, 4, seed=1).T
@@ -650,7 +654,7 @@ def test_dtensor_is_refused(tmp_path) -> None:
         }.items():
             with pytest.raises(TypeError, match=f"{name} is a DTensor.*to_local.*full_tensor"):
                 call()
-        with pytest.raises(ValueError, match="group must be the name .* got 'nowhere'"):
+        with pytest.raises(ValueError, match=r"group must be the name .* got 'nowhere'"):
             sinkhorn(t, group="nowhere")
     finally:
         dist.destroy_process_group()
