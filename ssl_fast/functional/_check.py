@@ -226,7 +226,7 @@ def _known(name: str) -> None:
     if torch.compiler.is_compiling():
         return
     try:
-        _resolve_process_group(name)
+        _resolve_process_group(name)  # type: ignore[arg-type]  # torch 2.15 names the type
     except RuntimeError as error:
         raise ValueError(
             f"group must be the name of a process group of this process, got {name!r}: pass the "
