@@ -372,12 +372,15 @@ def test_a_queue_may_change_before_backward(backend) -> None:
 
 
 def test_mixed_types_of_a_queue(backend) -> None:
-    """A float32 queue serves half queries, a half queue float32 ones."""
-    for dtype, queue_dtype in ((torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)):
+    """A float32 queue serves half and double queries, a half queue float32 ones."""
+    half, single, double = torch.bfloat16, torch.float32, torch.float64
+    for dtype, queue_dtype, most in (
+        (half, single, 1e-6), (single, half, 1e-6), (double, single, 1e-13)
+    ):  # fmt: skip
         q, k = normal(9, 4, dtype=dtype), normal(9, 4, dtype=dtype, seed=1)
         queue = normal(30, 4, dtype=queue_dtype, seed=2)
         expected = oracles.one_of_many(q.double(), k.double(), queue.double(), 0.2)
-        assert_relative(info_nce(q, k, queue), expected, 1e-6)
+        assert_relative(info_nce(q, k, queue), expected, most)
 
 
 def test_autocast_rounds_embeddings(backend) -> None:

@@ -343,6 +343,7 @@ def test_refusals() -> None:
     for call, message in (
         (lambda: NTXentLoss(0.0), "temperature"),
         (lambda: MemoryQueue(0, 3), "size must be an integer >= 1"),
+        (lambda: MoCoLoss(-1, 3), "queue_size must be an integer >= 0, got -1"),
         (lambda: MoCoLoss(20, 5)(q, q), r"queue must have query's width 3, got \(20, 5\)"),
         (lambda: DCLWLoss(sigma=0), "sigma"),
         (lambda: PAUCLoss(alpha=-1), "alpha must be finite and >= 0, got -1"),

@@ -152,16 +152,20 @@ def test_compiles_whole(backend, form) -> None:
     assert all(same_bits(a, b) for a, b in zip(traced, eager, strict=True))
 
 
-@pytest.mark.parametrize("form", ["sinkhorn", "linear, symmetric"])
+ANY_SHAPE = {
+    "sinkhorn": lambda x, y, s: sinkhorn(s),
+    "linear, symmetric": lambda x, y, s: linear_soft_cross_entropy(
+        x, y, Assignment.sinkhorn(s), symmetric=True
+    ),
+    "msn": lambda x, y, s: msn(torch.cat([x, y]), s[:, :3], y[:3]),
+}
+
+
+@pytest.mark.parametrize("form", ANY_SHAPE)
 def test_compiles_for_any_shape(form) -> None:
     """dynamic=True: one graph for several batch sizes."""
     torch.compiler.reset()
-
-    def function(x, y, s):
-        if form == "sinkhorn":
-            return sinkhorn(s)
-        return linear_soft_cross_entropy(x, y, Assignment.sinkhorn(s), symmetric=True)
-
+    function = ANY_SHAPE[form]
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=True)
     for n in (4, 7, 9):
         x, y, s = unit(n, 3), unit(n, 3, seed=1), unit(n, 4) @ unit(n, 4, seed=1).T
@@ -629,7 +633,7 @@ def test_assignments_cross_into_graphs() -> None:
 
 
 def test_dtensor_is_refused(tmp_path) -> None:
-    """TypeError that names the argument and the call that would work."""
+    """TypeError that names the argument and the call that would work; so for a group's name."""
     import torch.distributed as dist
     from torch.distributed.tensor import DTensor, init_device_mesh
 
@@ -638,6 +642,7 @@ def test_dtensor_is_refused(tmp_path) -> None:
         mesh = init_device_mesh("cpu", (1,))
         d = DTensor.from_local(torch.zeros(4, 3), mesh)
         t = torch.zeros(4, 3)
+        index = DTensor.from_local(torch.zeros(4, dtype=torch.int64), mesh)
         for name, call in {
             "scores": lambda: sinkhorn(d),
             "logits": lambda: soft_cross_entropy(d, t),
@@ -645,9 +650,12 @@ def test_dtensor_is_refused(tmp_path) -> None:
             "x": lambda: linear_soft_cross_entropy(d, t, t),
             "weight": lambda: linear_soft_cross_entropy(t, d, t),
             "z": lambda: Assignment.sinkhorn((d, t)),
+            "index": lambda: proto_nce(t, t, torch.ones(4), index),
         }.items():
             with pytest.raises(TypeError, match=f"{name} is a DTensor.*to_local.*full_tensor"):
                 call()
+        with pytest.raises(ValueError, match=r"group must be the name .* got 'nowhere'"):
+            sinkhorn(t, group="nowhere")
     finally:
         dist.destroy_process_group()
 

@@ -105,6 +105,16 @@ def test_kl_far_logits(backend, case, dtype, reverse) -> None:
     assert_relative(grad, exact[1], max(1e-5, torch.finfo(dtype).eps), tiny=1e-5 * scale + floor)
 
 
+def test_reverse_kl_shares_a_gradient_at_1e30(backend) -> None:
+    """All of a prototype's gradient is its likeliest sample's, divided by no count."""
+    logits, prior = 1e30 * normal(9, 5), probabilities(5, seed=4)
+    (exact,) = value_and_grads(
+        lambda x: oracles.prior_kl(x, prior, 1.0, True), [logits.double()], 1
+    )[1:]
+    (grad,) = value_and_grads(lambda x: prior_kl(x, prior, reverse=True), [logits], 1)[1:]
+    assert_relative(grad, exact, 1e-6, tiny=1e-6)
+
+
 def test_kl_of_the_prior_itself_is_zero(backend) -> None:
     prior = probabilities(33, seed=4)
     logits = prior.log().repeat(5, 1)

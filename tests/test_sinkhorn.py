@@ -265,6 +265,18 @@ def test_far_pair_rounds_alike_in_every_pass(backend, shape) -> None:
             assert_relative(loss, torch.tensor(k).double().log(), 1e-6)
 
 
+def test_far_pair_in_other_tiles(backend) -> None:
+    """Some rows of an assignment, and a loss's own tiles, are products that round otherwise."""
+    n, d = 1031, 257
+    held = Assignment.sinkhorn((normal(n, d) * 1e3, normal(n, d, seed=1)))
+    assert held.z is not None
+    assert_relative(held[-300:].dense().sum(1), torch.ones(300).double(), 1e-6)
+    x, weight = torch.zeros(n, d, requires_grad=True), torch.zeros(n, d)
+    for options in ({"symmetric": True}, {"reduction": "none"}):
+        loss = linear_soft_cross_entropy(x, weight, held, **options)
+        assert_relative(loss, torch.full(loss.shape, n).double().log(), 1e-6)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 def test_layouts(backend, layout, dtype) -> None:

@@ -244,7 +244,11 @@ def test_collapse_is_finite(name):
         (lambda: CWRGPLoss(1, 8)(views()), "group of 5 channels cannot whiten 8 samples"),
         (lambda: CWRGPLoss(1, 4)([torch.ones(24, 6)] * 2), "4 x 4 Gram.*collapsed"),
         (lambda: CWRGPLoss(1, 5)(views(width=48)), "do not divide"),
-        (lambda: INTLLoss(axis=2)(views()), "axis must be 0"),
+        (
+            lambda: INTLLoss(axis=2)(views()),
+            r"0 \(whiten samples\) or 1 \(whiten channels\), got 2",
+        ),
+        (lambda: INTLLoss(trade_off=-1.0)(views()), "trade_off must be finite and >= 0, got -1.0"),
         (lambda: INTLLoss()([torch.ones(4, 1)] * 2), "variance over at least 2"),
         (lambda: ZeroCLLoss("rows"), "'feature', 'instance', 'both'"),
         (lambda: ZeroCLLoss()(torch.ones(1, 4), torch.ones(1, 4)), "at least 2 rows"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.distributed_c10d import _resolve_process_group
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -172,6 +173,7 @@ def index(
     if not isinstance(value, Tensor) or value.dtype != torch.int64:
         came = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"{name} must be a tensor of torch.int64, got {came}: call {name}.long()")
+    _plain(name, value)
     if value.dim() != 1 or value.numel() == 0 or rows not in (None, len(value)):
         expected = "(M,), M >= 1" if rows is None else f"({rows},)"
         raise ValueError(f"{name} must have shape {expected}, got {tuple(value.shape)}")
@@ -210,6 +212,7 @@ def group_name(group: Any) -> str:
             "or pass group=None for this process alone"
         )
     if isinstance(group, str):
+        _known(group)
         return group
     if not hasattr(group, "group_name"):
         raise TypeError(
@@ -217,6 +220,18 @@ def group_name(group: Any) -> str:
             f"name, got {type(group).__name__}"
         )
     return group.group_name
+
+
+def _known(name: str) -> None:
+    if torch.compiler.is_compiling():
+        return
+    try:
+        _resolve_process_group(name)  # type: ignore[arg-type]  # torch 2.15 names the type
+    except RuntimeError as error:
+        raise ValueError(
+            f"group must be the name of a process group of this process, got {name!r}: pass the "
+            "group itself, or its .group_name"
+        ) from error
 
 
 def by_name(group: Any) -> Any:

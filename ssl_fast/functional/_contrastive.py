@@ -58,7 +58,7 @@ def contrastive_rows_forward(
     """Loss, lse (N,) and share (N,) in float64, pull (N, D), and with a group all ranks' rows."""
     kernels = backend.implementation(name, "contrastive")
     a = inverse_norms(x) if normalize else None
-    b = inverse_norms(w) if normalize == ALL else column_scale
+    b = inverse_norms(w, x) if normalize == ALL else column_scale
     lse, pull = kernels.rows_forward(x, w, a, b, inv_temperature, lo, hi, want_pull)
     losses, share = lse, torch.ones_like(lse)
     if pair is not None:
@@ -126,7 +126,7 @@ def contrastive_rows_backward(
     if need_w:
         assert w is not None
         kernels = backend.implementation(name, "contrastive")
-        b = inverse_norms(w) if normalize == ALL else column_scale
+        b = inverse_norms(w, x) if normalize == ALL else column_scale
         d_w = kernels.rows_backward(x, w, a, b, inv_temperature, lo, hi, lse, weight)
         if paired:
             d_w -= unit(x, a) * narrow

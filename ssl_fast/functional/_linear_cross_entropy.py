@@ -45,7 +45,7 @@ def linear_cross_entropy_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """As `cross_entropy_forward`, and d_logits of the kept rows."""
     kernels = backend.implementation(name, "cross_entropy")
-    targets = Targets(values, z, prototypes, scale, row, col)
+    targets = Targets(values, z, prototypes, scale, row, col, name)
     if hasattr(kernels, "linear_forward"):
         part = kernels.linear_forward(x, weight, inv_temperature, targets, symmetric, 1.0)[1:]
         outputs: Any = finish([part], x, inv_temperature, symmetric, reduction, group)
@@ -90,7 +90,7 @@ def linear_cross_entropy_backward(
 ) -> tuple[Tensor, Tensor]:
     """(d_x, d_weight); None for what is not needed."""
     kernels = backend.implementation(name, "cross_entropy")
-    targets = Targets(values, z, prototypes, scale, row, col)
+    targets = Targets(values, z, prototypes, scale, row, col, name)
     columns = col_stats if col_stats is not None and col_stats.numel() else None
     if hasattr(kernels, "linear_backward"):
         return kernels.linear_backward(

@@ -50,7 +50,7 @@ def linear_symmetric(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(loss, d_x, d_weight) in `product_dtype`; None for what is not needed."""
     kernels = backend.implementation(name, "cross_entropy")
-    targets = Targets(values, z, prototypes, scale, row, col)
+    targets = Targets(values, z, prototypes, scale, row, col, name)
     tiles = Tiles(x, weight, kept_of_products(x, weight, need_x or need_weight))
     factor = loss_factor(reduction, True, x.shape[0])
     parts = [

@@ -156,7 +156,7 @@ def _potentials(
 
 
 def _crops(a, t, c, scale, row, col, inv_temperature, name) -> Crops:
-    teacher = Targets(None, t, c, scale, row, col)
+    teacher = Targets(None, t, c, scale, row, col, name)
     teachers = Teachers([teacher], len(a) // len(t), False, name)
     kind = ColumnCrops if _by_columns(a, inv_temperature, name) else Crops
     return kind(a, c, teachers, inv_temperature)

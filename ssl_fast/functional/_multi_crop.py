@@ -20,7 +20,7 @@ def assemble(fields: Sequence[Any], scales: Sequence[float], students: int, skip
     targets = []
     for t, scale in enumerate(scales):
         values, z, prototypes, row, col = (_present(f) for f in fields[5 * t : 5 * t + 5])
-        targets.append(Targets(values, z, prototypes, scale or None, row, col))
+        targets.append(Targets(values, z, prototypes, scale or None, row, col, name))
     return Teachers(targets, students, skip_same, name)
 
 

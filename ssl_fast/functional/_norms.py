@@ -10,9 +10,11 @@ from ._tiles import product_dtype
 _EPS = 1e-12  # as torch.nn.functional.normalize
 
 
-def inverse_norms(x: Tensor) -> Tensor:
-    """1 / max(norm, 1e-12) of the rows, 0 for a zero row, in `product_dtype`."""
-    norms = torch.linalg.vector_norm(x, dim=-1, dtype=product_dtype(x))
+def inverse_norms(x: Tensor, other: Tensor | None = None) -> Tensor:
+    """1 / max(norm, 1e-12) of the rows, 0 for a zero row, as precise as products with `other`."""
+    dtype = product_dtype(x)
+    dtype = dtype if other is None else torch.promote_types(dtype, other.dtype)
+    norms = torch.linalg.vector_norm(x, dim=-1, dtype=dtype)
     return (norms > 0) / norms.clamp_min(_EPS)
 
 

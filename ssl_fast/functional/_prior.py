@@ -41,10 +41,10 @@ def divergence(
     if log_prior is None:
         log_prior = torch.full_like(log_p, -math.log(len(log_p)))
     ratio = log_p - log_prior
-    if reverse:  # dKL/dp_k = -prior_k / p_k
+    if reverse:  # dKL/dp_k = -prior_k / p_k; of the mass, for its logarithm may swallow the count
         prior = log_prior.exp()
         value = -torch.where(prior > 0, prior * ratio, 0).sum()
-        gradient = torch.stack([-weight * prior, log_p])
+        gradient = torch.stack([-weight * count * prior, log_mass])
     else:  # dKL/dp_k = log(p_k / prior_k) + 1, and the constant cancels
         value = (log_p.exp() * ratio).sum()
         gradient = torch.stack([weight * ratio, torch.zeros_like(ratio)])

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import backend
 from . import _distributed
 from ._tiles import is_one_tile, product, product_dtype
 
@@ -14,26 +15,40 @@ Part = tuple[Tensor, Tensor | None]
 
 
 class Targets:
-    """An assignment inside an operator: its fields, and its rows with the scores at hand."""
+    """An assignment inside an operator: its fields, and its rows with the scores at hand.
 
-    def __init__(self, values, z, prototypes, scale, row, col):
+    row: (N,) potentials, or (2, N) of a `weighted` assignment, with the logs of its weights.
+    """
+
+    def __init__(self, values, z, prototypes, scale, row, col, name):
         self.values, self.z, self.prototypes = values, z, prototypes
-        self.scale, self.row, self.col = scale, row, col
+        self.scale, self.row, self.col, self.name = scale, row, col, name
+        self._log_weights = None
+        if row is not None and row.dim() == 2:
+            self.row, self._log_weights = row.sum(0), row[1]
 
     def tile(self, rows: slice) -> Any:
-        """The targets of some rows, as kernels take them: values are there.
-
-        Potentials cancel large scores, so these are formed again from as many rows at once: of
-        fewer, the library's product may round otherwise.
-        """
+        """The targets of some rows, as kernels take them: values are there."""
         if self.values is None and is_one_tile(self.z, self.prototypes):
-            self.values = product(self.z, self.prototypes)
+            self.values, self.row = self._formed(slice(0, self.z.shape[0]))
         if self.values is not None and rows == slice(0, self.values.shape[0]):
             return self
-        values = self.values
-        values = product(self.z[rows], self.prototypes) if values is None else values[rows]
-        row = None if self.row is None else self.row[rows]
+        if self.values is None:
+            values, row = self._formed(rows)
+        else:
+            values, row = self.values[rows], None if self.row is None else self.row[rows]
         return SimpleNamespace(values=values, scale=self.scale, row=row, col=self.col)
+
+    def _formed(self, rows: slice) -> tuple[Tensor, Tensor | None]:
+        """Scores of z and prototypes, and the potentials that make their rows sum to one.
+
+        The assignment's own cancel the scores of another product, which may round otherwise where
+        it has more rows or fewer: at scores of 1e4 the difference is no longer small.
+        """
+        values = product(self.z[rows], self.prototypes)
+        kernels = backend.implementation(self.name, "sinkhorn")
+        row = kernels.row_potential(values, self.scale, self.col)
+        return values, row if self._log_weights is None else row + self._log_weights[rows]
 
 
 def loss_factor(reduction: str, symmetric: bool, rows: int) -> float:

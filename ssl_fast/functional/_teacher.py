@@ -62,10 +62,10 @@ def last_rows(assignment: Assignment, z: Tensor) -> Assignment:
 
 
 def weighted(assignment: Assignment, weights: Tensor) -> Assignment:
-    """The assignment with row i multiplied by weights_i >= 0, (N,)."""
+    """The assignment with row i multiplied by weights_i >= 0, (N,): `Targets` takes their logs."""
     assert assignment.row is not None
     log_weights = weights.double().clamp_min(_SMALLEST).log()
-    return dataclasses.replace(assignment, row=assignment.row + log_weights)
+    return dataclasses.replace(assignment, row=torch.stack([assignment.row, log_weights]))
 
 
 def token_weights(mask: Tensor, student: Tensor, group: str) -> Tensor:

@@ -228,7 +228,7 @@ def cross_entropy_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Loss, row_stats, col_stats if symmetric, and with a group the rows of all ranks."""
     kernels = backend.implementation(name, "cross_entropy")
-    targets = Targets(values, z, prototypes, scale, row, col)
+    targets = Targets(values, z, prototypes, scale, row, col, name)
     if values is not None and not group and reduction != "none":
         factor = loss_factor(reduction, symmetric, logits.shape[0])
         loss, row_stats, col_stats = kernels.forward(
@@ -266,7 +266,7 @@ def cross_entropy_backward(
 ) -> Tensor:
     """d_logits (N, K), contiguous, in the logits' type."""
     kernels = backend.implementation(name, "cross_entropy")
-    targets = Targets(values, z, prototypes, scale, row, col)
+    targets = Targets(values, z, prototypes, scale, row, col, name)
     columns = col_stats if col_stats is not None and col_stats.numel() else None
     if values is not None:
         return kernels.backward(

@@ -133,8 +133,7 @@ def msn(
     anchors, targets, prototypes = _check.autocast(anchors, targets, prototypes)
     _check.factors("anchors", anchors, "prototypes", prototypes)
     _check.factors("targets", targets, "prototypes", prototypes)
-    views, rest = divmod(anchors.shape[0], targets.shape[0])
-    if rest or not views:
+    if anchors.shape[0] % targets.shape[0] or anchors.shape[0] < targets.shape[0]:
         raise ValueError(
             f"anchors must be whole views of the targets, V * N rows: got {anchors.shape[0]} "
             f"anchors and {targets.shape[0]} targets"

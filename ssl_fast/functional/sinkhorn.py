@@ -8,7 +8,17 @@ from torch import Tensor
 from .. import backend
 from . import _check, _distributed
 from ._operator import operator
-from ._tiles import Tiles, is_one_tile, joined, kept_rows, nbytes, product, product_dtype
+from ._stats import Targets
+from ._tiles import (
+    Tiles,
+    is_one_tile,
+    joined,
+    kept_rows,
+    nbytes,
+    product,
+    product_dtype,
+    row_slices,
+)
 
 
 def sinkhorn(
@@ -156,8 +166,11 @@ def evaluate(
 ) -> Tensor:
     """exp(scale * s + row + col), (N, K)."""
     kernels = backend.implementation(name, "sinkhorn")
-    tiles = score_tiles(scores, prototypes)
-    return joined([kernels.evaluate(tile, scale, row[rows], col) for rows, tile in tiles])
+    if prototypes is None:
+        return kernels.evaluate(scores, scale, row, col)
+    targets = Targets(None, scores, prototypes, scale, row, col, name)
+    tiles = [targets.tile(rows) for rows in row_slices(0, len(scores), len(prototypes))]
+    return joined([kernels.evaluate(tile.values, scale, tile.row, col) for tile in tiles])
 
 
 def score_tiles(scores: Tensor, prototypes: Tensor | None) -> Any:

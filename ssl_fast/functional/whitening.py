@@ -172,7 +172,7 @@ def intl(
     views = [_distributed.gather(view, _check.group_name(group)) for view in _views(views)]
     _check.count("iterations", iterations)
     if axis not in (0, 1):
-        raise ValueError(f"axis must be 0 (channels) or 1 (batch), got {axis!r}")
+        raise ValueError(f"axis must be 0 (whiten samples) or 1 (whiten channels), got {axis!r}")
     size = views[0].shape[axis]
     if views[0].shape[1 - axis] < 2:
         raise ValueError(
@@ -181,6 +181,8 @@ def intl(
         )
     if trade_off is None:
         trade_off = 0.01 * (math.log2(size) - 3)
+    else:
+        _check.at_least_zero("trade_off", trade_off)
     x = torch.stack(views)
     t = full_precision(iterative_norm, (x if axis == 0 else x.mT, iterations))
     trace = (t.var(2) - 1).square().sum(1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..functional import info_nce
-from ..functional._check import by_name, detached, positive
+from ..functional._check import by_name, count_or_zero, detached, positive
 from ..functional.contrastive import queue_info_nce
 from .queue import MemoryQueue
 
@@ -42,7 +42,8 @@ class MoCoLoss(torch.nn.Module):
         super().__init__()
         self.temperature = positive("temperature", temperature)
         self.group = by_name(group)
-        self.queue = MemoryQueue(queue_size, dim, group) if queue_size != 0 else None
+        queue_size = count_or_zero("queue_size", queue_size)
+        self.queue = MemoryQueue(queue_size, dim, group) if queue_size else None
 
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
         """The loss, 0-d, of (N, D) queries and their keys; row i of both is one sample."""

@@ -112,7 +112,8 @@ class INTLLoss(torch.nn.Module):
 
     Args:
         iterations: Newton's steps of IterNorm.
-        trade_off: of the trace loss; None takes 0.01 (log2 of the batch size - 3) for axis 0.
+        trade_off: of the trace loss; None takes 0.01 (log2 n - 3), n the batch size of all
+            ranks for axis 0, the width for axis 1.
         axis: 0 whitens samples (the code's default), 1 whitens channels.
         group: process group: views of all ranks are gathered, with gradients.
 

@@ -134,8 +134,8 @@ class WMSELoss(torch.nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """The loss, 0-d, of V views (V N, D), view by view; w_size divides N."""
-        samples, rest = divmod(len(input), self.num_samples)
-        if rest:
+        samples = len(input) // self.num_samples
+        if len(input) % self.num_samples:
             raise RuntimeError("input batch size must be divisible by num_samples")
         if samples < self.w_size:
             raise ValueError("batch size must be greater than or equal to w_size")
