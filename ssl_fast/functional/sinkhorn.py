@@ -37,7 +37,8 @@ def sinkhorn(
     `Assignment.sinkhorn(scores, ...).dense()`, in one call. A constant: scores are detached.
 
     Args:
-        scores: (N, K), float64, float32, bfloat16 or float16; any finite values.
+        scores: (N, K), float64, float32, bfloat16 or float16; finite, and to some 1e9 epsilon in
+            size: float64 potentials cancel larger ones, and q loses digits.
         epsilon: entropy weight, in units of the scores, > 0.
         iterations: at least 1.
         prior: (K,) non-negative, sums to 1 within 1e-3; None is uniform.
