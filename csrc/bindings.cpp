@@ -49,6 +49,7 @@ PYBIND11_MODULE(_cpu, m) {
   kernel("sinkhorn", &Kernels::sinkhorn);
   kernel("sinkhorn_step", &Kernels::sinkhorn_step);
   kernel("row_potential", &Kernels::row_potential);
+  kernel("centered", &Kernels::centered);
   kernel("evaluate", &Kernels::evaluate);
   kernel("cross_entropy_forward", &Kernels::cross_entropy_forward);
   kernel("cross_entropy_backward", &Kernels::cross_entropy_backward);

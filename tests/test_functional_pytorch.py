@@ -208,6 +208,10 @@ def calls() -> dict[str, list[tuple]]:
             (x, y, 20.0, None, 2, False, name, ""),
         ],
         "softmax_potential": [(s, None, 9.0, CENTER.double(), name), (x, y, 9.0, None, name)],
+        "centered_potentials": [
+            (s, [s.clone()], CENTER[None], 9.0, name),
+            (s.half(), [], CENTER[None].half(), 9.0, name),
+        ],
         "evaluate": [(s.bfloat16(), None, a.scale, a.row, a.col, name),
                      (x, y, a.scale, a.row, None, name)],
         "cross_entropy_forward": [], "cross_entropy_backward": [],
@@ -366,7 +370,8 @@ def calls_of_contrast(name: str) -> dict[str, list[tuple]]:
 
 
 OPERATORS = (
-    "sinkhorn_dense", "sinkhorn_potentials", "softmax_potential", "evaluate",
+    "sinkhorn_dense", "sinkhorn_potentials", "softmax_potential", "centered_potentials",
+    "evaluate",
     "cross_entropy_forward", "cross_entropy_backward",
     "linear_cross_entropy_forward", "linear_cross_entropy_backward", "linear_symmetric",
     "gaussian_potential", "alignment_forward", "alignment_backward", "sphere_forward",

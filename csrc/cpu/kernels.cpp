@@ -8,6 +8,7 @@ const Kernels kernels{
     sinkhorn,
     sinkhorn_step,
     row_potential,
+    centered,
     evaluate,
     cross_entropy_forward,
     cross_entropy_backward,

@@ -54,6 +54,10 @@ struct Kernels {
                         double* column_lse, int threads);
   void (*row_potential)(const Matrix& scores, double scale, const double* col, double* row,
                         int threads);
+  // views [count], each [N, K]: row [count, N] potentials under col [K] = -scale * center; mean [K]
+  // of all rows. center, mean [1, K] of any type.
+  void (*centered)(const Matrix* views, int64_t count, const Matrix& center, double scale,
+                   double* row, double* col, const Matrix& mean, int threads);
   void (*evaluate)(const Matrix& scores, double scale, const double* row, const double* col,
                    void* q, int threads);
   // loss [1], float32 or float64.

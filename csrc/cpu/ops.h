@@ -10,6 +10,8 @@ void sinkhorn(const Matrix& scores, double scale, const double* log_prior, int i
 void sinkhorn_step(const Matrix& scores, double scale, const double* col, double* row,
                    double* column_lse, int threads);
 void row_potential(const Matrix& scores, double scale, const double* col, double* row, int threads);
+void centered(const Matrix* views, int64_t count, const Matrix& center, double scale, double* row,
+              double* col, const Matrix& mean, int threads);
 void evaluate(const Matrix& scores, double scale, const double* row, const double* col, void* q,
               int threads);
 void cross_entropy_forward(const Matrix& logits, double inv_temperature, const Targets& targets,

@@ -7,7 +7,6 @@ that backward multiplies the gradients by its own.
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .. import backend

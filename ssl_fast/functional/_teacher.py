@@ -1,12 +1,15 @@
 """What the prototype losses ask of a teacher's scores beside the assignment: N + K numbers each."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .. import backend
 from . import _check, _distributed
-from ._operator import full_precision
+from ._operator import full_precision, operator
 from ._tiles import product_dtype
 from .assignment import Assignment, Scores, _held
 from .sinkhorn import sinkhorn_potentials
@@ -33,6 +36,64 @@ def _mean_scores(teachers: list[Tensor], prototypes: Tensor | None, group: str) 
         return mean
     blocks = prototypes.detach().split(_UPCAST_ROWS)
     return torch.cat([block.to(wide) @ mean for block in blocks])
+
+
+def centered(
+    teachers: Sequence[Tensor], center: Tensor, temperature: float
+) -> tuple[list[Assignment], Tensor]:
+    """softmax((s - center) / temperature) of every teacher, and the mean (1, K) of all their rows.
+
+    Args:
+        teachers: scores (N, K) of the same samples.
+        center: (1, K).
+        temperature: > 0, in units of the scores.
+    """
+    scale = 1.0 / _check.positive("temperature", temperature)
+    scores = [
+        _check.rows_contiguous(_check.detached(f"teachers[{t}]", own))
+        for t, own in enumerate(teachers)
+    ]
+    first, *others = scores
+    for t, own in enumerate(others, 1):
+        _check.same(f"teachers[{t}]", own, "teachers[0]", first)
+        if own.shape != first.shape:
+            raise ValueError(
+                f"teachers[{t}] is {tuple(own.shape)}, but teachers[0] is {tuple(first.shape)}: "
+                "all hold the same samples"
+            )
+    _check.tensor("center", center, (1, first.shape[1]), "teachers[0]", first.device)
+    name = backend.select("sinkhorn", first.device, first.dtype)
+    rows, col, mean = centered_potentials(first, others, center, scale, name)
+    held = zip(scores, rows.unbind(), strict=True)
+    return [Assignment(values=s, scale=scale, row=row, col=col) for s, row in held], mean
+
+
+def _fake_centered(first: Tensor, others: list[Tensor], center: Tensor, *_: Any) -> tuple:
+    rows, columns = first.shape
+    return (
+        first.new_empty((1 + len(others), rows), dtype=torch.float64),
+        first.new_empty(columns, dtype=torch.float64),
+        center.new_empty(center.shape, dtype=torch.promote_types(first.dtype, center.dtype)),
+    )
+
+
+@operator(_fake_centered)
+def centered_potentials(
+    first: Tensor,  # (N, K)
+    others: list[Tensor],  # each (N, K)
+    center: Tensor,  # (1, K)
+    scale: float,
+    name: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Row potentials (V, N) under col (K,) = -scale * center, col, and the rows' mean (1, K)."""
+    kernels = backend.implementation(name, "sinkhorn")
+    views = [first, *others]
+    if name == "native" and not first.is_cuda:
+        return kernels.centered(views, center, scale)
+    col = center[0].double() * -scale
+    row = torch.stack([kernels.row_potential(view, scale, col) for view in views])
+    wide = torch.promote_types(first.dtype, center.dtype)
+    return row, col, torch.stack(views).mean((0, 1), dtype=wide)[None]
 
 
 def sorted_prior(scores: Scores, prior: Tensor, epsilon: float, group: str) -> Tensor:

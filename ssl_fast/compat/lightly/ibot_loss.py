@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...functional import Assignment, soft_cross_entropy
+from ...functional import soft_cross_entropy
+from ...functional._teacher import centered
 from ._teacher import wants_gradient, with_teacher_gradient
 from .center import Center
 
@@ -62,14 +63,13 @@ class IBOTPatchLoss(torch.nn.Module):
     ) -> Tensor:
         """Sum over rows of weight * cross-entropy; the center takes the teacher in."""
         temperature = self.teacher_temp if teacher_temp is None else float(teacher_temp)
-        center = self.center.value.flatten()
-        target = Assignment.softmax(teacher, temperature=temperature, center=center)
+        (target,), mean = centered([teacher], self.center.value, temperature)
         rows = soft_cross_entropy(student, target, temperature=self.student_temp, reduction="none")
         loss = torch.dot(rows, weight.to(rows.dtype))
         if wants_gradient([teacher]):
             logits = student.detach() / self.student_temp
             loss = with_teacher_gradient(loss, teacher, target, logits, weight.unsqueeze(1))
-        self.center.update(teacher)
+        self.center.take_in(mean)
         return loss
 
 
@@ -145,5 +145,5 @@ def _weights(mask: Tensor, rows: int) -> Tensor:
             f"mask is True {int(counts.sum())} times, but teacher_out and student_out have {rows} "
             "rows"
         )
-    weights = 1.0 / (counts.clamp(min=1) * len(mask))
+    weights = (counts * len(mask)).reciprocal()  # an image without masked patches repeats none
     return weights.repeat_interleave(counts, output_size=rows)
