@@ -212,6 +212,7 @@ def calls() -> dict[str, list[tuple]]:
             (s, [s.clone()], CENTER[None], 9.0, name),
             (s.half(), [], CENTER[None].half(), 9.0, name),
         ],
+        "token_shares": [(torch.eye(3, dtype=torch.bool), 3, 0.5, torch.float64, name)],
         "evaluate": [(s.bfloat16(), None, a.scale, a.row, a.col, name),
                      (x, y, a.scale, a.row, None, name)],
         "cross_entropy_forward": [], "cross_entropy_backward": [],
@@ -371,7 +372,7 @@ def calls_of_contrast(name: str) -> dict[str, list[tuple]]:
 
 OPERATORS = (
     "sinkhorn_dense", "sinkhorn_potentials", "softmax_potential", "centered_potentials",
-    "evaluate",
+    "evaluate", "token_shares",
     "cross_entropy_forward", "cross_entropy_backward",
     "linear_cross_entropy_forward", "linear_cross_entropy_backward", "linear_symmetric",
     "gaussian_potential", "alignment_forward", "alignment_backward", "sphere_forward",

@@ -12,6 +12,7 @@ const Kernels kernels{
     evaluate,
     cross_entropy_forward,
     cross_entropy_backward,
+    token_weights,
     prior_forward,
     prior_backward,
     column_moments,

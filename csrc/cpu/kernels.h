@@ -69,6 +69,10 @@ struct Kernels {
                                  const Targets& targets, const Stats& stats, const void* d_loss,
                                  int64_t d_loss_stride, double factor, const Matrix& out,
                                  int threads);
+  // mask [images, tokens] bool; out [1, M] of any type: factor / (marks of the image) for each of
+  // the marks, whose number is returned.
+  int64_t (*token_weights)(const void* mask, int64_t images, int64_t tokens, double factor,
+                           const Matrix& out);
   // targets.values.data null for none; log_mass [K].
   void (*prior_forward)(const Matrix& logits, double inv_temperature, const Targets& targets,
                         const Stats& stats, double* log_mass, int threads);

@@ -129,8 +129,8 @@ def weighted(assignment: Assignment, weights: Tensor) -> Assignment:
     return dataclasses.replace(assignment, row=assignment.row + log_weights)
 
 
-def token_weights(mask: Tensor, student: Tensor, group: str) -> Tensor:
-    """1 / (B * masked tokens of the image) for each masked token, (M,) float64.
+def token_weights(mask: Tensor, student: Tensor, group: str = "") -> Tensor:
+    """1 / (B * masked tokens of the image) for each masked token, (M,), float32 or better.
 
     mask (B, ...) bool with M entries True, B images over all ranks; student (M, D) or (M, K).
     """
@@ -138,15 +138,43 @@ def token_weights(mask: Tensor, student: Tensor, group: str) -> Tensor:
         found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask)
         raise TypeError(f"mask must be a bool tensor (B, tokens) or (B, H, W), got {found}")
     _check.device("mask", mask, "student", student.device)
-    counts, tokens = mask.flatten(1).sum(1), student.shape[0]
-    if mask.device.type == "cpu" and not torch.compiler.is_compiling():
-        marked = int(counts.sum())
-        if marked != tokens:
-            raise ValueError(
-                f"mask marks {marked} tokens, but student has {tokens} rows: pass the masked "
-                "tokens alone, tokens[mask]"
-            )
+    name = backend.select("cross_entropy", student.device, student.dtype)
+    tokens, dtype = student.shape[0], product_dtype(student)
+    if not group:
+        return token_shares(mask, tokens, 1 / len(mask), dtype, name)
     images = student.new_full((), len(mask), dtype=torch.float64)
-    images = _distributed.all_reduce(images, "sum", group)
-    share = 1 / (images * counts.clamp(min=1))
+    shares = token_shares(mask, tokens, 1.0, dtype, name)
+    return shares / _distributed.all_reduce(images, "sum", group).to(shares.dtype)
+
+
+def _fake_shares(mask: Tensor, tokens: int, factor: float, dtype: torch.dtype, name: str) -> Tensor:
+    return mask.new_empty(tokens, dtype=dtype)
+
+
+@operator(_fake_shares)
+def token_shares(
+    mask: Tensor,  # (B, ...) bool, M entries True
+    tokens: int,  # M
+    factor: float,
+    dtype: torch.dtype,
+    name: str,
+) -> Tensor:
+    """factor / (masked tokens of the image) for each masked token, (M,)."""
+    if name == "native" and not mask.is_cuda:
+        shares = torch.empty(1, tokens, dtype=dtype)
+        kernels = backend.implementation(name, "cross_entropy")
+        _all_of(kernels.token_weights(mask, factor, shares), tokens)
+        return shares[0]
+    counts = mask.flatten(1).sum(1)
+    if not mask.is_cuda:
+        _all_of(int(counts.sum()), tokens)
+    share = factor / counts.to(dtype)  # an image without masked tokens repeats none
     return share.repeat_interleave(counts, output_size=tokens)
+
+
+def _all_of(marked: int, tokens: int) -> None:
+    if marked != tokens:
+        raise ValueError(
+            f"mask marks {marked} tokens, but student has {tokens} rows: pass the masked tokens "
+            "alone, tokens[mask]"
+        )

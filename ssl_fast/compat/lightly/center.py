@@ -52,7 +52,8 @@ def center_mean(x: Tensor, dim: tuple[int, ...]) -> Tensor:
 @torch.no_grad()
 def center_momentum(center: Tensor, batch_center: Tensor, momentum: float) -> Tensor:
     """momentum * center + (1 - momentum) * batch_center."""
-    return torch.add(center * momentum, batch_center, alpha=1 - momentum)
+    wide = torch.promote_types(center.dtype, batch_center.dtype)
+    return torch.lerp(center.to(wide), batch_center.to(wide), 1 - momentum)
 
 
 def over_processes(mean: Tensor) -> Tensor:

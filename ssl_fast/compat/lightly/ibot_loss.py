@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...functional import soft_cross_entropy
-from ...functional._teacher import centered
+from ...functional._teacher import centered, token_weights
 from ._teacher import wants_gradient, with_teacher_gradient
 from .center import Center
 
@@ -55,7 +55,11 @@ class IBOTPatchLoss(torch.nn.Module):
             mask: (B, height, width) bool, True M times; its order is that of the rows.
             teacher_temp: instead of that of the constructor.
         """
-        weight = _weights(mask, len(student_out))
+        if not len(student_out):
+            raise ValueError(
+                "no patch is masked: skip the loss for this batch, or mask at least one"
+            )
+        weight = token_weights(mask, student_out)
         return self._loss(teacher_out, student_out, weight, teacher_temp)
 
     def _loss(
@@ -133,17 +137,3 @@ def _images(teacher: Tensor, student: Tensor, mask: Tensor | None) -> int:
             "inferred from mask."
         )
     return len(mask)
-
-
-def _weights(mask: Tensor, rows: int) -> Tensor:
-    """1 / (images * masked patches of its image) for every masked patch."""
-    if not rows:
-        raise ValueError("no patch is masked: skip the loss for this batch, or mask at least one")
-    counts = mask.flatten(1).sum(1)
-    if not mask.is_cuda and not torch.compiler.is_compiling() and int(counts.sum()) != rows:
-        raise ValueError(
-            f"mask is True {int(counts.sum())} times, but teacher_out and student_out have {rows} "
-            "rows"
-        )
-    weights = (counts * len(mask)).reciprocal()  # an image without masked patches repeats none
-    return weights.repeat_interleave(counts, output_size=rows)
