@@ -71,6 +71,7 @@ PYBIND11_MODULE(_cpu, m) {
   kernel("cross_correlation_standardised", &Kernels::cross_correlation_standardised);
   kernel("contrastive_rows_forward", &Kernels::contrastive_rows_forward);
   kernel("contrastive_rows_backward", &Kernels::contrastive_rows_backward);
+  kernel("contrastive_queue", &Kernels::contrastive_queue);
   kernel("contrastive_in_batch", &Kernels::contrastive_in_batch);
   kernel("contrastive_pairs_forward", &Kernels::contrastive_pairs_forward);
   kernel("contrastive_pairs_backward", &Kernels::contrastive_pairs_backward);

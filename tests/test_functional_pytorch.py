@@ -344,6 +344,10 @@ def calls_of_contrast(name: str) -> dict[str, list[tuple]]:
     found: dict[str, list[tuple]] = {
         "contrastive_rows_forward": [], "contrastive_rows_backward": [],
         "contrastive_pairs_forward": [], "contrastive_pairs_backward": [],
+        "queue_forward": [
+            (x, y, 2 * y, 2.0, 2, "mean", True, True, name),
+            (x.half(), y.half(), 2 * y, 2.0, 0, "sum", True, False, name),
+        ],
         "in_batch_forward": [
             (x, y, 2.0, True, "mean", True, True, name),
             (x, y, 2.0, False, "sum", True, False, name),
@@ -383,6 +387,7 @@ OPERATORS = (
     "multi_crop_logits_forward", "multi_crop_logits_backward",
     "contrastive_rows_forward", "contrastive_rows_backward",
     "contrastive_pairs_forward", "contrastive_pairs_backward", "in_batch_forward",
+    "queue_forward",
     "covariance_forward", "covariance_backward", "cross_correlation_forward",
     "wasserstein_forward", "mmcr_forward",
     "cosine_forward", "cosine_backward", "nearest_rows",

@@ -28,6 +28,7 @@ const Kernels kernels{
     cross_correlation_standardised,
     contrastive_rows_forward,
     contrastive_rows_backward,
+    contrastive_queue,
     contrastive_in_batch,
     contrastive_pairs_forward,
     contrastive_pairs_backward,

@@ -123,6 +123,10 @@ struct Kernels {
   void (*contrastive_rows_backward)(const Matrix& tile, const void* b, double scale,
                                     const Ranges& without, const double* lse, const double* weight,
                                     int threads);
+  // stats [2, N] and pull [N, D] as rows_forward leaves them, v [N, D] positives; pull becomes d_u.
+  // pull, d_v may be absent. Returns the sum of the rows' losses.
+  double (*contrastive_queue)(const Matrix& u, const Matrix& v, const double* stats, double scale,
+                              double weight, const Matrix& pull, const Matrix& d_v, int threads);
   // tile [R, N], rows first..first + R of the batch; returns the sum of the rows' losses. With
   // store the tile becomes weight * d losses / d (scale * tile), else it is overwritten.
   double (*contrastive_in_batch)(const Matrix& tile, int64_t first, double scale, double weight,

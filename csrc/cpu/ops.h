@@ -53,6 +53,8 @@ void contrastive_rows_forward(const Matrix& tile, const void* b, double scale,
 void contrastive_rows_backward(const Matrix& tile, const void* b, double scale,
                                const Ranges& without, const double* lse, const double* weight,
                                int threads);
+double contrastive_queue(const Matrix& u, const Matrix& v, const double* stats, double scale,
+                         double weight, const Matrix& pull, const Matrix& d_v, int threads);
 double contrastive_in_batch(const Matrix& tile, int64_t first, double scale, double weight,
                             bool store, int threads);
 void contrastive_pairs_forward(const Matrix& tile, double scale, double shift, int64_t row,
