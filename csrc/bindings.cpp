@@ -94,5 +94,6 @@ PYBIND11_MODULE(_cpu, m) {
   kernel("transport_pairs", &Kernels::transport_pairs);
   kernel("cosine_forward", &Kernels::cosine_forward);
   kernel("cosine_backward", &Kernels::cosine_backward);
+  kernel("koleo", &Kernels::koleo);
   kernel("nearest", &Kernels::nearest);
 }

@@ -291,6 +291,7 @@ def calls_of_cosine(name: str) -> dict[str, list[tuple]]:
         "cosine_forward": [(x, y, 1e-8, name)],
         "cosine_backward": [(x, y, 1e-8, stats, torch.tensor(0.7), 0.2, True, False, name)],
         "nearest_rows": [(x, name)],
+        "koleo_forward": [(x, 2.0, 1e-8, True, name), (x.half(), 1.0, 1e-3, False, name)],
         "unit_rows_forward": [(x, 1e-8, name), (x.half(), 1e-12, name)],
         "unit_rows_backward": [(x, *ops.unit_rows_forward(x, 1e-8, name), y, 1e-8, name)],
         "mean_softmax_forward": [(x, y, 2.0, name, "")],
@@ -390,7 +391,7 @@ OPERATORS = (
     "queue_forward",
     "covariance_forward", "covariance_backward", "cross_correlation_forward",
     "wasserstein_forward", "mmcr_forward",
-    "cosine_forward", "cosine_backward", "nearest_rows",
+    "cosine_forward", "cosine_backward", "nearest_rows", "koleo_forward",
     "unit_rows_forward", "unit_rows_backward",
     "mean_softmax_forward", "mean_softmax_backward",
 )  # fmt: skip

@@ -53,6 +53,7 @@ const Kernels kernels{
     transport_pairs,
     cosine_forward,
     cosine_backward,
+    koleo,
     nearest,
 };
 }  // namespace ssl_fast::SSL_FAST_ISA

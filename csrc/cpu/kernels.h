@@ -204,6 +204,9 @@ struct Kernels {
   // d_x, d_y [N, D] of x's type, either may be null.
   void (*cosine_backward)(const Matrix& x, const Matrix& y, double eps, const double* stats,
                           double g, void* d_x, void* d_y, int threads);
+  // u [N, D], index [N] of neighbours, d_u [N, D] or null, float32 or float64. Returns the loss.
+  double (*koleo)(const Matrix& u, const int64_t* index, double p, double eps, void* d_u,
+                  int threads);
   // tile [R, C] is overwritten at own [R]; index [R].
   void (*nearest)(const Matrix& tile, const int64_t* own, int64_t* index, int threads);
 };

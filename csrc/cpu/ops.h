@@ -102,6 +102,7 @@ void transport_pairs(const Points& points, const int64_t* starts, const int64_t*
 double cosine_forward(const Matrix& x, const Matrix& y, double eps, double* stats, int threads);
 void cosine_backward(const Matrix& x, const Matrix& y, double eps, const double* stats, double g,
                      void* d_x, void* d_y, int threads);
+double koleo(const Matrix& u, const int64_t* index, double p, double eps, void* d_u, int threads);
 void nearest(const Matrix& tile, const int64_t* own, int64_t* index, int threads);
 
 // max_k l_k; NaN may give way to numbers, but not to -inf
