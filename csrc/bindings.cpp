@@ -49,9 +49,11 @@ PYBIND11_MODULE(_cpu, m) {
   kernel("sinkhorn", &Kernels::sinkhorn);
   kernel("sinkhorn_step", &Kernels::sinkhorn_step);
   kernel("row_potential", &Kernels::row_potential);
+  kernel("centered", &Kernels::centered);
   kernel("evaluate", &Kernels::evaluate);
   kernel("cross_entropy_forward", &Kernels::cross_entropy_forward);
   kernel("cross_entropy_backward", &Kernels::cross_entropy_backward);
+  kernel("token_weights", &Kernels::token_weights);
   kernel("prior_forward", &Kernels::prior_forward);
   kernel("prior_backward", &Kernels::prior_backward);
   kernel("crops_forward", &Kernels::crops_forward);
@@ -69,6 +71,7 @@ PYBIND11_MODULE(_cpu, m) {
   kernel("cross_correlation_standardised", &Kernels::cross_correlation_standardised);
   kernel("contrastive_rows_forward", &Kernels::contrastive_rows_forward);
   kernel("contrastive_rows_backward", &Kernels::contrastive_rows_backward);
+  kernel("contrastive_queue", &Kernels::contrastive_queue);
   kernel("contrastive_in_batch", &Kernels::contrastive_in_batch);
   kernel("contrastive_pairs_forward", &Kernels::contrastive_pairs_forward);
   kernel("contrastive_pairs_backward", &Kernels::contrastive_pairs_backward);
@@ -91,5 +94,6 @@ PYBIND11_MODULE(_cpu, m) {
   kernel("transport_pairs", &Kernels::transport_pairs);
   kernel("cosine_forward", &Kernels::cosine_forward);
   kernel("cosine_backward", &Kernels::cosine_backward);
+  kernel("koleo", &Kernels::koleo);
   kernel("nearest", &Kernels::nearest);
 }

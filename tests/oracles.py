@@ -272,11 +272,11 @@ def ibot_loss(student: Tensor, q: Tensor, mask: Tensor, temperature: float = 0.1
     return sum(image.mean() for image in images if len(image)) / len(mask)
 
 
-def koleo_loss(x: Tensor, eps: float = 1e-8) -> Tensor:
+def koleo_loss(x: Tensor, eps: float = 1e-8, p: float = 2.0) -> Tensor:
     """-mean log distance to the nearest row, on the sphere."""
     z = torch.nn.functional.normalize(x, dim=1, eps=eps)
     cosines = z.detach() @ z.detach().T - 9 * torch.eye(len(z)).to(z)
-    distances = torch.nn.functional.pairwise_distance(z, z[cosines.argmax(1)], eps=eps)
+    distances = torch.nn.functional.pairwise_distance(z, z[cosines.argmax(1)], p, eps)
     return -(distances + eps).log().mean()
 
 

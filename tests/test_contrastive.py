@@ -320,6 +320,24 @@ def test_in_batch_tile(dtype) -> None:
     assert native.in_batch(alone, 0, 2.0, 1.0, True) == 0 == float(alone)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_queue_rows(dtype) -> None:
+    """Five rows against 300, one sure of its positive, one sure of another, and the reference."""
+    if reason := dispatch.why_not("native", "cpu", dtype):
+        pytest.skip(reason)
+    u, v, w = (normal(n, 7, seed=n, dtype=dtype) for n in (5, 5, 300))
+    v = v.contiguous()
+    v[0], v[1] = 20 * u[0], -20 * u[1]
+    b = normal(300, seed=1, dtype=dtype).abs()
+    exact = reference.queue(u, v, w, b, 1.5, 0.7, True, True)
+    got = native.queue(u, v, w, b, 1.5, 0.7, True, True)
+    assert got[0] == pytest.approx(exact[0], rel=1e-6)
+    for actual, expected in zip(got[1:], exact[1:], strict=True):
+        assert_relative(actual, expected.double(), 1e-5 if dtype is torch.float32 else 1e-12, 1e-6)
+    alone = native.queue(u, v, w, b, 1.5, 0.7, False, True)
+    assert alone[1] is None and alone[0] == got[0] and torch.equal(alone[2], got[2])
+
+
 def test_in_batch_of_several_tiles(backend) -> None:
     """1200 rows are more than one tile of whole rows."""
     assert_right(

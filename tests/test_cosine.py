@@ -1,4 +1,4 @@
-"""mean_cosine and nearest: against the formula, on both CPU backends."""
+"""mean_cosine and nearest_rows: against the formula, on both CPU backends."""
 
 import pytest
 import torch
@@ -15,7 +15,8 @@ from checks import (
 )
 from torch.nn.functional import cosine_similarity
 
-from ssl_fast.functional._nearest import nearest
+from ssl_fast import backend as dispatch
+from ssl_fast.functional._nearest import nearest_rows
 from ssl_fast.functional.cosine import mean_cosine
 
 pytestmark = pytest.mark.cpu_kernels
@@ -61,9 +62,10 @@ def test_zero_rows_and_large_ones(backend) -> None:
 def test_nearest(backend) -> None:
     u = torch.nn.functional.normalize(normal(300, 8), dim=1)
     cosines = (u @ u.T).fill_diagonal_(-2)
-    assert torch.equal(nearest(u), cosines.argmax(1))
-    assert nearest(u[:1]).tolist() == [0]
-    assert nearest(torch.ones(5, 2)).tolist() == [1, 0, 0, 0, 0]
+    name = dispatch.select("cosine", u.device, u.dtype)
+    assert torch.equal(nearest_rows(u, name), cosines.argmax(1))
+    assert nearest_rows(u[:1], name).tolist() == [0]
+    assert nearest_rows(torch.ones(5, 2), name).tolist() == [1, 0, 0, 0, 0]
 
 
 def test_same_bits_each_time(backend) -> None:

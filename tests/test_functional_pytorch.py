@@ -212,6 +212,11 @@ def calls() -> dict[str, list[tuple]]:
             (x, y, 20.0, None, 2, False, name, ""),
         ],
         "softmax_potential": [(s, None, 9.0, CENTER.double(), name), (x, y, 9.0, None, name)],
+        "centered_potentials": [
+            (s, [s.clone()], CENTER[None], 9.0, name),
+            (s.half(), [], CENTER[None].half(), 9.0, name),
+        ],
+        "token_shares": [(torch.eye(3, dtype=torch.bool), 3, 0.5, torch.float64, name)],
         "evaluate": [(s.bfloat16(), None, a.scale, a.row, a.col, name),
                      (x, y, a.scale, a.row, None, name)],
         "cross_entropy_forward": [], "cross_entropy_backward": [],
@@ -290,6 +295,7 @@ def calls_of_cosine(name: str) -> dict[str, list[tuple]]:
         "cosine_forward": [(x, y, 1e-8, name)],
         "cosine_backward": [(x, y, 1e-8, stats, torch.tensor(0.7), 0.2, True, False, name)],
         "nearest_rows": [(x, name)],
+        "koleo_forward": [(x, 2.0, 1e-8, True, name), (x.half(), 1.0, 1e-3, False, name)],
         "unit_rows_forward": [(x, 1e-8, name), (x.half(), 1e-12, name)],
         "unit_rows_backward": [(x, *ops.unit_rows_forward(x, 1e-8, name), y, 1e-8, name)],
         "mean_softmax_forward": [(x, y, 2.0, name, "")],
@@ -343,6 +349,10 @@ def calls_of_contrast(name: str) -> dict[str, list[tuple]]:
     found: dict[str, list[tuple]] = {
         "contrastive_rows_forward": [], "contrastive_rows_backward": [],
         "contrastive_pairs_forward": [], "contrastive_pairs_backward": [],
+        "queue_forward": [
+            (x, y, 2 * y, 2.0, 2, "mean", True, True, name),
+            (x.half(), y.half(), 2 * y, 2.0, 0, "sum", True, False, name),
+        ],
         "in_batch_forward": [
             (x, y, 2.0, True, "mean", True, True, name),
             (x, y, 2.0, False, "sum", True, False, name),
@@ -370,7 +380,8 @@ def calls_of_contrast(name: str) -> dict[str, list[tuple]]:
 
 
 OPERATORS = (
-    "sinkhorn_dense", "sinkhorn_potentials", "softmax_potential", "evaluate",
+    "sinkhorn_dense", "sinkhorn_potentials", "softmax_potential", "centered_potentials",
+    "evaluate", "token_shares",
     "cross_entropy_forward", "cross_entropy_backward",
     "linear_cross_entropy_forward", "linear_cross_entropy_backward", "linear_symmetric",
     "gaussian_potential", "alignment_forward", "alignment_backward", "sphere_forward",
@@ -381,9 +392,10 @@ OPERATORS = (
     "multi_crop_logits_forward", "multi_crop_logits_backward",
     "contrastive_rows_forward", "contrastive_rows_backward",
     "contrastive_pairs_forward", "contrastive_pairs_backward", "in_batch_forward",
+    "queue_forward",
     "covariance_forward", "covariance_backward", "cross_correlation_forward",
     "wasserstein_forward", "mmcr_forward",
-    "cosine_forward", "cosine_backward", "nearest_rows",
+    "cosine_forward", "cosine_backward", "nearest_rows", "koleo_forward",
     "unit_rows_forward", "unit_rows_backward",
     "mean_softmax_forward", "mean_softmax_backward",
 )  # fmt: skip

@@ -6,6 +6,7 @@ import torch
 from checks import DTYPES, Allocations, assert_relative, assert_right, error, normal
 from checks import gradcheck as check
 
+from ssl_fast.functional._koleo import own_koleo
 from ssl_fast.losses import KoLeoLoss
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -15,8 +16,31 @@ pytestmark = pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize(("n", "d"), [(2, 1), (2, 5), (67, 16), (1500, 3)])
 def test_right(n, d, dtype) -> None:
     """Sizes of one tile of rows and of several."""
-    x = normal(n, d, dtype=dtype).abs() if d == 1 else normal(n, d, dtype=dtype)
+    x = torch.full((n, d), 2.0, dtype=dtype) if d == 1 else normal(n, d, dtype=dtype)
     assert_right(KoLeoLoss(), oracles.koleo_loss, [x], 1, torch.tensor(-1.5))
+
+
+@pytest.mark.cpu_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("p", [0.5, 1, 2, 3, float("inf")])
+def test_norms(backend, p, dtype) -> None:
+    """Of any p, on both CPU backends; and by the largest coordinates where two are equal."""
+    assert_right(
+        lambda x: own_koleo(x, p, 1e-3),
+        lambda x: oracles.koleo_loss(x, 1e-3, p),
+        [normal(67, 16, dtype=dtype)],
+        1,
+        torch.tensor(-1.5),
+    )
+    tied = torch.tensor([[1.0, 1.0], [-1.0, -1.0]], dtype=dtype).requires_grad_()
+    own_koleo(tied, p, 1e-3).backward()
+    assert error(tied.grad, torch.zeros(2, 2)) < 1e-6
+
+
+@pytest.mark.parametrize("p", [0, -1.0, float("nan")])
+def test_refuses_what_is_no_norm(p) -> None:
+    with pytest.raises(ValueError, match="p must be > 0"):
+        own_koleo(normal(5, 4), p, 1e-8)
 
 
 def test_gradcheck() -> None:

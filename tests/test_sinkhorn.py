@@ -26,6 +26,7 @@ from ssl_fast.functional import (
     sinkhorn,
     soft_cross_entropy,
 )
+from ssl_fast.functional._teacher import centered
 from ssl_fast.functional._tiles import product_dtype
 
 pytestmark = [pytest.mark.cpu_kernels, pytest.mark.usefixtures("poisoned")]
@@ -329,6 +330,32 @@ def test_softmax_is_dinos(backend, shape, dtype, centre) -> None:
         lambda s: oracles.centred(s, 0.04, center),
         [cosines(*shape, dtype)],
     )
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1), (7, 3), (67, 777), (5, 5003)], ids=str)
+def test_centered_is_softmax_and_the_mean(backend, shape, dtype) -> None:
+    views = [cosines(*shape, dtype, seed=3 * v) for v in range(3)]
+    center = normal(1, shape[1], seed=2).mul(0.2)
+    targets, mean = centered(views, center, 0.04)
+    assert mean.dtype == torch.promote_types(dtype, torch.float32) and mean.shape == center.shape
+    assert_relative(mean, torch.cat(views).double().mean(0, keepdim=True), 1e-6, tiny=1e-7)
+    for view, target in zip(views, targets, strict=True):
+        alone = Assignment.softmax(view, temperature=0.04, center=center[0])
+        assert error(target.row, alone.row) < 1e-6 and same_bits(target.col, alone.col)
+    rounded = centered(views, center.to(dtype), 0.04)[1]
+    assert rounded.dtype == dtype and error(rounded, mean) < 2 * torch.finfo(dtype).eps
+
+
+def test_centered_refuses() -> None:
+    scores, center = cosines(7, 3), torch.zeros(1, 3)
+    for teachers, message in (
+        ([scores, scores[:6]], r"teachers\[1\] is \(6, 3\), but teachers\[0\] is \(7, 3\)"),
+        ([scores, scores.double()], r"teachers\[1\].to\(teachers\[0\].dtype\)"),
+        ([scores[:, :2]], r"center must have shape \(1, 2\), got \(1, 3\)"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            centered(teachers, center, 0.04)
 
 
 @pytest.mark.parametrize("case", far())

@@ -248,6 +248,22 @@ void cross_entropy_forward(const Matrix& logits, double inv_temperature, const T
     forward<float>(logits, inv_temperature, targets, stats, factor, (float*)loss, threads);
 }
 
+int64_t token_weights(const void* mask, int64_t images, int64_t tokens, double factor,
+                      const Matrix& out) {
+  const auto* marked = static_cast<const uint8_t*>(mask);
+  Scratch<double> scratch(out.cols);
+  double* weights = write_row<double>(out, 0, scratch);
+  int64_t total = 0;
+  for (int64_t b = 0; b < images; b++) {
+    int64_t count = 0;
+    for (int64_t j = 0; j < tokens; j++) count += marked[b * tokens + j];
+    for (int64_t j = total; j < total + count && j < out.cols; j++) weights[j] = factor / count;
+    total += count;
+  }
+  finish_row<double>(out, 0, weights);
+  return total;
+}
+
 void cross_entropy_backward(const Matrix& logits, double inv_temperature, const Targets& targets,
                             const Stats& stats, const void* d_loss, int64_t d_loss_stride,
                             double factor, const Matrix& out, int threads) {

@@ -8,9 +8,11 @@ const Kernels kernels{
     sinkhorn,
     sinkhorn_step,
     row_potential,
+    centered,
     evaluate,
     cross_entropy_forward,
     cross_entropy_backward,
+    token_weights,
     prior_forward,
     prior_backward,
     column_moments,
@@ -26,6 +28,7 @@ const Kernels kernels{
     cross_correlation_standardised,
     contrastive_rows_forward,
     contrastive_rows_backward,
+    contrastive_queue,
     contrastive_in_batch,
     contrastive_pairs_forward,
     contrastive_pairs_backward,
@@ -50,6 +53,7 @@ const Kernels kernels{
     transport_pairs,
     cosine_forward,
     cosine_backward,
+    koleo,
     nearest,
 };
 }  // namespace ssl_fast::SSL_FAST_ISA

@@ -54,6 +54,10 @@ struct Kernels {
                         double* column_lse, int threads);
   void (*row_potential)(const Matrix& scores, double scale, const double* col, double* row,
                         int threads);
+  // views [count], each [N, K]: row [count, N] potentials under col [K] = -scale * center; mean [K]
+  // of all rows. center, mean [1, K] of any type.
+  void (*centered)(const Matrix* views, int64_t count, const Matrix& center, double scale,
+                   double* row, double* col, const Matrix& mean, int threads);
   void (*evaluate)(const Matrix& scores, double scale, const double* row, const double* col,
                    void* q, int threads);
   // loss [1], float32 or float64.
@@ -65,6 +69,10 @@ struct Kernels {
                                  const Targets& targets, const Stats& stats, const void* d_loss,
                                  int64_t d_loss_stride, double factor, const Matrix& out,
                                  int threads);
+  // mask [images, tokens] bool; out [1, M] of any type: factor / (marks of the image) for each of
+  // the marks, whose number is returned.
+  int64_t (*token_weights)(const void* mask, int64_t images, int64_t tokens, double factor,
+                           const Matrix& out);
   // targets.values.data null for none; log_mass [K].
   void (*prior_forward)(const Matrix& logits, double inv_temperature, const Targets& targets,
                         const Stats& stats, double* log_mass, int threads);
@@ -115,6 +123,10 @@ struct Kernels {
   void (*contrastive_rows_backward)(const Matrix& tile, const void* b, double scale,
                                     const Ranges& without, const double* lse, const double* weight,
                                     int threads);
+  // stats [2, N] and pull [N, D] as rows_forward leaves them, v [N, D] positives; pull becomes d_u.
+  // pull, d_v may be absent. Returns the sum of the rows' losses.
+  double (*contrastive_queue)(const Matrix& u, const Matrix& v, const double* stats, double scale,
+                              double weight, const Matrix& pull, const Matrix& d_v, int threads);
   // tile [R, N], rows first..first + R of the batch; returns the sum of the rows' losses. With
   // store the tile becomes weight * d losses / d (scale * tile), else it is overwritten.
   double (*contrastive_in_batch)(const Matrix& tile, int64_t first, double scale, double weight,
@@ -192,6 +204,9 @@ struct Kernels {
   // d_x, d_y [N, D] of x's type, either may be null.
   void (*cosine_backward)(const Matrix& x, const Matrix& y, double eps, const double* stats,
                           double g, void* d_x, void* d_y, int threads);
+  // u [N, D], index [N] of neighbours, d_u [N, D] or null, float32 or float64. Returns the loss.
+  double (*koleo)(const Matrix& u, const int64_t* index, double p, double eps, void* d_u,
+                  int threads);
   // tile [R, C] is overwritten at own [R]; index [R].
   void (*nearest)(const Matrix& tile, const int64_t* own, int64_t* index, int threads);
 };

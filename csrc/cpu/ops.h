@@ -10,6 +10,8 @@ void sinkhorn(const Matrix& scores, double scale, const double* log_prior, int i
 void sinkhorn_step(const Matrix& scores, double scale, const double* col, double* row,
                    double* column_lse, int threads);
 void row_potential(const Matrix& scores, double scale, const double* col, double* row, int threads);
+void centered(const Matrix* views, int64_t count, const Matrix& center, double scale, double* row,
+              double* col, const Matrix& mean, int threads);
 void evaluate(const Matrix& scores, double scale, const double* row, const double* col, void* q,
               int threads);
 void cross_entropy_forward(const Matrix& logits, double inv_temperature, const Targets& targets,
@@ -17,6 +19,8 @@ void cross_entropy_forward(const Matrix& logits, double inv_temperature, const T
 void cross_entropy_backward(const Matrix& logits, double inv_temperature, const Targets& targets,
                             const Stats& stats, const void* d_loss, int64_t d_loss_stride,
                             double factor, const Matrix& out, int threads);
+int64_t token_weights(const void* mask, int64_t images, int64_t tokens, double factor,
+                      const Matrix& out);
 void prior_forward(const Matrix& logits, double inv_temperature, const Targets& targets,
                    const Stats& stats, double* log_mass, int threads);
 void prior_backward(const Matrix& logits, double inv_temperature, const Targets& targets,
@@ -49,6 +53,8 @@ void contrastive_rows_forward(const Matrix& tile, const void* b, double scale,
 void contrastive_rows_backward(const Matrix& tile, const void* b, double scale,
                                const Ranges& without, const double* lse, const double* weight,
                                int threads);
+double contrastive_queue(const Matrix& u, const Matrix& v, const double* stats, double scale,
+                         double weight, const Matrix& pull, const Matrix& d_v, int threads);
 double contrastive_in_batch(const Matrix& tile, int64_t first, double scale, double weight,
                             bool store, int threads);
 void contrastive_pairs_forward(const Matrix& tile, double scale, double shift, int64_t row,
@@ -96,6 +102,7 @@ void transport_pairs(const Points& points, const int64_t* starts, const int64_t*
 double cosine_forward(const Matrix& x, const Matrix& y, double eps, double* stats, int threads);
 void cosine_backward(const Matrix& x, const Matrix& y, double eps, const double* stats, double g,
                      void* d_x, void* d_y, int threads);
+double koleo(const Matrix& u, const int64_t* index, double p, double eps, void* d_u, int threads);
 void nearest(const Matrix& tile, const int64_t* own, int64_t* index, int threads);
 
 // max_k l_k; NaN may give way to numbers, but not to -inf

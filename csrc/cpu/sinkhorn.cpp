@@ -6,6 +6,10 @@
 // The scaling form (scaling.h) first; scores that it cannot take go through the log domain here,
 // with exponents in float64: T + 1 reads of N K scores, one more and a write if dense, three exps
 // an element and iteration. Not stored: anything of size N K but q.
+//
+// A centred softmax is col = -scale * center and the last half step: two reads, the second for the
+// mean that the center moves to.
+#include "cpu/columns.h"
 #include "cpu/scaling.h"
 
 namespace ssl_fast::SSL_FAST_ISA {
@@ -63,6 +67,38 @@ void row_potentials(const Matrix& scores, double scale, const double* col, doubl
       row[i] = row_potential_of<C>(read_row(scores, i, (C*)scratch), scores.cols, scale,
                                    col ? col : (double*)zeros);
   });
+}
+
+// mean [K] of all views' rows
+template <typename C>
+void column_means(const Matrix* views, int64_t count, double* mean, int threads) {
+  const double rows = (double)(count * views->rows);
+  column_blocks(*views, threads, [&](int64_t first, int64_t cols) {
+    ColumnSums<C> sums;
+    C scratch[kColumns];
+    for (int64_t v = 0; v < count; v++) {
+      const Matrix part = columns_of(views[v], first, cols);
+      for (int64_t i = 0; i < part.rows; i++) {
+        const C* s = read_row<C>(part, i, scratch);
+        sums.add(cols, [&](int64_t j, auto lanes) { return Vec<C>::load(s + j, lanes); });
+      }
+    }
+    const double* total = sums.total();
+    for (int64_t j = 0; j < cols; j++) mean[first + j] = total[j] / rows;
+  });
+}
+
+template <typename C>
+void centered(const Matrix* views, int64_t count, const Matrix& center, double scale, double* row,
+              double* col, const Matrix& mean, int threads) {
+  Scratch<double> wide(center.cols);
+  const double* c = read_row<double>(center, 0, wide);
+  for (int64_t k = 0; k < center.cols; k++) col[k] = -scale * c[k];
+  for (int64_t v = 0; v < count; v++)
+    row_potentials<C>(views[v], scale, col, row + v * views->rows, threads);
+  double* m = write_row<double>(mean, 0, wide);
+  column_means<C>(views, count, m, threads);
+  finish_row<double>(mean, 0, m);
 }
 
 template <typename C>
@@ -126,6 +162,12 @@ void row_potential(const Matrix& scores, double scale, const double* col, double
                    int threads) {
   const auto kernel = scores.dtype == kFloat64 ? row_potentials<double> : row_potentials<float>;
   kernel(scores, scale, col, row, threads);
+}
+
+void centered(const Matrix* views, int64_t count, const Matrix& center, double scale, double* row,
+              double* col, const Matrix& mean, int threads) {
+  const auto kernel = views->dtype == kFloat64 ? centered<double> : centered<float>;
+  kernel(views, count, center, scale, row, col, mean, threads);
 }
 
 void evaluate(const Matrix& scores, double scale, const double* row, const double* col, void* q,

@@ -3,6 +3,7 @@
 Several views of the same samples share a tile where they fit, and the tile of targets always.
 """
 
+import functools
 import itertools
 
 import torch
@@ -81,23 +82,8 @@ class ColumnCrops(Crops):
         targets = self._targets(rows)[views]
         self.kernels.backward(tile, targets, self.inv_temperature, has_exp, stats, prior)
 
-    def _tiles(self, kept: int) -> list[tuple[slice, slice, int | None]]:
-        """Samples and views of every tile, and the first row of the cache that it takes, if any."""
-        count, views = self.samples, len(self.teachers.sets)
-        size = TILE_BYTES // (4 * self.weight.shape[0]) // 16 * 16
-        size = min(max(size, _COLUMNS[0]), _COLUMNS[1])
-        stay = min(views, kept // count) if count <= size else 0
-        groups = [
-            *_equal(0, stay, max(1, _KEPT_COLUMNS // count)),
-            *_equal(stay, views, max(1, size // count)),
-        ]
-        tiles: list[tuple[slice, slice, int | None]] = []
-        filled = 0
-        for rows, group in itertools.product(_equal(0, count, size), groups):
-            held = (rows.stop - rows.start) * (group.stop - group.start)
-            tiles.append((rows, group, filled if filled + held <= kept else None))
-            filled += held
-        return tiles
+    def _tiles(self, kept: int) -> tuple[tuple[slice, slice, int | None], ...]:
+        return _tiles(self.samples, len(self.teachers.sets), self.weight.shape[0], kept)
 
     def _place(self, memory: Tensor, first: int | None, rows: slice, views: slice) -> Tensor:
         """(K, V r), contiguous, inside the memory's rows from `first` on."""
@@ -141,6 +127,27 @@ class _Sums:
             students = crops.students(rows, views)
             self.d_weight.addmm_(tile, students, beta=self.beta, alpha=number)
         self.beta = 1
+
+
+@functools.lru_cache
+def _tiles(
+    samples: int, views: int, columns: int, kept: int
+) -> tuple[tuple[slice, slice, int | None], ...]:
+    """Samples and views of every tile, and the first row of the cache that it takes, if any."""
+    size = TILE_BYTES // (4 * columns) // 16 * 16
+    size = min(max(size, _COLUMNS[0]), _COLUMNS[1])
+    stay = min(views, kept // samples) if samples <= size else 0
+    groups = [
+        *_equal(0, stay, max(1, _KEPT_COLUMNS // samples)),
+        *_equal(stay, views, max(1, size // samples)),
+    ]
+    tiles: list[tuple[slice, slice, int | None]] = []
+    filled = 0
+    for rows, group in itertools.product(_equal(0, samples, size), groups):
+        held = (rows.stop - rows.start) * (group.stop - group.start)
+        tiles.append((rows, group, filled if filled + held <= kept else None))
+        filled += held
+    return tuple(tiles)
 
 
 def _equal(first: int, last: int, size: int) -> list[slice]:

@@ -11,6 +11,7 @@ from ._autograd import apply
 from ._contrastive import ALL, Rows
 from ._contrastive_group import first_row
 from ._contrastive_in_batch import InBatch, by_whole_rows
+from ._contrastive_queue import Queue
 
 _REDUCTIONS = ("mean", "sum", "none")
 
@@ -38,6 +39,30 @@ def rows_loss(
         backend.select("contrastive", x.device, x.dtype), group, want and w.requires_grad,
         paired,
     )  # fmt: skip
+
+
+def queue_loss(
+    query: Tensor,
+    key: Tensor,
+    negatives: Tensor,
+    temperature: float,
+    *,
+    normalize: int,
+    reduction: str = "mean",
+    group: str = "",
+) -> Tensor:
+    """Row i's positive is key i, its negatives are those given."""
+    _check.choice("reduction", reduction, _REDUCTIONS)
+    want = torch.is_grad_enabled()
+    name = backend.select("contrastive", query.device, query.dtype)
+    on_cpu = name == "native" and not query.is_cuda
+    if on_cpu and not group and reduction != "none" and not (want and negatives.requires_grad):
+        inv_temperature = 1.0 / _check.positive("temperature", temperature)
+        rows = (_check.rows_contiguous(x) for x in (query, key, negatives))
+        wants = want and query.requires_grad, want and key.requires_grad
+        return apply(Queue, *rows, inv_temperature, normalize, reduction, *wants, name)
+    return rows_loss(query, negatives, key, temperature, normalize=normalize, reduction=reduction,
+                     group=group)  # fmt: skip
 
 
 def in_batch_loss(

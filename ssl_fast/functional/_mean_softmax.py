@@ -3,6 +3,7 @@
 p = mean_i softmax(<a_i, c> / temperature),   rows of a and c at unit norm
 """
 
+import math
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from ._autograd import ClosedForm, apply
 from ._linear_cross_entropy import Products
 from ._msn import UnitRows
 from ._operator import operator
-from ._tiles import product, product_dtype, row_slices
+from ._tiles import joined, product, product_dtype, row_slices
 
 
 def mean_softmax(
@@ -48,18 +49,20 @@ class _MeanSoftmax(ClosedForm):
     def backward(ctx, d_mean):
         anchors, prototypes, row_stats, count = ctx.saved_tensors
         inv_temperature, name, group = ctx.numbers
-        weight = d_mean.double() * (_distributed.world_size(group) / count)
+        weight = d_mean.double() * (
+            _distributed.world_size(group) / count if group else 1 / len(anchors)
+        )
         return mean_softmax_backward(
             anchors, prototypes, inv_temperature, row_stats, weight, *ctx.needs_input_grad[:2], name
         )
 
 
-def _fake_forward(anchors: Tensor, prototypes: Tensor, *_: Any) -> Any:
-    double = torch.float64
+def _fake_forward(anchors: Tensor, prototypes: Tensor, *rest: Any) -> Any:
+    double, group = torch.float64, rest[-1]
     return (
         anchors.new_empty(prototypes.shape[0], dtype=product_dtype(anchors)),
         anchors.new_empty((4, anchors.shape[0]), dtype=double),
-        anchors.new_empty((), dtype=double),
+        anchors.new_empty((), dtype=double) if group else anchors.new_empty(0),
     )
 
 
@@ -71,16 +74,21 @@ def mean_softmax_forward(
     name: str,
     group: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean (K,), row_stats (4, N), the rows of all ranks."""
+    """Mean (K,), row_stats (4, N), and with a group the rows of all ranks."""
     kernels = backend.implementation(name, "prior")
     a, c = (UnitRows(x, name).rows for x in (anchors, prototypes))
     tiles = row_slices(0, len(a), len(c))
     parts = [kernels.forward(product(a[rows], c), inv_temperature, None) for rows in tiles]
-    log_mass = torch.logsumexp(torch.stack([mass for _, mass in parts]), 0)
-    log_mass = _distributed.log_sum_exp(log_mass, group)
-    count = _distributed.all_reduce(log_mass.new_full((), len(a)), "sum", group)
-    mean = (log_mass - count.log()).exp().to(product_dtype(anchors))
-    return mean, torch.cat([stats for stats, _ in parts], 1), count
+    _, log_mass = parts[0]
+    if len(parts) > 1:
+        log_mass = torch.logsumexp(torch.stack([mass for _, mass in parts]), 0)
+    count: Any = None
+    if group:
+        log_mass = _distributed.log_sum_exp(log_mass, group)
+        count = _distributed.all_reduce(log_mass.new_full((), len(a)), "sum", group)
+    mean = (log_mass - (math.log(len(a)) if count is None else count.log())).exp()
+    outputs: Any = mean.to(product_dtype(anchors)), joined([s for s, _ in parts], 1), count
+    return outputs
 
 
 def _fake_backward(anchors: Tensor, prototypes: Tensor, *rest: Any) -> Any:

@@ -8,11 +8,6 @@ from ._operator import operator
 from ._tiles import joined, product, row_slices
 
 
-def nearest(unit: Tensor) -> Tensor:
-    """(N,) argmax over j != i of <u_i, u_j>, of rows (N, D); 0 for a row alone."""
-    return nearest_rows(unit.detach(), backend.select("cosine", unit.device, unit.dtype))
-
-
 def _fake_rows(unit: Tensor, name: str) -> Tensor:
     return unit.new_empty(unit.shape[0], dtype=torch.int64)
 
@@ -22,6 +17,7 @@ def nearest_rows(
     unit: Tensor,  # (N, D)
     name: str,
 ) -> Tensor:
+    """(N,) argmax over j != i of <u_i, u_j>; 0 for a row alone."""
     kernels = backend.implementation(name, "cosine")
     own = torch.arange(unit.shape[0], device=unit.device)
     tiles = row_slices(0, unit.shape[0], unit.shape[0])

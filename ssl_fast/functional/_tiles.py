@@ -64,9 +64,9 @@ def times(tile: Tensor, weight: Tensor, number: float, g: Tensor | None, out: Te
     torch.mul(total, number if g is None else g * number, out=out)
 
 
-def joined(parts: list[Tensor]) -> Tensor:
+def joined(parts: list[Tensor], dim: int = 0) -> Tensor:
     """The rows of all tiles; no copy of one."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 class Tiles:

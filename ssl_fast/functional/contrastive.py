@@ -12,7 +12,7 @@ from ._autograd import apply
 from ._contrastive import ALL, NOTHING, ROWS, Pairs
 from ._contrastive_check import at_least_two, columns, same_shape, same_views
 from ._contrastive_group import pairs_over_ranks
-from ._contrastive_rows import in_batch_loss, rows_loss
+from ._contrastive_rows import in_batch_loss, queue_loss, rows_loss
 from ._distributed import gather
 from ._tiles import product_dtype
 
@@ -55,8 +55,9 @@ def info_nce(
     Cost: products of 2 N M D operations: one forward, one more for the query's gradient, formed in
         the same visit, two for the gradient of keys or negatives. Kept for backward: query, key,
         the query's gradient and 2 N numbers; `negatives` only if they require a gradient, so a
-        queue may be written to before backward. In the batch on a CPU, without ranks and reduced:
-        three products, all forward; both gradients are kept.
+        queue may be written to before backward. On a CPU, without ranks and reduced, gradients of
+        query and key are formed forward and kept: two products against constant `negatives`, three
+        in the batch.
     """
     query, key = _check.autocast(query, key)
     same_shape("query", query, "key", key)
@@ -65,7 +66,7 @@ def info_nce(
     options["normalize"] = ALL if normalize else NOTHING
     if negatives is not None:
         columns("negatives", negatives, "query", query)
-        return rows_loss(query, negatives, key, temperature, **options)
+        return queue_loss(query, key, negatives, temperature, **options)
     keys = gather(key, group)
     at_least_two(len(keys), "negatives", "pass negatives=, a queue of keys, or a larger batch")
     return in_batch_loss(query, key, keys, temperature, **options)
@@ -246,7 +247,7 @@ def queue_info_nce(
     same_shape("query", query, "key", key)
     columns("queue", queue, "query", query)
     group = _check.group_name(group)
-    return rows_loss(query, queue, key, temperature, normalize=ROWS, group=group)
+    return queue_loss(query, key, queue, temperature, normalize=ROWS, group=group)
 
 
 def local_nt_xent(

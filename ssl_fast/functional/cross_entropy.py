@@ -229,11 +229,13 @@ def cross_entropy_forward(
     """Loss, row_stats, col_stats if symmetric, and with a group the rows of all ranks."""
     kernels = backend.implementation(name, "cross_entropy")
     targets = Targets(values, z, prototypes, scale, row, col, name)
-    if values is not None and not group and reduction != "none":
+    if values is not None and not group:
         factor = loss_factor(reduction, symmetric, logits.shape[0])
         loss, row_stats, col_stats = kernels.forward(
             logits, inv_temperature, targets, symmetric, factor
         )
+        if reduction == "none":
+            loss = row_stats[3].to(loss.dtype)
         outputs: Any = loss, row_stats, col_stats, None
         return outputs
     parts: Any = [

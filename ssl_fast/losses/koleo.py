@@ -26,8 +26,8 @@ class KoLeoLoss(torch.nn.Module):
 
     Source: dinov2 b8931f7, koleo_loss.py; of two equal similarities the first counts.
     Cost: one product of 2 N^2 D operations for the neighbours, by tiles, none of them kept; value
-        and gradient are O(N D), in plain PyTorch on every backend. With a group all rows are
-        gathered, and the host waits for their number.
+        and gradient are O(N D), both formed forward, on a GPU in plain PyTorch. With a group all
+        rows are gathered, and the host waits for their number.
     """
 
     def __init__(self, eps: float = 1e-8, group: Any = None):

@@ -31,24 +31,25 @@ def rows_forward(
 ) -> tuple[Tensor, Tensor | None]:
     """As `reference.contrastive.rows_forward`."""
     u = _scaled(x, a, -1.0 if scale < 0 else 1.0)  # the kernels take maxima
-    b = None if b is None else b.to(u.dtype)
-    stats = u.new_empty((2, u.shape[0]), dtype=torch.float64)
-    pull = u.new_empty(u.shape) if want_pull else None
-    for rows in _slices(u, ROW_TILE, 0):
-        part = stats.new_zeros(2, rows.stop - rows.start)
-        part[0] = -torch.inf
-        rescale = u.new_empty(part.shape[1]) if want_pull else None
-        for columns, keys, tile in _tiles(u[rows], w):
-            _run(
-                "contrastive_rows_forward", tile, pointer(b, columns.start), abs(scale),
-                _ranges(lo, hi, rows, columns), part.data_ptr(), pointer(rescale),
-            )  # fmt: skip
-            if pull is not None and rescale is not None:
-                _accumulate(pull[rows], tile, keys, rescale, first=columns.start == 0)
-        if pull is not None:
-            pull[rows] /= part[1].clamp_min(1e-300)[:, None]  # 0 / 0 of a row without negatives
-        stats[:, rows] = part
-    return stats[0] * abs(scale) + stats[1].log(), pull
+    stats, pull = _visit(u, w, b, abs(scale), lo, hi, want_pull)
+    shift, sums = stats.unbind()
+    if pull is not None:
+        pull /= sums.clamp_min(1e-300)[:, None]  # 0 / 0 of a row without negatives
+    return shift * abs(scale) + sums.log(), pull
+
+
+def queue(
+    u: Tensor, v: Tensor, w: Tensor, b: Tensor | None, scale: float, weight: float,
+    want_u: bool, want_v: bool,
+) -> tuple[float, Tensor | None, Tensor | None]:  # fmt: skip
+    """As `reference.contrastive.queue`, on a CPU."""
+    stats, pull = _visit(u, w, b, scale, None, None, want_u)
+    d_v = torch.empty(v.shape, dtype=v.dtype) if want_v else None
+    total = cpu().contrastive_queue(
+        matrix(u), matrix(v), stats.data_ptr(), scale, weight, matrix(pull), matrix(d_v),
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return total, pull, d_v
 
 
 def rows_backward(
@@ -118,14 +119,35 @@ def pairs_backward(
     return d_u
 
 
+def _visit(
+    u: Tensor, w: Tensor, b: Tensor | None, scale: float, lo: Tensor | None, hi: Tensor | None,
+    want_pull: bool,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """(2, N) shift and sum of exp(l / scale - shift), and (N, D) the sum of these terms times v."""
+    b = None if b is None else b.to(u.dtype)
+    pull = torch.empty_like(u) if want_pull else None
+    parts = []
+    for rows in _slices(u, ROW_TILE, 0):
+        part = u.new_empty((2, rows.stop - rows.start), dtype=torch.float64)
+        rescale = u.new_empty(part.shape[1]) if want_pull else None
+        for columns, keys, tile in _tiles(u[rows], w):
+            _run(
+                "contrastive_rows_forward", tile, pointer(b, columns.start), scale,
+                _ranges(lo, hi, rows, columns), part.data_ptr(), pointer(rescale),
+            )  # fmt: skip
+            if pull is not None and rescale is not None:
+                _accumulate(pull[rows], tile, keys, rescale, first=columns.start == 0)
+        parts.append(part)
+    return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)), pull
+
+
 def _wide_pairs(u: Tensor, scale: float, views: int) -> Tensor:
     """`pairs_forward` where every row needs its own maximum.
 
     Both sides of a pair take one product, as in the backward pass: of logits of 1e4 two products,
     rounded apart, would make shares differ by 1e-3.
     """
-    stats = u.new_zeros(2, u.shape[0], dtype=torch.float64)
-    stats[0] = -torch.inf
+    stats = u.new_empty(2, u.shape[0], dtype=torch.float64)
     without = _blocks(u, views)
 
     def join(first: int, begin: int, tile: Tensor) -> None:

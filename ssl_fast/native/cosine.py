@@ -40,3 +40,12 @@ def nearest(tile: Tensor, own: Tensor) -> Tensor:
     index = torch.empty(tile.shape[0], dtype=torch.int64)
     cpu().nearest(matrix(tile), own.data_ptr(), index.data_ptr(), torch.get_num_threads())
     return index
+
+
+def koleo(
+    u: Tensor, index: Tensor, p: float, eps: float, want_grad: bool
+) -> tuple[Tensor, Tensor | None]:
+    """As `reference.cosine.koleo`."""
+    d_u = torch.empty_like(u) if want_grad else None
+    loss = cpu().koleo(matrix(u), index.data_ptr(), p, eps, pointer(d_u), torch.get_num_threads())
+    return u.new_full((), loss), d_u

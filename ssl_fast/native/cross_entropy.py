@@ -47,3 +47,12 @@ def backward(
         pointer(d_loss), stride, factor, matrix(out), torch.get_num_threads(),
     )  # fmt: skip
     return out
+
+
+def token_weights(mask: Tensor, factor: float, out: Tensor) -> int:
+    """out (1, M) = factor / (marks of the image) for each mark of the mask (B, ...), on a CPU.
+
+    Returns how many marks there are.
+    """
+    images, mask = len(mask), mask.contiguous()
+    return cpu().token_weights(mask.data_ptr(), images, mask.numel() // images, factor, matrix(out))

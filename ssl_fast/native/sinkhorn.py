@@ -30,6 +30,22 @@ def row_potential(scores: Tensor, scale: float, col: Tensor | None) -> Tensor:
     return row
 
 
+def centered(
+    views: list[Tensor],  # each (N, K)
+    center: Tensor,  # (1, K)
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Row potentials (V, N) under col (K,) = -scale * center, col, and the rows' mean (1, K)."""
+    row = torch.empty(len(views), views[0].shape[0], dtype=torch.float64)
+    col = _double(views[0], 1)
+    mean = torch.empty(center.shape, dtype=torch.promote_types(views[0].dtype, center.dtype))
+    cpu().centered(
+        [matrix(view) for view in views], len(views), matrix(center), scale,
+        row.data_ptr(), col.data_ptr(), matrix(mean), torch.get_num_threads(),
+    )  # fmt: skip
+    return row, col, mean
+
+
 def potentials(
     scores: Tensor, scale: float, log_prior: Tensor | None, iterations: int, softmax_start: bool
 ) -> tuple[Tensor, Tensor]:

@@ -48,6 +48,23 @@ def rows_backward(
     return ((weight.double()[:, None] * p).T @ u).to(_wide(w))
 
 
+def queue(
+    u: Tensor, v: Tensor, w: Tensor, b: Tensor | None, scale: float, weight: float,
+    want_u: bool, want_v: bool,
+) -> tuple[float, Tensor | None, Tensor | None]:  # fmt: skip
+    """Sum of the losses of rows u against their positive v and all b w; weight times d_u, d_v.
+
+    loss_i = log(1 + exp(lse_i - c <u_i, v_i>)), the derivatives by c u and c v.
+    """
+    lse, pull = rows_forward(u, w, None, b, scale, None, None, True)
+    assert pull is not None
+    gap = lse - scale * (u.double() * v.double()).sum(1)
+    share = weight * gap.sigmoid()[:, None]
+    d_u, d_v = (share * (pull - v)).to(u.dtype), (-share * u).to(u.dtype)
+    losses = torch.nn.functional.softplus(gap)
+    return float(losses.sum()), d_u if want_u else None, d_v if want_v else None
+
+
 def in_batch(tile: Tensor, first: int, scale: float, weight: float, store: bool) -> float:
     """Sum of the losses of rows first + i, whose positive is their own column of the batch.
 

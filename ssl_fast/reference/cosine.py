@@ -2,6 +2,7 @@
 
 c_i = <x_i, y_i> / (max(|x_i|, eps) max(|y_i|, eps))
 n_i = argmax_{j != own_i} t_ij
+loss = -mean_i log(|u_i - u_n(i) + eps|_p + eps)
 """
 
 import torch
@@ -47,3 +48,22 @@ def nearest(tile: Tensor, own: Tensor) -> Tensor:
     """(R,) the column of the largest entry of each row but that in column own, the first."""
     columns = torch.arange(tile.shape[1], device=tile.device)
     return tile.masked_fill(columns == own[:, None], -torch.inf).argmax(1)
+
+
+def koleo(
+    u: Tensor, index: Tensor, p: float, eps: float, want_grad: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Loss, 0-d, and d_u (N, D), of rows u whose neighbours are index (N,); in u's type.
+
+    d |e|_p / d e = sign(e) (|e| / |e|_p)^(p - 1), for p infinite shared by the largest entries.
+    """
+    difference = u.double() - u.double()[index] + eps
+    distance = torch.linalg.vector_norm(difference, p, dim=1, keepdim=True)
+    loss = -(distance + eps).log().mean().to(u.dtype)
+    if not want_grad:
+        return loss, None
+    ratio = difference.abs() / torch.where(distance > 0, distance, torch.inf)
+    slope = ratio ** (p - 1)
+    slope = slope / (slope.sum(1, keepdim=True) if p == torch.inf else 1)
+    push = torch.where(ratio > 0, slope * difference.sign(), 0) / (-len(u) * (distance + eps))
+    return loss, push.index_put((index,), -push, accumulate=True).to(u.dtype)

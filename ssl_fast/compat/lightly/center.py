@@ -33,7 +33,13 @@ class Center(torch.nn.Module):
 
     def update(self, x: Tensor) -> None:
         """Take a batch in; over all processes where there are several."""
-        mean = self._center_fn(x=x, dim=self.dim)
+        self._move(self._center_fn(x=x, dim=self.dim))
+
+    def take_in(self, mean: Tensor) -> None:
+        """`update` with the mean of this process's batch."""
+        self._move(over_processes(mean))
+
+    def _move(self, mean: Tensor) -> None:
         self.center = center_momentum(self.center, mean, self.momentum)
 
 
@@ -46,7 +52,8 @@ def center_mean(x: Tensor, dim: tuple[int, ...]) -> Tensor:
 @torch.no_grad()
 def center_momentum(center: Tensor, batch_center: Tensor, momentum: float) -> Tensor:
     """momentum * center + (1 - momentum) * batch_center."""
-    return center * momentum + batch_center * (1 - momentum)
+    wide = torch.promote_types(center.dtype, batch_center.dtype)
+    return torch.lerp(center.to(wide), batch_center.to(wide), 1 - momentum)
 
 
 def over_processes(mean: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...functional import Assignment, multi_crop_cross_entropy
+from ...functional import multi_crop_cross_entropy
+from ...functional._teacher import centered
 from ._common import as_lightly
 from ._teacher import wants_gradient, with_teacher_gradient
 from .center import center_function, center_momentum, over_processes
@@ -78,14 +79,11 @@ class DINOLoss(torch.nn.Module):
                 "the loss from."
             )
         temperature = self._teacher_temperature(teacher_temp, epoch)
-        center = self.center.flatten()
-        targets = [
-            Assignment.softmax(view, temperature=temperature, center=center) for view in teacher_out
-        ]
+        targets, mean = centered(teacher_out, self.center[0], temperature)
         loss = multi_crop_cross_entropy(student_out, targets, None, temperature=self.student_temp)
         if wants_gradient(teacher_out):
             loss = self._with_teacher(loss, teacher_out, student_out, targets, terms)
-        self._take_in(teacher_out)
+        self._move(over_processes(mean))
         return as_lightly(loss, torch.promote_types(student_out[0].dtype, self.center.dtype))
 
     def _with_teacher(self, loss, teachers, students, targets, terms) -> Tensor:
@@ -108,13 +106,6 @@ class DINOLoss(torch.nn.Module):
     def update_center(self, teacher_out: Tensor) -> None:
         """Take teacher logits (views, N, K) into the center."""
         self._move(self._center_fn(x=teacher_out, dim=(0, 1)))
-
-    @torch.no_grad()
-    def _take_in(self, views: list[Tensor]) -> None:
-        """`update_center` of the stacked views, which are not copied."""
-        means = [view.mean(0) for view in views]
-        mean = means[0] if len(means) == 1 else torch.stack(means).mean(0)
-        self._move(over_processes(mean[None, None]))
 
     def _move(self, mean: Tensor) -> None:
         center = center_momentum(self.center, mean, self.center_momentum)

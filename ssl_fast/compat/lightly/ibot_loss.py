@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...functional import Assignment, soft_cross_entropy
+from ...functional import soft_cross_entropy
+from ...functional._teacher import centered, token_weights
 from ._teacher import wants_gradient, with_teacher_gradient
 from .center import Center
 
@@ -54,7 +55,11 @@ class IBOTPatchLoss(torch.nn.Module):
             mask: (B, height, width) bool, True M times; its order is that of the rows.
             teacher_temp: instead of that of the constructor.
         """
-        weight = _weights(mask, len(student_out))
+        if not len(student_out):
+            raise ValueError(
+                "no patch is masked: skip the loss for this batch, or mask at least one"
+            )
+        weight = token_weights(mask, student_out)
         return self._loss(teacher_out, student_out, weight, teacher_temp)
 
     def _loss(
@@ -62,14 +67,13 @@ class IBOTPatchLoss(torch.nn.Module):
     ) -> Tensor:
         """Sum over rows of weight * cross-entropy; the center takes the teacher in."""
         temperature = self.teacher_temp if teacher_temp is None else float(teacher_temp)
-        center = self.center.value.flatten()
-        target = Assignment.softmax(teacher, temperature=temperature, center=center)
+        (target,), mean = centered([teacher], self.center.value, temperature)
         rows = soft_cross_entropy(student, target, temperature=self.student_temp, reduction="none")
         loss = torch.dot(rows, weight.to(rows.dtype))
         if wants_gradient([teacher]):
             logits = student.detach() / self.student_temp
             loss = with_teacher_gradient(loss, teacher, target, logits, weight.unsqueeze(1))
-        self.center.update(teacher)
+        self.center.take_in(mean)
         return loss
 
 
@@ -133,17 +137,3 @@ def _images(teacher: Tensor, student: Tensor, mask: Tensor | None) -> int:
             "inferred from mask."
         )
     return len(mask)
-
-
-def _weights(mask: Tensor, rows: int) -> Tensor:
-    """1 / (images * masked patches of its image) for every masked patch."""
-    if not rows:
-        raise ValueError("no patch is masked: skip the loss for this batch, or mask at least one")
-    counts = mask.flatten(1).sum(1)
-    if not mask.is_cuda and not torch.compiler.is_compiling() and int(counts.sum()) != rows:
-        raise ValueError(
-            f"mask is True {int(counts.sum())} times, but teacher_out and student_out have {rows} "
-            "rows"
-        )
-    weights = 1.0 / (counts.clamp(min=1) * len(mask))
-    return weights.repeat_interleave(counts, output_size=rows)

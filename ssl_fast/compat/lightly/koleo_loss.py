@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from ...functional._nearest import nearest
-from ...functional._unit import unit_rows
+from ...functional import _check
+from ...functional._koleo import own_koleo
 from ._common import as_lightly
 
 
@@ -32,6 +32,5 @@ class KoLeoLoss(torch.nn.Module):
         """The loss, 0-d, of x (N, D)."""
         if not len(x):
             raise ValueError(f"KoLeoLoss needs a non-empty batch, got shape {tuple(x.shape)}")
-        rows = unit_rows(x, self.eps)
-        distances = self.pairwise_distance(rows, rows[nearest(rows)])
-        return as_lightly(-(distances + self.eps).log().mean(), x.dtype)
+        _check.matrix("x", x)
+        return as_lightly(own_koleo(x, self.p, self.eps), x.dtype)

@@ -1,0 +1,63 @@
+"""InfoNCE against negatives that are constants: two products by tiles, both in the forward visit.
+
+    gap_i = log sum_j exp(l_ij) - l_i,   l_ij = <u_i, w_j> / T,   l_i = <u_i, v_i> / T
+    loss_i = log(1 + exp(gap_i)),        s_i = sigmoid(gap_i)
+    dloss_i / du_i = s_i (sum_j P_ij w_j - v_i) / T,   dloss_i / dv_i = -s_i u_i / T
+
+u, v: rows of query and key, of unit norm where wanted. The gradients wait for the upstream number.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from .. import backend
+from ._autograd import Scaled
+from ._contrastive import ALL
+from ._norms import inverse_norms
+from ._operator import fake_gradient, operator
+from ._stats import loss_factor
+from ._tiles import product_dtype
+from ._unit import UnitRows
+
+
+def _fake_forward(query, key, negatives, inv_temperature, normalize, reduction, want_query,
+                  want_key, name):  # fmt: skip
+    loss = query.new_empty((), dtype=product_dtype(query))
+    return loss, fake_gradient(query, want_query), fake_gradient(key, want_key)
+
+
+@operator(_fake_forward)
+def queue_forward(
+    query: Tensor,  # (N, D)
+    key: Tensor,  # (N, D)
+    negatives: Tensor,  # (M, D)
+    inv_temperature: float,
+    normalize: int,
+    reduction: str,
+    want_query: bool,
+    want_key: bool,
+    name: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, d_query, d_key, in `product_dtype`; None for what is not wanted."""
+    kernels, wide = backend.implementation(name, "contrastive"), product_dtype(query)
+    units = [UnitRows(x, name) for x in (query, key)] if normalize else []
+    u, v = (x.rows for x in units) if units else (x.to(wide) for x in (query, key))
+    b = inverse_norms(negatives) if normalize == ALL else None
+    factor = loss_factor(reduction, False, len(u))
+    total, d_u, d_v = kernels.queue(
+        u, v, negatives, b, inv_temperature, factor * inv_temperature, want_query, want_key
+    )
+    if units:
+        d_u = None if d_u is None else units[0].backward(d_u, wide)
+        d_v = None if d_v is None else units[1].backward(d_v, wide)
+    outputs: Any = u.new_full((), total * factor), d_u, d_v
+    return outputs
+
+
+class Queue(Scaled):
+    """(loss, d_query, d_key) at an upstream gradient of 1; only the loss is for the caller."""
+
+    @staticmethod
+    def forward(*args):
+        return queue_forward(*args)
