@@ -43,7 +43,7 @@ def queue_forward(
     kernels, wide = backend.implementation(name, "contrastive"), product_dtype(query)
     units = [UnitRows(x, name) for x in (query, key)] if normalize else []
     u, v = (x.rows for x in units) if units else (x.to(wide) for x in (query, key))
-    b = inverse_norms(negatives) if normalize == ALL else None
+    b = inverse_norms(negatives, query) if normalize == ALL else None
     factor = loss_factor(reduction, False, len(u))
     total, d_u, d_v = kernels.queue(
         u, v, negatives, b, inv_temperature, factor * inv_temperature, want_query, want_key
