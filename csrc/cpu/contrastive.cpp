@@ -54,7 +54,6 @@ void rows_forward(const Matrix& tile, const C* b, double scale, const Ranges& wi
       C* t = row_of<C>(tile, i);
       if (b) scale_columns(t, n, b);
       if (without.lo) exclude(t, n, scale, without.begin, without.lo[i], without.hi[i]);
-      if (without.begin == 0) shift[i] = -INFINITY, sum[i] = 0;  // the row's first tile
       const double old = shift[i], top = largest(t, n), now = old > top ? old : top;  // NaN stays
       if (now == -INFINITY) {  // no negatives so far
         if (rescale) rescale[i] = 1;

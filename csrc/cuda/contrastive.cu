@@ -44,8 +44,7 @@ __global__ void __launch_bounds__(kRowThreads, 4)
   for (int64_t j = threadIdx.x; j < tile.k; j += kRowThreads)
     if (!gap.holds(j)) top = fmaxf(top, b ? t[j] * b[j] : t[j]);
   top = reduce(top, Max());
-  const bool fresh = without.begin == 0;  // the row's first tile
-  const double old = fresh ? -INFINITY : shift[i];
+  const double old = shift[i];
   const double now = fmax(old, static_cast<double>(top));
   const bool none = now == -INFINITY;
   const float center = none ? 0.f : static_cast<float>(now);
@@ -60,7 +59,7 @@ __global__ void __launch_bounds__(kRowThreads, 4)
   if (threadIdx.x != 0) return;
   const double kept = none ? 1.0 : exp((old - now) * scale);
   shift[i] = now;
-  sum[i] = fresh ? total : sum[i] * kept + total;
+  sum[i] = sum[i] * kept + total;
   if (rescale) rescale[i] = static_cast<float>(kept);
 }
 

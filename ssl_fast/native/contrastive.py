@@ -128,7 +128,8 @@ def _visit(
     pull = torch.empty_like(u) if want_pull else None
     parts = []
     for rows in _slices(u, ROW_TILE, 0):
-        part = u.new_empty((2, rows.stop - rows.start), dtype=torch.float64)
+        part = u.new_zeros((2, rows.stop - rows.start), dtype=torch.float64)
+        part[0] = -torch.inf
         rescale = u.new_empty(part.shape[1]) if want_pull else None
         for columns, keys, tile in _tiles(u[rows], w):
             _run(
@@ -147,7 +148,8 @@ def _wide_pairs(u: Tensor, scale: float, views: int) -> Tensor:
     Both sides of a pair take one product, as in the backward pass: of logits of 1e4 two products,
     rounded apart, would make shares differ by 1e-3.
     """
-    stats = u.new_empty(2, u.shape[0], dtype=torch.float64)
+    stats = u.new_zeros(2, u.shape[0], dtype=torch.float64)
+    stats[0] = -torch.inf
     without = _blocks(u, views)
 
     def join(first: int, begin: int, tile: Tensor) -> None:
