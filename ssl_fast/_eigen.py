@@ -24,7 +24,7 @@ from torch import Tensor
 # lambda / lambda_max under which directions are taken again; error left: rounding / this.
 _SMALL = {torch.float32: 1e-3, torch.float64: 1e-6}
 # lambda / lambda_max from which T may stay: it moves vectors by rounding / sqrt(this).
-_MIXED = {torch.float32: 1e-6, torch.float64: 1e-12}
+_MIXED = {torch.float32: 1e-6, torch.float64: 1e-8}
 _BLOCK_ROWS = 1024
 # Traces of Grams whose float32 squares lose nothing; other batches are scaled first.
 _TRACES = (1e-20, 1e30)
