@@ -37,6 +37,16 @@ def test_norms(backend, p, dtype) -> None:
     assert error(tied.grad, torch.zeros(2, 2)) < 1e-6
 
 
+@pytest.mark.cpu_kernels
+@pytest.mark.parametrize("p", [1, 2, 3, float("inf")])
+def test_nan_stays(backend, p) -> None:
+    x = normal(7, 4)
+    x[2, 1] = torch.nan
+    loss = own_koleo(x.requires_grad_(), p, 1e-3)
+    loss.backward()
+    assert loss.isnan() and x.grad[2].isnan().all()
+
+
 @pytest.mark.parametrize("p", [0, -1.0, float("nan")])
 def test_refuses_what_is_no_norm(p) -> None:
     with pytest.raises(ValueError, match="p must be > 0"):

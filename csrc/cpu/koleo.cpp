@@ -34,7 +34,7 @@ double norm_of(const Differences<C>& differences, int64_t i, double p) {
     if (p == 2)
       sum += e * e;
     else if (isinf(p))
-      sum = fmax(sum, fabs(e));
+      sum = isnan(sum) || fabs(e) <= sum ? sum : fabs(e);  // NaN stays
     else
       sum += p == 1 ? fabs(e) : pow(fabs(e), p);
   });
@@ -60,7 +60,7 @@ double distances(const Matrix& u, const int64_t* index, double p, double eps, C*
         ties = 0;
         differences.each(i, 0, width, [&](int64_t, double e) { ties += fabs(e) == norm[i]; });
       }
-      share[i] = norm[i] > 0 ? -1 / ((double)(rows * ties) * (norm[i] + eps)) : 0;
+      share[i] = norm[i] == 0 ? 0 : -1 / ((double)(rows * ties) * (norm[i] + eps));
     }
   });
   double total = 0;

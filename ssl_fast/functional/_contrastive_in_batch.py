@@ -13,10 +13,10 @@ from torch import Tensor
 
 from .. import backend
 from ._autograd import Scaled
-from ._operator import fake_gradient, operator
+from ._operator import fake_loss, operator
 from ._stats import loss_factor
-from ._tiles import MIN_ROWS, TILE_BYTES, product_dtype, row_slices
-from ._unit import UnitRows
+from ._tiles import MIN_ROWS, TILE_BYTES, row_slices
+from ._unit import TwoRows
 
 
 def by_whole_rows(query: Tensor) -> bool:
@@ -28,8 +28,7 @@ def by_whole_rows(query: Tensor) -> bool:
 
 
 def _fake_forward(query, key, inv_temperature, normalize, reduction, want_query, want_key, name):
-    loss = query.new_empty((), dtype=product_dtype(query))
-    return loss, fake_gradient(query, want_query), fake_gradient(key, want_key)
+    return fake_loss(query, (query, want_query), (key, want_key))
 
 
 @operator(_fake_forward)
@@ -44,9 +43,9 @@ def in_batch_forward(
     name: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, d_query, d_key, in `product_dtype`; None for what is not wanted."""
-    kernels, wide = backend.implementation(name, "contrastive"), product_dtype(query)
-    units = [UnitRows(x, name) for x in (query, key)] if normalize else []
-    q, k = (u.rows for u in units) if units else (x.to(wide) for x in (query, key))
+    kernels = backend.implementation(name, "contrastive")
+    both = TwoRows(query, key, normalize, name)
+    q, k = both.rows
     factor, store = loss_factor(reduction, False, len(q)), want_query or want_key
     numbers = inv_temperature, factor * inv_temperature, store
     slices = row_slices(0, len(q), len(k))
@@ -66,10 +65,7 @@ def in_batch_forward(
                 torch.mm(tile, k, out=d_q[rows])
             if d_k is not None:
                 d_k.addmm_(tile.t(), q[rows])
-    if units:
-        d_q = None if d_q is None else units[0].backward(d_q, wide)
-        d_k = None if d_k is None else units[1].backward(d_k, wide)
-    outputs: Any = q.new_full((), total * factor), d_q, d_k
+    outputs: Any = q.new_full((), total * factor), *both.backward(d_q, d_k)
     return outputs
 
 

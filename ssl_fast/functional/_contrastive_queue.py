@@ -15,16 +15,14 @@ from .. import backend
 from ._autograd import Scaled
 from ._contrastive import ALL
 from ._norms import inverse_norms
-from ._operator import fake_gradient, operator
+from ._operator import fake_loss, operator
 from ._stats import loss_factor
-from ._tiles import product_dtype
-from ._unit import UnitRows
+from ._unit import TwoRows
 
 
 def _fake_forward(query, key, negatives, inv_temperature, normalize, reduction, want_query,
                   want_key, name):  # fmt: skip
-    loss = query.new_empty((), dtype=product_dtype(query))
-    return loss, fake_gradient(query, want_query), fake_gradient(key, want_key)
+    return fake_loss(query, (query, want_query), (key, want_key))
 
 
 @operator(_fake_forward)
@@ -40,18 +38,15 @@ def queue_forward(
     name: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, d_query, d_key, in `product_dtype`; None for what is not wanted."""
-    kernels, wide = backend.implementation(name, "contrastive"), product_dtype(query)
-    units = [UnitRows(x, name) for x in (query, key)] if normalize else []
-    u, v = (x.rows for x in units) if units else (x.to(wide) for x in (query, key))
+    kernels = backend.implementation(name, "contrastive")
+    both = TwoRows(query, key, bool(normalize), name)
+    u, v = both.rows
     b = inverse_norms(negatives, query) if normalize == ALL else None
     factor = loss_factor(reduction, False, len(u))
     total, d_u, d_v = kernels.queue(
         u, v, negatives, b, inv_temperature, factor * inv_temperature, want_query, want_key
     )
-    if units:
-        d_u = None if d_u is None else units[0].backward(d_u, wide)
-        d_v = None if d_v is None else units[1].backward(d_v, wide)
-    outputs: Any = u.new_full((), total * factor), d_u, d_v
+    outputs: Any = u.new_full((), total * factor), *both.backward(d_u, d_v)
     return outputs
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from .. import backend
 from ._autograd import Scaled
 from ._linear_cross_entropy import Products, kept_of_products
-from ._operator import fake_gradient, operator
+from ._operator import fake_loss, operator
 from ._stats import Targets, finish, loss_factor, upstream
-from ._tiles import Tiles, product_dtype
+from ._tiles import Tiles
 
 
 class LinearSymmetric(Scaled):
@@ -27,8 +27,7 @@ class LinearSymmetric(Scaled):
 
 def _fake(x, weight, inv_temperature, values, z, prototypes, scale, row, col, reduction,
           need_x, need_weight, name, group):  # fmt: skip
-    loss = x.new_empty((), dtype=product_dtype(x))
-    return loss, fake_gradient(x, need_x), fake_gradient(weight, need_weight)
+    return fake_loss(x, (x, need_x), (weight, need_weight))
 
 
 @operator(_fake)

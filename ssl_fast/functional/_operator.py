@@ -51,6 +51,12 @@ def fake_gradient(x: Tensor, wanted: bool) -> Tensor:
     return x.new_empty(x.shape, dtype=product_dtype(x)) if wanted else x.new_empty(0)
 
 
+def fake_loss(like: Tensor, *wanted: tuple[Tensor, bool]) -> tuple[Tensor, ...]:
+    """Shapes of a loss, 0-d, and of its gradients by tensors, each with whether it is wanted."""
+    loss = like.new_empty((), dtype=product_dtype(like))
+    return loss, *(fake_gradient(x, want) for x, want in wanted)
+
+
 def full_precision(function: Callable, args: tuple) -> Any:
     """function(*args) outside autocast: the products in it are float32 on purpose."""
     if not torch._C._is_any_autocast_enabled():

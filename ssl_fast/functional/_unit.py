@@ -34,6 +34,22 @@ class UnitRows:
         return out
 
 
+class TwoRows:
+    """Rows of x and y in float32 or better, of unit norm where wanted."""
+
+    def __init__(self, x: Tensor, y: Tensor, normalize: bool, name: str):
+        self.units = [UnitRows(z, name) for z in (x, y)] if normalize else []
+        self.dtype = product_dtype(x)
+        self.rows = [u.rows for u in self.units] or [z.to(self.dtype) for z in (x, y)]
+
+    def backward(self, *d_rows: Tensor | None) -> tuple[Tensor | None, ...]:
+        """(d_x, d_y) from the gradients by the rows; None stays None."""
+        if not self.units:
+            return d_rows
+        pairs = zip(self.units, d_rows, strict=True)
+        return tuple(None if d is None else u.backward(d, self.dtype) for u, d in pairs)
+
+
 def unit_rows(x: Tensor, eps: float = _TINY) -> Tensor:
     """As `UnitRows`, (N, D), with a gradient; that of a zero row is zero."""
     name = backend.select("cosine", x.device, x.dtype)

@@ -123,7 +123,7 @@ def _visit(
     u: Tensor, w: Tensor, b: Tensor | None, scale: float, lo: Tensor | None, hi: Tensor | None,
     want_pull: bool,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """(2, N) shift and sum of exp(l / scale - shift), and (N, D) the sum of these terms times v."""
+    """(2, N) shift and sum of e = exp(scale (l - shift)); (N, D) sum of e w, if wanted."""
     b = None if b is None else b.to(u.dtype)
     pull = torch.empty_like(u) if want_pull else None
     parts = []
