@@ -83,8 +83,9 @@ PYBIND11_MODULE(_cpu, m) {
   kernel("distance_power_backward", &Kernels::distance_power_backward);
   kernel("correlation", &Kernels::correlation);
   kernel("correlation_backward", &Kernels::correlation_backward);
+  kernel("lift", &Kernels::lift);
   kernel("spectral_weights", &Kernels::spectral_weights);
-  kernel("column_sums", &Kernels::column_sums);
+  kernel("column_means", &Kernels::column_means);
   kernel("subtract_mean", &Kernels::subtract_mean);
   kernel("logit_crops_forward", &Kernels::logit_crops_forward);
   kernel("logit_crops_backward", &Kernels::logit_crops_backward);

@@ -163,13 +163,15 @@ struct Kernels {
                         int threads);
   void (*correlation_backward)(const Matrix& c, double inv_temperature, const double* col, double g,
                                void* d_c, int threads);
+  // gram [N, N] of a centred batch, in place, float32 or float64; returns its new eigenvalue.
+  double (*lift)(const Matrix& gram, double trace);
   // squares [count] of the singular values of X / scale, `stranger` among them if not 0; mean [D]
   // or null; value [1], weight [count], row [D] or null.
   void (*spectral_weights)(const double* squares, int64_t count, double scale, double stranger,
                            const double* mean, int64_t rows, int64_t width, double eps,
                            bool distance, double* value, double* weight, double* row);
-  // sums [D] of z [N, D].
-  void (*column_sums)(const Matrix& z, double* sums, int threads);
+  // means [D] of z [N, D], all of whose ranks have `rows`.
+  void (*column_means)(const Matrix& z, int64_t rows, double* means, int threads);
   // x [N, D] = z - mean, contiguous, float32 or float64.
   void (*subtract_mean)(const Matrix& z, const double* mean, void* x, int dtype, int threads);
   // x becomes exp(l - shift). mass [K] += column sums of P in float32, or null.

@@ -75,10 +75,11 @@ void distance_power_backward(const Matrix& x, const Matrix& y, double alpha, dou
 double correlation(const Matrix& c, double inv_temperature, double* row, double* col, int threads);
 void correlation_backward(const Matrix& c, double inv_temperature, const double* col, double g,
                           void* d_c, int threads);
+double lift(const Matrix& gram, double trace);
 void spectral_weights(const double* squares, int64_t count, double scale, double stranger,
                       const double* mean, int64_t rows, int64_t width, double eps, bool distance,
                       double* value, double* weight, double* row);
-void column_sums(const Matrix& z, double* sums, int threads);
+void column_means(const Matrix& z, int64_t rows, double* means, int threads);
 void subtract_mean(const Matrix& z, const double* mean, void* x, int dtype, int threads);
 void crops_forward(const Crops& crops, double inv_temperature, const ViewStats& stats, double* mass,
                    int threads);

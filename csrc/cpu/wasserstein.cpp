@@ -1,7 +1,8 @@
 // What surrounds the decomposition of a batch Z [N, D], each in one pass over memory:
 //
-//   sums_d = sum_i Z_id          column_sums: float64, so that equal rows cancel exactly
+//   mean_d = sum_i Z_id / N      column_means: float64, so that equal rows cancel exactly
 //   X      = Z - mean            subtract_mean: subtracted in float64, rounded to X's type once
+//   X X^T + stranger / N         lift: the eigenvalue 0 of a centred batch becomes `stranger`
 //
 //   value, weight and row from the singular values s of X        spectral_weights
 //
@@ -28,14 +29,15 @@ inline double widen(T x) {
 
 // A thread owns columns, so that the sums do not depend on the number of threads.
 template <typename T>
-void sum_columns(const Matrix& z, double* sums, int threads) {
+void average_columns(const Matrix& z, double count, double* means, int threads) {
   parallel(threads, z.rows * z.cols, [&](Team team) {
     const int64_t begin = team.begin(z.cols), end = team.end(z.cols);
-    for (int64_t j = begin; j < end; j++) sums[j] = 0;
+    for (int64_t j = begin; j < end; j++) means[j] = 0;
     for (int64_t i = 0; i < z.rows; i++) {
       const T* row = row_of<T>(z, i);
-      for (int64_t j = begin; j < end; j++) sums[j] += widen(row[j]);
+      for (int64_t j = begin; j < end; j++) means[j] += widen(row[j]);
     }
+    for (int64_t j = begin; j < end; j++) means[j] /= count;
   });
 }
 
@@ -58,7 +60,35 @@ void center_as(const Matrix& z, const double* mean, C* x, int threads) {
   if (z.dtype == kFloat16) subtract<f16>(z, mean, x, threads);
 }
 
+// The eigenvalues' mean, each weighed by its size, is among the large ones.
+template <typename C>
+double lift_as(const Matrix& gram, double trace) {
+  using V = Vec<C>;
+  const V share((C)(1 / trace));
+  V squares;
+  for (int64_t i = 0; i < gram.rows; i++) {
+    const C* row = row_of<C>(gram, i);
+    sweep<C>(gram.cols, [&](int64_t j, auto lanes) {
+      const V g = V::load(row + j, lanes);  // 0 beyond the end
+      squares = fma(g * share, g, squares);
+    });
+  }
+  const double mean = (double)squares.sum();
+  const V each((C)(mean / (double)gram.rows));
+  for (int64_t i = 0; i < gram.rows; i++) {
+    C* row = row_of<C>(gram, i);
+    sweep<C>(gram.cols, [&](int64_t j, auto lanes) {
+      (V::load(row + j, lanes) + each).store(row + j, lanes);
+    });
+  }
+  return mean;
+}
+
 }  // namespace
+
+double lift(const Matrix& gram, double trace) {
+  return gram.dtype == kFloat64 ? lift_as<double>(gram, trace) : lift_as<float>(gram, trace);
+}
 
 void spectral_weights(const double* squares, int64_t count, double scale, double stranger,
                       const double* mean, int64_t rows, int64_t width, double eps, bool distance,
@@ -91,11 +121,12 @@ void spectral_weights(const double* squares, int64_t count, double scale, double
   for (int64_t j = 0; j < width && row; j++) row[j] = factor * mean[j];
 }
 
-void column_sums(const Matrix& z, double* sums, int threads) {
-  if (z.dtype == kFloat64) sum_columns<double>(z, sums, threads);
-  if (z.dtype == kFloat32) sum_columns<float>(z, sums, threads);
-  if (z.dtype == kBfloat16) sum_columns<bf16>(z, sums, threads);
-  if (z.dtype == kFloat16) sum_columns<f16>(z, sums, threads);
+void column_means(const Matrix& z, int64_t rows, double* means, int threads) {
+  const double count = (double)rows;
+  if (z.dtype == kFloat64) average_columns<double>(z, count, means, threads);
+  if (z.dtype == kFloat32) average_columns<float>(z, count, means, threads);
+  if (z.dtype == kBfloat16) average_columns<bf16>(z, count, means, threads);
+  if (z.dtype == kFloat16) average_columns<f16>(z, count, means, threads);
 }
 
 void subtract_mean(const Matrix& z, const double* mean, void* x, int dtype, int threads) {

@@ -1,24 +1,31 @@
 """Backward passes in closed form are differentiable once; a second time is refused, never zero."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ._operator import is_transformed
+
 
 class ClosedForm(torch.autograd.Function):
     """Autograd functions with one result, whatever else their backward pass needs. They define:
 
-    forward(*inputs): the result, and what else `keep` asks for, as a tuple.
+    run: the `operator` from inputs to the result, and what else `keep` asks for, as a tuple; or
+        forward(*inputs), where that is more than one operator of the same arguments.
     keep(ctx, inputs, outputs): saves.
     backward(ctx, d_result): gradients of the first inputs; those of no use may be anything.
     """
 
+    run: Callable
     keep: Callable
 
     def __init_subclass__(cls) -> None:  # static methods alone: Dynamo takes no class methods
+        if "run" in vars(cls):
+            cls.forward = staticmethod(cls.run)  # type: ignore[method-assign]
+
         def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
             ctx.mark_non_differentiable(*[t for t in output[1:] if t is not None])
             ctx.set_materialize_grads(False)
@@ -38,9 +45,9 @@ def _once_differentiable(backward: Callable) -> Callable:
 
     def needed(ctx: Any, d_result: Tensor | None) -> tuple:
         needs = ctx.needs_input_grad
-        gradients = () if d_result is None else tuple(backward(ctx, d_result))
-        gradients += (None,) * (len(needs) - len(gradients))
-        return tuple(g if need else None for g, need in zip(gradients, needs, strict=True))
+        gradients = () if d_result is None else backward(ctx, d_result)
+        kept = [g if need else None for g, need in zip(gradients, needs, strict=False)]
+        return *kept, *[None] * (len(needs) - len(kept))
 
     def wrapped(ctx: Any, d_result: Tensor | None, *_: Any) -> tuple:
         if not torch.is_grad_enabled():  # no graph asked for
@@ -68,26 +75,33 @@ class Scaled(ClosedForm):
     def backward(ctx: Any, d_result: Tensor) -> list[Tensor | None]:
         held = ctx.saved_tensors
         inputs, gradients = held[: len(held) // 2], held[len(held) // 2 :]
-        needed = zip(inputs, gradients, ctx.needs_input_grad, strict=False)
-        return [scaled(g, d_result, x.dtype) if need else None for x, g, need in needed]
+        return scaled(gradients, d_result, ctx.needs_input_grad, inputs)
 
 
-def scaled(gradient: Tensor, by: Tensor, dtype: torch.dtype) -> Tensor:
-    """A kept gradient times `by`, 0-d, in `dtype`; in place in the last pass over its graph."""
-    if not _is_last_pass():
-        return (gradient * by).to(dtype)
-    if by.is_cuda or by.item() != 1:
-        gradient.mul_(by)
-    return gradient.to(dtype)
+def scaled(
+    gradients: Sequence[Tensor], by: Tensor, needs: Sequence[bool], inputs: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """The kept gradients that are needed, times `by`, 0-d, in the inputs' types.
+
+    In place in the last pass over their graph.
+    """
+    last = _is_last_pass()
+    one = last and not by.is_cuda and by.item() == 1
+
+    def multiplied(g: Tensor) -> Tensor:
+        if one:
+            return g
+        return g.mul_(by) if last else g * by
+
+    return [
+        multiplied(g).to(x.dtype) if need else None
+        for g, need, x in zip(gradients, needs, inputs, strict=False)
+    ]
 
 
 def _is_last_pass() -> bool:
     """Whether the graph is not kept: nobody else holds what it saved, nor will ask for it again."""
-    return not (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._autograd._get_current_graph_task_keep_graph()
-    )
+    return not (is_transformed() or torch._C._autograd._get_current_graph_task_keep_graph())
 
 
 def apply(function: Any, *args: Any) -> Tensor:
@@ -96,15 +110,17 @@ def apply(function: Any, *args: Any) -> Tensor:
     torch.func needs `setup_context`, but eager calls of it inspect signatures for 80 microseconds:
     they go through a twin in the older form, which calls `keep` alone and returns one output.
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if is_transformed():
         return function.apply(*args)[0]
     return _eager_twin(function).apply(*args)
 
 
 @functools.cache
 def _eager_twin(function: Any) -> Any:
+    run = function.run.eager if hasattr(function, "run") else function.forward
+
     def forward(ctx, *args):
-        outputs = function.forward(*args)
+        outputs = run(*args)
         function.keep(ctx, args, outputs)
         return outputs[0]
 

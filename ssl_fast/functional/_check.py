@@ -108,34 +108,41 @@ def positive(name: str, value: Any) -> float:
             f"{name} must be a Python float, got a tensor: pass {name}.item(), or apply a "
             "learnable temperature to the input instead (x / temperature) and leave it at 1"
         )
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a Python float, got {type(value).__name__}")
-    if not 1e-300 < float(value) < math.inf:  # 1 / value must be finite too
+    real = _real(name, value)
+    if not 1e-300 < real < math.inf:  # 1 / value must be finite too
         raise ValueError(f"{name} must be finite and > 0, got {value}")
-    return float(value)
+    return real
 
 
 def at_least_zero(name: str, value: Any) -> float:
     """A finite number >= 0."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a Python float, got {type(value).__name__}")
-    if not 0 <= float(value) < math.inf:
+    real = _real(name, value)
+    if not 0 <= real < math.inf:
         raise ValueError(f"{name} must be finite and >= 0, got {value}")
-    return float(value)
+    return real
 
 
 def share(name: str, value: Any, *, whole: bool = False) -> float:
     """A number in [0, 1), or in [0, 1] where the `whole` is one."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a Python float, got {type(value).__name__}")
-    if not 0 <= float(value) <= 1 or (value == 1 and not whole):
+    real = _real(name, value)
+    if not 0 <= real <= 1 or (real == 1 and not whole):
         end = "at most 1" if whole else "less than 1"
         raise ValueError(f"{name} must be at least 0 and {end}, got {value}")
+    return real
+
+
+def _real(name: str, value: Any) -> float:
+    if type(value) is float:  # the abstract class takes a microsecond
+        return value
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a Python float, got {type(value).__name__}")
     return float(value)
 
 
 def count(name: str, value: Any) -> int:
     """An integer >= 1."""
+    if type(value) is int and value >= 1:
+        return value
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
     return int(value)

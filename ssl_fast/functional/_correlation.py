@@ -9,25 +9,6 @@ from ._operator import operator
 from ._tiles import product_dtype
 
 
-class Correlation(ClosedForm):
-    """(value, row, col) of c."""
-
-    @staticmethod
-    def forward(*args):
-        return correlation_forward(*args)
-
-    @staticmethod
-    def keep(ctx, inputs, outputs):
-        ctx.numbers = inputs[1:]
-        ctx.save_for_backward(inputs[0], *outputs[1:])
-
-    @staticmethod
-    def backward(ctx, d_value):
-        c, row, col = ctx.saved_tensors
-        inv_temperature, name = ctx.numbers
-        return (correlation_backward(c, inv_temperature, row, col, d_value, name),)
-
-
 def _fake_correlation(c, inv_temperature, name):
     k, d = c.shape
     stats = (c.new_empty((2, size), dtype=torch.float64) for size in (k, d))
@@ -44,6 +25,23 @@ def correlation_forward(
     kernels = backend.implementation(name, "uniformity")
     value, row, col = kernels.correlation(c, inv_temperature)
     return value.to(product_dtype(c)), row, col
+
+
+class Correlation(ClosedForm):
+    """(value, row, col) of c."""
+
+    run = correlation_forward
+
+    @staticmethod
+    def keep(ctx, inputs, outputs):
+        ctx.numbers = inputs[1:]
+        ctx.save_for_backward(inputs[0], *outputs[1:])
+
+    @staticmethod
+    def backward(ctx, d_value):
+        c, row, col = ctx.saved_tensors
+        inv_temperature, name = ctx.numbers
+        return (correlation_backward(c, inv_temperature, row, col, d_value, name),)
 
 
 def _fake_correlation_backward(c, *_):

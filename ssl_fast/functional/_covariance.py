@@ -22,47 +22,6 @@ from ._operator import operator
 from ._tiles import product_dtype
 
 
-class Terms(ClosedForm):
-    """(terms, stats, kept, count) of one or two views; only the terms are for the caller."""
-
-    @staticmethod
-    def forward(*args):
-        return covariance_forward(*args)
-
-    @staticmethod
-    def keep(ctx, inputs, outputs):
-        ctx.numbers = inputs[2:]
-        ctx.save_for_backward(*inputs[:2], *outputs[1:])
-
-    @staticmethod
-    def backward(ctx, d_terms):
-        gamma, eps, blocks, parts, _, name, group = ctx.numbers
-        need = ctx.needs_input_grad[:2]
-        return covariance_backward(
-            *ctx.saved_tensors, d_terms, gamma, eps, blocks, parts, *need, name, group
-        )
-
-
-class Correlation(ClosedForm):
-    """(loss, both gradients), from z0 and z1; backward only scales."""
-
-    @staticmethod
-    def forward(*args):
-        return cross_correlation_forward(*args)
-
-    @staticmethod
-    def keep(ctx, inputs, outputs):
-        ctx.save_for_backward(inputs[0], outputs[1])  # z0 for its type, and to refuse d2/dz2
-
-    @staticmethod
-    def backward(ctx, d_loss):
-        z0, kept = ctx.saved_tensors
-        return [
-            scaled(kept[i], d_loss, z0.dtype) if wanted else None
-            for i, wanted in enumerate(ctx.needs_input_grad[:2])
-        ]
-
-
 def _fake_forward(z0, z1, gamma, eps, blocks, parts, want_grad, name, group):
     columns, views, double = z0.shape[1], 1 if z1 is None else 2, torch.float64
     shape = _kept_shape(z0, views, blocks, parts, want_grad, group)
@@ -109,6 +68,25 @@ def covariance_forward(
         if group:
             terms[0] = rows.sum(terms[0].clone())
     return terms.to(product_dtype(z0)), stats, kept, terms.new_full((), rows.count)
+
+
+class Terms(ClosedForm):
+    """(terms, stats, kept, count) of one or two views; only the terms are for the caller."""
+
+    run = covariance_forward
+
+    @staticmethod
+    def keep(ctx, inputs, outputs):
+        ctx.numbers = inputs[2:]
+        ctx.save_for_backward(*inputs[:2], *outputs[1:])
+
+    @staticmethod
+    def backward(ctx, d_terms):
+        gamma, eps, blocks, parts, _, name, group = ctx.numbers
+        need = ctx.needs_input_grad[:2]
+        return covariance_backward(
+            *ctx.saved_tensors, d_terms, gamma, eps, blocks, parts, *need, name, group
+        )
 
 
 def _sum_of_blocks(
@@ -216,6 +194,21 @@ def cross_correlation_forward(
     if group:
         kept *= _distributed.world_size(group)
     return torch.as_tensor(loss, dtype=wide, device=z0.device), kept
+
+
+class Correlation(ClosedForm):
+    """(loss, both gradients), from z0 and z1; backward only scales."""
+
+    run = cross_correlation_forward
+
+    @staticmethod
+    def keep(ctx, inputs, outputs):
+        ctx.save_for_backward(inputs[0], outputs[1])  # z0 for its type, and to refuse d2/dz2
+
+    @staticmethod
+    def backward(ctx, d_loss):
+        z0, kept = ctx.saved_tensors
+        return scaled(kept.unbind(), d_loss, ctx.needs_input_grad, (z0, z0))
 
 
 def _blocks(columns: int, blocks: int) -> list[slice]:

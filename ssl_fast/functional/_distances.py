@@ -13,26 +13,6 @@ from ._stats import upstream
 from ._tiles import product_dtype
 
 
-class Alignment(ClosedForm):
-    """(value, rows of all ranks) of x and y."""
-
-    @staticmethod
-    def forward(*args):
-        return alignment_forward(*args)
-
-    @staticmethod
-    def keep(ctx, inputs, outputs):
-        ctx.numbers = inputs[2:]
-        ctx.save_for_backward(*inputs[:2], outputs[1])
-
-    @staticmethod
-    def backward(ctx, d_value):
-        x, y, count = ctx.saved_tensors
-        alpha, name, group = ctx.numbers
-        d_value, factor = upstream(d_value, count, len(x), group)
-        return alignment_backward(x, y, alpha, d_value, factor, name)
-
-
 def _fake_alignment(x, y, alpha, name, group):
     count = x.new_empty((), dtype=torch.float64) if group else x.new_empty(0)
     return x.new_empty((), dtype=product_dtype(x)), count
@@ -55,6 +35,24 @@ def alignment_forward(
     value = total / (x.shape[0] if count is None else count)
     outputs: Any = value.to(product_dtype(x)), count
     return outputs
+
+
+class Alignment(ClosedForm):
+    """(value, rows of all ranks) of x and y."""
+
+    run = alignment_forward
+
+    @staticmethod
+    def keep(ctx, inputs, outputs):
+        ctx.numbers = inputs[2:]
+        ctx.save_for_backward(*inputs[:2], outputs[1])
+
+    @staticmethod
+    def backward(ctx, d_value):
+        x, y, count = ctx.saved_tensors
+        alpha, name, group = ctx.numbers
+        d_value, factor = upstream(d_value, count, len(x), group)
+        return alignment_backward(x, y, alpha, d_value, factor, name)
 
 
 def _fake_alignment_backward(x, y, *_):

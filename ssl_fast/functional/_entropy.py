@@ -35,27 +35,6 @@ def mean_entropy(
     return apply(_MeanEntropy, anchors, prototypes, inv_temperature, name)
 
 
-class _MeanEntropy(ClosedForm):
-    """(mean, entropies of the rows, rows of all ranks); only the mean is for the caller."""
-
-    @staticmethod
-    def forward(*args):
-        return entropy_forward(*args)
-
-    @staticmethod
-    def keep(ctx, inputs, outputs):
-        anchors, prototypes, *ctx.numbers = inputs
-        ctx.save_for_backward(anchors, prototypes, *outputs[1:])
-
-    @staticmethod
-    def backward(ctx, d_mean):
-        anchors, prototypes, entropy, count = ctx.saved_tensors
-        inv_temperature, group = ctx.numbers
-        d_rows = (d_mean * (_distributed.world_size(group) / count)).to(entropy.dtype)
-        need = ctx.needs_input_grad[:2]
-        return entropy_backward(anchors, prototypes, inv_temperature, entropy, d_rows, *need)
-
-
 def _fake_forward(anchors: Tensor, *_: Any) -> Any:
     wide = product_dtype(anchors)
     return (
@@ -81,6 +60,25 @@ def entropy_forward(
     both = torch.stack([total, torch.full_like(total, len(a))])
     total, count = _distributed.all_reduce(both, "sum", group).unbind()
     return (total / count).to(entropy.dtype), entropy, count.clone()
+
+
+class _MeanEntropy(ClosedForm):
+    """(mean, entropies of the rows, rows of all ranks); only the mean is for the caller."""
+
+    run = entropy_forward
+
+    @staticmethod
+    def keep(ctx, inputs, outputs):
+        anchors, prototypes, *ctx.numbers = inputs
+        ctx.save_for_backward(anchors, prototypes, *outputs[1:])
+
+    @staticmethod
+    def backward(ctx, d_mean):
+        anchors, prototypes, entropy, count = ctx.saved_tensors
+        inv_temperature, group = ctx.numbers
+        d_rows = (d_mean * (_distributed.world_size(group) / count)).to(entropy.dtype)
+        need = ctx.needs_input_grad[:2]
+        return entropy_backward(anchors, prototypes, inv_temperature, entropy, d_rows, *need)
 
 
 def _fake_backward(anchors: Tensor, prototypes: Tensor, *rest: Any) -> Any:

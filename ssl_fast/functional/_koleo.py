@@ -37,14 +37,6 @@ def own_koleo(x: Tensor, p: float, eps: float) -> Tensor:
     return apply(_KoLeo, _check.rows_contiguous(x), float(p), eps, want, name)
 
 
-class _KoLeo(Scaled):
-    """(loss, d_x) at an upstream gradient of 1."""
-
-    @staticmethod
-    def forward(*args):
-        return koleo_forward(*args)
-
-
 def _fake_forward(x: Tensor, p: float, eps: float, want: bool, name: str) -> tuple[Tensor, ...]:
     return fake_loss(x, (x, want))
 
@@ -63,6 +55,12 @@ def koleo_forward(
     loss, d_u = backend.implementation(name, "cosine").koleo(units.rows, index, p, eps, want)
     outputs: Any = loss, None if d_u is None else units.backward(d_u, product_dtype(x))
     return outputs
+
+
+class _KoLeo(Scaled):
+    """(loss, d_x) at an upstream gradient of 1."""
+
+    run = koleo_forward
 
 
 def _over_ranks(x: Tensor, eps: float, group: str) -> Tensor:

@@ -17,14 +17,6 @@ from ._stats import Targets, finish, loss_factor, upstream
 from ._tiles import Tiles
 
 
-class LinearSymmetric(Scaled):
-    """(loss, d_x, d_weight)."""
-
-    @staticmethod
-    def forward(*args):
-        return linear_symmetric(*args)
-
-
 def _fake(x, weight, inv_temperature, values, z, prototypes, scale, row, col, reduction,
           need_x, need_weight, name, group):  # fmt: skip
     return fake_loss(x, (x, need_x), (weight, need_weight))
@@ -70,6 +62,12 @@ def linear_symmetric(
         sums.add(rows, logits)
     outputs = loss, *sums.result()
     return outputs
+
+
+class LinearSymmetric(Scaled):
+    """(loss, d_x, d_weight)."""
+
+    run = linear_symmetric
 
 
 def _loss(parts: list, x: Tensor, inv_temperature: float, reduction: str, group: str) -> Any:

@@ -33,30 +33,6 @@ def mean_softmax(
     return apply(_MeanSoftmax, anchors, prototypes, inv_temperature, name, _check.group_name(group))
 
 
-class _MeanSoftmax(ClosedForm):
-    """(mean, row_stats, rows of all ranks); only the mean is for the caller."""
-
-    @staticmethod
-    def forward(*args):
-        return mean_softmax_forward(*args)
-
-    @staticmethod
-    def keep(ctx, inputs, outputs):
-        anchors, prototypes, *ctx.numbers = inputs
-        ctx.save_for_backward(anchors, prototypes, *outputs[1:])
-
-    @staticmethod
-    def backward(ctx, d_mean):
-        anchors, prototypes, row_stats, count = ctx.saved_tensors
-        inv_temperature, name, group = ctx.numbers
-        weight = d_mean.double() * (
-            _distributed.world_size(group) / count if group else 1 / len(anchors)
-        )
-        return mean_softmax_backward(
-            anchors, prototypes, inv_temperature, row_stats, weight, *ctx.needs_input_grad[:2], name
-        )
-
-
 def _fake_forward(anchors: Tensor, prototypes: Tensor, *rest: Any) -> Any:
     double, group = torch.float64, rest[-1]
     return (
@@ -89,6 +65,28 @@ def mean_softmax_forward(
     mean = (log_mass - (math.log(len(a)) if count is None else count.log())).exp()
     outputs: Any = mean.to(product_dtype(anchors)), joined([s for s, _ in parts], 1), count
     return outputs
+
+
+class _MeanSoftmax(ClosedForm):
+    """(mean, row_stats, rows of all ranks); only the mean is for the caller."""
+
+    run = mean_softmax_forward
+
+    @staticmethod
+    def keep(ctx, inputs, outputs):
+        anchors, prototypes, *ctx.numbers = inputs
+        ctx.save_for_backward(anchors, prototypes, *outputs[1:])
+
+    @staticmethod
+    def backward(ctx, d_mean):
+        anchors, prototypes, row_stats, count = ctx.saved_tensors
+        inv_temperature, name, group = ctx.numbers
+        weight = d_mean.double() * (
+            _distributed.world_size(group) / count if group else 1 / len(anchors)
+        )
+        return mean_softmax_backward(
+            anchors, prototypes, inv_temperature, row_stats, weight, *ctx.needs_input_grad[:2], name
+        )
 
 
 def _fake_backward(anchors: Tensor, prototypes: Tensor, *rest: Any) -> Any:

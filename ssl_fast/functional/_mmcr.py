@@ -13,14 +13,6 @@ from ._tiles import product_dtype
 from .wasserstein import NULL, wasserstein_forward
 
 
-class MMCR(Scaled):
-    """(loss, d_online, d_momentum) at an upstream gradient of 1."""
-
-    @staticmethod
-    def forward(*args):
-        return mmcr_forward(*args)
-
-
 def _fake_mmcr(online, momentum, weight, want_online, want_momentum, name, group):
     loss = online.new_empty((), dtype=product_dtype(online))
     return loss, fake_gradient(online, want_online), fake_gradient(momentum, want_momentum)
@@ -53,6 +45,12 @@ def mmcr_forward(
         ]
     outputs: Any = total * (weight / count) - norm, *gradients
     return outputs
+
+
+class MMCR(Scaled):
+    """(loss, d_online, d_momentum) at an upstream gradient of 1."""
+
+    run = mmcr_forward
 
 
 def nuclear_norms(z: Tensor, want_grad: bool) -> tuple[Tensor, Tensor | None]:

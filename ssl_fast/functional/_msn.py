@@ -21,32 +21,6 @@ from ._unit import UnitRows
 from .sinkhorn import sinkhorn_potentials, softmax_potential
 
 
-class MSN(ClosedForm):
-    """As `msn_forward`; only the loss is for the caller."""
-
-    @staticmethod
-    def forward(*args):
-        return msn_forward(*args)
-
-    @staticmethod
-    def keep(ctx, inputs, outputs):
-        anchors, targets, prototypes, inv_temperature, scale = inputs[:5]
-        ctx.numbers = inv_temperature, scale, *inputs[-3:-1]
-        ctx.save_for_backward(anchors, targets, prototypes, *outputs[1:])
-
-    @staticmethod
-    def backward(ctx, d_loss):
-        anchors, targets, prototypes, *statistics, count, cache = ctx.saved_tensors
-        inv_temperature, scale, name, group = ctx.numbers
-        d_loss, factor = upstream(d_loss, count, len(anchors), group)
-        need_anchors, _, need_prototypes = ctx.needs_input_grad[:3]
-        d_anchors, d_prototypes = msn_backward(
-            anchors, targets, prototypes, inv_temperature, scale, *statistics, cache, d_loss,
-            factor, need_anchors, need_prototypes, name,
-        )  # fmt: skip
-        return d_anchors, None, d_prototypes
-
-
 def _fake_forward(anchors, targets, prototypes, inv_temperature, scale, log_prior, *rest):
     *_, want_grad, _, group, _ = rest
     double = torch.float64
@@ -102,6 +76,30 @@ def msn_forward(
     loss = (total / number + kl).to(product_dtype(anchors))
     outputs: Any = loss, rows_, row, col, prior, count, cache
     return outputs
+
+
+class MSN(ClosedForm):
+    """As `msn_forward`; only the loss is for the caller."""
+
+    run = msn_forward
+
+    @staticmethod
+    def keep(ctx, inputs, outputs):
+        anchors, targets, prototypes, inv_temperature, scale = inputs[:5]
+        ctx.numbers = inv_temperature, scale, *inputs[-3:-1]
+        ctx.save_for_backward(anchors, targets, prototypes, *outputs[1:])
+
+    @staticmethod
+    def backward(ctx, d_loss):
+        anchors, targets, prototypes, *statistics, count, cache = ctx.saved_tensors
+        inv_temperature, scale, name, group = ctx.numbers
+        d_loss, factor = upstream(d_loss, count, len(anchors), group)
+        need_anchors, _, need_prototypes = ctx.needs_input_grad[:3]
+        d_anchors, d_prototypes = msn_backward(
+            anchors, targets, prototypes, inv_temperature, scale, *statistics, cache, d_loss,
+            factor, need_anchors, need_prototypes, name,
+        )  # fmt: skip
+        return d_anchors, None, d_prototypes
 
 
 def _fake_backward(anchors, targets, prototypes, *rest):

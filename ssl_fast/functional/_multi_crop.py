@@ -66,10 +66,7 @@ class LinearCrops(ClosedForm):
         if group:
             d_loss, factor = upstream(d_loss, count, rows, group, reduction)
             d_loss = d_loss * (factor / terms)
-        return [
-            scaled(gradient, d_loss, x.dtype) if needed else None
-            for gradient, needed in zip(gradients, ctx.needs_input_grad[:2], strict=True)
-        ]
+        return scaled(gradients, d_loss, ctx.needs_input_grad, (x, x))
 
 
 def _terms(pairs: int, reduction: str) -> int:

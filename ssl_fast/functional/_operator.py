@@ -28,22 +28,29 @@ def operator(fake: Callable) -> Callable:
                 return outputs
             return tuple(args[0].new_empty(0) if out is None else out for out in outputs)
 
-        registered = torch.library.custom_op(name, registrable, mutates_args=())
-        registered.register_fake(fake)
+        torch.library.custom_op(name, registrable, mutates_args=()).register_fake(fake)
+        registered = getattr(torch.ops.ssl_fast, function.__name__).default
 
         def call(*args: Any) -> Any:
-            if (
-                torch.compiler.is_compiling()
-                or torch._C._are_functorch_transforms_active()
-                or isinstance(args[0], FakeTensor)
-            ):
+            if is_transformed() or isinstance(args[0], FakeTensor):
+                return registered(*args)
+            return full_precision(function, args)
+
+        def eager(*args: Any) -> Any:
+            if isinstance(args[0], FakeTensor):
                 return registered(*args)
             return full_precision(function, args)
 
         call.__doc__ = function.__doc__
+        call.eager = eager  # where the caller has asked `is_transformed`
         return call
 
     return decorate
+
+
+def is_transformed() -> bool:
+    """Whether torch.compile, export or torch.func watch, which see operators alone."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def fake_gradient(x: Tensor, wanted: bool) -> Tensor:

@@ -13,14 +13,6 @@ from ._operator import fake_gradient, operator
 from ._tiles import product_dtype
 
 
-class Potential(Scaled):
-    """(value, gradient for d_value = 1) of x."""
-
-    @staticmethod
-    def forward(*args):
-        return gaussian_potential(*args)
-
-
 def _fake_potential(x, t, log, want_grad, name, group):
     return x.new_empty((), dtype=product_dtype(x)), fake_gradient(x, want_grad)
 
@@ -57,3 +49,9 @@ def gaussian_potential(
             gradient *= value.to(gradient.dtype)
     outputs: Any = torch.as_tensor(value, dtype=product_dtype(x)), gradient
     return outputs
+
+
+class Potential(Scaled):
+    """(value, gradient for d_value = 1) of x."""
+
+    run = gaussian_potential

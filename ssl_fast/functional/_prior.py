@@ -51,27 +51,6 @@ def divergence(
     return weight * value, gradient
 
 
-class PriorKL(ClosedForm):
-    """(loss, row_stats, gradient of p, rows of all ranks); only the loss is for the caller."""
-
-    @staticmethod
-    def forward(*args):
-        return prior_kl_forward(*args)
-
-    @staticmethod
-    def keep(ctx, inputs, outputs):
-        logits, inv_temperature, _, _, name, group = inputs
-        ctx.numbers = inv_temperature, name, group
-        ctx.save_for_backward(logits, *outputs[1:])
-
-    @staticmethod
-    def backward(ctx, d_loss):
-        logits, row_stats, prior, count = ctx.saved_tensors
-        inv_temperature, name, group = ctx.numbers
-        d_loss, factor = upstream(d_loss, count, len(logits), group)
-        return (prior_kl_backward(logits, inv_temperature, row_stats, prior, d_loss, factor, name),)
-
-
 def _fake_forward(logits, inv_temperature, log_prior, reverse, name, group):
     rows, columns = logits.shape
     double = torch.float64
@@ -103,6 +82,25 @@ def prior_kl_forward(
     value, prior = divergence(log_mass, rows, log_prior, reverse, 1.0)
     outputs: Any = value.to(product_dtype(logits)), row_stats, prior, count
     return outputs
+
+
+class PriorKL(ClosedForm):
+    """(loss, row_stats, gradient of p, rows of all ranks); only the loss is for the caller."""
+
+    run = prior_kl_forward
+
+    @staticmethod
+    def keep(ctx, inputs, outputs):
+        logits, inv_temperature, _, _, name, group = inputs
+        ctx.numbers = inv_temperature, name, group
+        ctx.save_for_backward(logits, *outputs[1:])
+
+    @staticmethod
+    def backward(ctx, d_loss):
+        logits, row_stats, prior, count = ctx.saved_tensors
+        inv_temperature, name, group = ctx.numbers
+        d_loss, factor = upstream(d_loss, count, len(logits), group)
+        return (prior_kl_backward(logits, inv_temperature, row_stats, prior, d_loss, factor, name),)
 
 
 def _fake_backward(logits: Tensor, *_: Any) -> Tensor:

@@ -12,14 +12,6 @@ from ._tiles import product_dtype
 from ._unit import UnitRows
 
 
-class Sphere(Scaled):
-    """(loss, d_x, d_y) at an upstream gradient of 1; only the loss is for the caller."""
-
-    @staticmethod
-    def forward(*args):
-        return sphere_forward(*args)
-
-
 def _fake_sphere(x, y, t, weight, alpha, want_x, want_y, name):
     return fake_loss(x, (x, want_x), (y, want_y))
 
@@ -55,3 +47,9 @@ def sphere_forward(
         ]
     outputs: Any = loss.to(product_dtype(x)), *gradients
     return outputs
+
+
+class Sphere(Scaled):
+    """(loss, d_x, d_y) at an upstream gradient of 1; only the loss is for the caller."""
+
+    run = sphere_forward

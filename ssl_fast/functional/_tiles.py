@@ -20,12 +20,14 @@ _UPCAST_ROWS = 4096
 
 def product_dtype(x: Tensor) -> torch.dtype:
     """Products accumulate and stay in float32 (float64 for float64)."""
-    return torch.promote_types(x.dtype, torch.float32)
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def row_slices(first: int, last: int, columns: int, least: int = MIN_ROWS) -> list[slice]:
     """Equal slices of the rows first to last, each about TILE_BYTES of float32 columns."""
     size = max(least, TILE_BYTES // (4 * columns))
+    if 0 < last - first <= size:
+        return [slice(first, last)]
     count = -(-(last - first) // size)
     bounds = [first + (last - first) * i // count for i in range(count + 1)] if count else []
     return [slice(a, b) for a, b in itertools.pairwise(bounds)]
@@ -64,6 +66,11 @@ def times(tile: Tensor, weight: Tensor, number: float, g: Tensor | None, out: Te
     torch.mul(total, number if g is None else g * number, out=out)
 
 
+def part(matrix: Tensor, rows: slice) -> Tensor:
+    """These rows; the matrix itself, with no view made, where they are all."""
+    return matrix if rows == slice(0, matrix.shape[0]) else matrix[rows]
+
+
 def joined(parts: list[Tensor], dim: int = 0) -> Tensor:
     """The rows of all tiles; no copy of one."""
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
@@ -88,10 +95,10 @@ class Tiles:
 
     def __getitem__(self, rows: slice) -> Tensor:
         if not self.keeps(rows):
-            return product(self.x[rows], self.weight)
-        tile = self.cache[rows]
+            return product(part(self.x, rows), self.weight)
+        tile = part(self.cache, rows)
         if rows.start >= self._filled:
-            product(self.x[rows], self.weight, out=tile)
+            product(part(self.x, rows), self.weight, out=tile)
             self._filled = rows.stop
         return tile
 
@@ -104,4 +111,4 @@ def kept_rows(budget_bytes: int, x: Tensor, columns: int) -> int:
 
 
 def nbytes(*tensors: Tensor) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors)
+    return sum([t.numel() * t.element_size() for t in tensors])

@@ -56,23 +56,6 @@ def unit_rows(x: Tensor, eps: float = _TINY) -> Tensor:
     return apply(_Unit, _check.rows_contiguous(x), eps, name)
 
 
-class _Unit(ClosedForm):
-    """(rows, norms) of x; only the rows are for the caller."""
-
-    @staticmethod
-    def forward(*args):
-        return unit_rows_forward(*args)
-
-    @staticmethod
-    def keep(ctx, inputs, outputs):
-        x, *ctx.numbers = inputs
-        ctx.save_for_backward(x, *outputs)
-
-    @staticmethod
-    def backward(ctx, d_rows):
-        return (unit_rows_backward(*ctx.saved_tensors, d_rows, *ctx.numbers),)
-
-
 def _fake_forward(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     dtype = product_dtype(x)
     return x.new_empty(x.shape, dtype=dtype), x.new_empty(x.shape[0], dtype=dtype)
@@ -83,6 +66,21 @@ def unit_rows_forward(x: Tensor, eps: float, name: str) -> tuple[Tensor, Tensor]
     """Rows (N, D) and norms (N,)."""
     units = UnitRows(x, name, eps)
     return units.rows, units.norm
+
+
+class _Unit(ClosedForm):
+    """(rows, norms) of x; only the rows are for the caller."""
+
+    run = unit_rows_forward
+
+    @staticmethod
+    def keep(ctx, inputs, outputs):
+        x, *ctx.numbers = inputs
+        ctx.save_for_backward(x, *outputs)
+
+    @staticmethod
+    def backward(ctx, d_rows):
+        return (unit_rows_backward(*ctx.saved_tensors, d_rows, *ctx.numbers),)
 
 
 def _fake_backward(x: Tensor, *_: Any) -> Tensor:

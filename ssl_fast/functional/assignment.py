@@ -146,7 +146,7 @@ class Assignment:
         if torch.compiler.is_compiling():  # which keeps no count
             return None
         held = self.values, self.z, self.prototypes
-        return tuple(t._version for t in held if t is not None and not t.is_inference())
+        return tuple([t._version for t in held if t is not None and not t.is_inference()])
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -205,7 +205,8 @@ class Assignment:
         return held
 
     def _operands(self) -> tuple[Tensor, Tensor | None, str]:
-        return self._any, self.prototypes, backend.select("sinkhorn", self.device, self.dtype)
+        first = self._any
+        return first, self.prototypes, backend.select("sinkhorn", first.device, first.dtype)
 
 
 def _held(scores: Scores) -> Assignment:

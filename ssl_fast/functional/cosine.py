@@ -48,26 +48,6 @@ def mean_cosine(x: Tensor, y: Tensor, *, eps: float = 1e-8) -> Tensor:
     return apply(_MeanCosine, x, y, _check.positive("eps", eps), name)
 
 
-class _MeanCosine(ClosedForm):
-    """(mean, stats) of x and y; only the mean is for the caller."""
-
-    @staticmethod
-    def forward(*args):
-        return cosine_forward(*args)
-
-    @staticmethod
-    def keep(ctx, inputs, outputs):
-        ctx.numbers = inputs[2:]
-        ctx.save_for_backward(*inputs[:2], outputs[1])
-
-    @staticmethod
-    def backward(ctx, d_mean):
-        x, y, stats = ctx.saved_tensors
-        eps, name = ctx.numbers
-        need = ctx.needs_input_grad[:2]
-        return cosine_backward(x, y, eps, stats, d_mean, 1 / len(x), *need, name)
-
-
 def _fake_forward(x: Tensor, *_: Any) -> Any:
     double = torch.float64
     return x.new_empty((), dtype=product_dtype(x)), x.new_empty((3, x.shape[0]), dtype=double)
@@ -83,6 +63,24 @@ def cosine_forward(
     """The mean, and stats (3, N) as the kernels have them."""
     total, stats = backend.implementation(name, "cosine").forward(x, y, eps)
     return (total / x.shape[0]).to(product_dtype(x)), stats
+
+
+class _MeanCosine(ClosedForm):
+    """(mean, stats) of x and y; only the mean is for the caller."""
+
+    run = cosine_forward
+
+    @staticmethod
+    def keep(ctx, inputs, outputs):
+        ctx.numbers = inputs[2:]
+        ctx.save_for_backward(*inputs[:2], outputs[1])
+
+    @staticmethod
+    def backward(ctx, d_mean):
+        x, y, stats = ctx.saved_tensors
+        eps, name = ctx.numbers
+        need = ctx.needs_input_grad[:2]
+        return cosine_backward(x, y, eps, stats, d_mean, 1 / len(x), *need, name)
 
 
 def _fake_backward(x: Tensor, y: Tensor, *rest: Any) -> Any:

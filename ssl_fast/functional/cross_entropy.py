@@ -155,37 +155,10 @@ def _target(targets: Any, shape: Any, like: Tensor, name: str) -> tuple:
     return values, *fields[1:]
 
 
-class _SoftCrossEntropy(ClosedForm):
-    """(loss, row_stats, col_stats, rows) of logits; only the loss is for the caller."""
-
-    @staticmethod
-    def forward(*args):
-        return cross_entropy_forward(*args)
-
-    @staticmethod
-    def keep(ctx, inputs, outputs):
-        logits, inv_temperature, values, z, prototypes, scale, row, col = inputs[:8]
-        ctx.numbers = inv_temperature, scale, *inputs[8:]
-        ctx.save_for_backward(logits, values, z, prototypes, row, col, *outputs[1:])
-
-    @staticmethod
-    def backward(ctx, d_loss):
-        logits, values, z, prototypes, row, col, row_stats, col_stats, count = ctx.saved_tensors
-        inv_temperature, scale, symmetric, reduction, name, group = ctx.numbers
-        d_loss, factor = upstream(d_loss, count, len(logits), group, reduction, symmetric)
-        d_logits = cross_entropy_backward(
-            logits, inv_temperature, values, z, prototypes, scale, row, col,
-            row_stats, col_stats, d_loss, factor, name,
-        )  # fmt: skip
-        return (d_logits,)
-
-
 class _LinearSoftCrossEntropy(ClosedForm):
     """As `_SoftCrossEntropy`, from x and weight; one more output: the kept rows of d_logits."""
 
-    @staticmethod
-    def forward(*args):
-        return linear_cross_entropy_forward(*args)
+    run = linear_cross_entropy_forward
 
     @staticmethod
     def keep(ctx, inputs, outputs):
@@ -244,6 +217,29 @@ def cross_entropy_forward(
     ]
     outputs = finish(parts, logits, inv_temperature, symmetric, reduction, group)
     return outputs
+
+
+class _SoftCrossEntropy(ClosedForm):
+    """(loss, row_stats, col_stats, rows) of logits; only the loss is for the caller."""
+
+    run = cross_entropy_forward
+
+    @staticmethod
+    def keep(ctx, inputs, outputs):
+        logits, inv_temperature, values, z, prototypes, scale, row, col = inputs[:8]
+        ctx.numbers = inv_temperature, scale, *inputs[8:]
+        ctx.save_for_backward(logits, values, z, prototypes, row, col, *outputs[1:])
+
+    @staticmethod
+    def backward(ctx, d_loss):
+        logits, values, z, prototypes, row, col, row_stats, col_stats, count = ctx.saved_tensors
+        inv_temperature, scale, symmetric, reduction, name, group = ctx.numbers
+        d_loss, factor = upstream(d_loss, count, len(logits), group, reduction, symmetric)
+        d_logits = cross_entropy_backward(
+            logits, inv_temperature, values, z, prototypes, scale, row, col,
+            row_stats, col_stats, d_loss, factor, name,
+        )  # fmt: skip
+        return (d_logits,)
 
 
 def _fake_backward(logits: Tensor, *_: Any) -> Tensor:

@@ -94,23 +94,6 @@ def sinkhorn_distances(
     )  # fmt: skip
 
 
-class _Distance(ClosedForm):
-    """(distance, state) of x and y."""
-
-    @staticmethod
-    def forward(*args):
-        return transport_forward(*args)
-
-    @staticmethod
-    def keep(ctx, inputs, outputs):
-        ctx.numbers = inputs[2:]
-        ctx.save_for_backward(*inputs[:2], outputs[1])
-
-    @staticmethod
-    def backward(ctx, d_value):
-        return transport_backward(*ctx.saved_tensors, d_value, *ctx.numbers)
-
-
 def _fake_forward(x, y, epsilon, p, iterations, tolerance, name):
     state = torch.float64 if name == "reference" else product_dtype(x)
     shape = (2, x.shape[0] + y.shape[0])
@@ -131,6 +114,21 @@ def transport_forward(
     kernels = backend.implementation(name, "transport")
     value, state = kernels.distance(x, y, epsilon, p, iterations, tolerance)
     return value.to(product_dtype(x)), state
+
+
+class _Distance(ClosedForm):
+    """(distance, state) of x and y."""
+
+    run = transport_forward
+
+    @staticmethod
+    def keep(ctx, inputs, outputs):
+        ctx.numbers = inputs[2:]
+        ctx.save_for_backward(*inputs[:2], outputs[1])
+
+    @staticmethod
+    def backward(ctx, d_value):
+        return transport_backward(*ctx.saved_tensors, d_value, *ctx.numbers)
 
 
 def _fake_backward(x, y, *_):

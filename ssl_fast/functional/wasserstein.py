@@ -98,14 +98,6 @@ def _backend(z: Tensor, eps: float) -> str:
     return "reference"
 
 
-class _Spectral(Scaled):
-    """(value, its gradient) of z; only the value is for the caller."""
-
-    @staticmethod
-    def forward(*args):
-        return wasserstein_forward(*args)
-
-
 def _fake_forward(z, center, eps, distance, want_grad, name, group):
     return fake_loss(z, (z, want_grad))
 
@@ -138,6 +130,12 @@ def wasserstein_forward(
         value, gradient = kernels.forward(z, *numbers, want_grad, rows, reduce)
     outputs: Any = value, gradient * _distributed.world_size(group) if want_grad else None
     return outputs
+
+
+class _Spectral(Scaled):
+    """(value, its gradient) of z; only the value is for the caller."""
+
+    run = wasserstein_forward
 
 
 def _as_it_is(value: Tensor, op: str) -> Tensor:

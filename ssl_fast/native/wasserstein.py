@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from .._eigen import Reduce, Spectrum
 from . import DTYPE_CODES, cpu, matrix, pointer
+from ._eigen import Reduce, Spectrum
 from .cuda import wasserstein as cuda
 
 # A Gram at most this wide is decomposed in float64: that costs no more than overheads do, or, where
@@ -25,7 +25,7 @@ def forward(
     if z.is_cuda:
         return cuda.forward(z, center, eps, distance, want_grad, rows, reduce)
     wide = torch.promote_types(z.dtype, torch.float32)
-    mean = reduce(column_sums(z), "sum").div_(rows) if center else None
+    mean = reduce(column_means(z, rows), "sum") if center else None
     dtype = wide if distance and _is_wide(rows, z.shape[1]) else torch.float64
     x = z.to(dtype) if mean is None else centered(z, mean, dtype)
     spectrum = Spectrum(x, center, rows, reduce)
@@ -46,11 +46,11 @@ def _is_wide(rows: int, columns: int) -> bool:
     return less > (_DOUBLE_SQUARE if 10 * less > 9 * more else _DOUBLE)
 
 
-def column_sums(z: Tensor) -> Tensor:
-    """(D,) float64."""
-    sums = torch.empty(z.shape[1], dtype=torch.float64)
-    cpu().column_sums(matrix(z), sums.data_ptr(), torch.get_num_threads())
-    return sums
+def column_means(z: Tensor, rows: int) -> Tensor:
+    """This rank's share of the means over `rows`, (D,) float64."""
+    means = torch.empty(z.shape[1], dtype=torch.float64)
+    cpu().column_means(matrix(z), rows, means.data_ptr(), torch.get_num_threads())
+    return means
 
 
 def centered(z: Tensor, mean: Tensor, dtype: torch.dtype) -> Tensor:

@@ -21,6 +21,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from . import cpu, matrix
+
 # lambda / lambda_max under which directions are taken again; error left: rounding / this.
 _SMALL = {torch.float32: 1e-3, torch.float64: 1e-6}
 # lambda / lambda_max from which T may stay: it moves vectors by rounding / sqrt(this).
@@ -46,7 +48,8 @@ class Spectrum:
         if not _TRACES[0] < trace < _TRACES[1]:
             gram, trace = self._scaled(gram, reduce)
         if centred and not self.tall and trace > 0:
-            gram = self._lift(gram, trace)
+            # Its rows sum to zero, an eigenvalue that meets nothing of X: moved among the large.
+            self.stranger = cpu().lift(matrix(gram), trace)
         values, self.vectors = torch.linalg.eigh(gram)
         self.squares = values.double().clamp_(min=0)
         self.small = 0
@@ -66,37 +69,33 @@ class Spectrum:
         gram = reduce(self.a.t() @ self.a, "sum")
         return gram, gram.trace().item()
 
-    def _lift(self, gram: Tensor, trace: float) -> Tensor:
-        """The rows of a centred batch sum to zero: that eigenvalue is moved among the large ones.
-
-        It meets nothing of X, so that its weight does not count.
-        """
-        self.stranger = gram.square().sum().item() / trace  # the eigenvalues' mean, by size
-        return gram + self.stranger / gram.shape[0]
-
     def _again(self, reduce: Reduce) -> Tensor:
         """The small squares, and in `_v`, `_b` what `combine` needs of their vectors."""
-        a, v = self.a, self.vectors[:, : self.small]
-        b, wide = (a @ v).double(), v.double()
-        squares, rotation = _rotation(wide, b, reduce)
-        if squares[0].item() < _MIXED[a.dtype] * self.squares[-1].item():
-            b = _product(a, wide)
+        a_t, v = self.a.t(), self.vectors.t()[: self.small]  # vectors, and B's columns, as rows:
+        wide, limit = v.double(), _MIXED[v.dtype] * self.squares[-1].item()
+        mixed = self.squares[0].item() < limit
+        if not mixed:
+            b = (v @ a_t).double()  # the library takes thrice as long for columns
+            squares, rotation = torch.linalg.eigh(reduce(b @ b.t(), "sum"))
+            mixed = squares[0].item() < limit
+        if mixed:
+            b = _product(wide, a_t)
             shift = self._mixed(b, reduce)
-            b, wide = b - a @ shift, wide - shift
-            squares, rotation = _rotation(wide, b, reduce)
-        self._v, self._b = wide @ rotation, b @ rotation
+            b, wide = b - shift @ a_t, wide - shift
+            squares, rotation = torch.linalg.eigh(reduce(b @ b.t(), "sum"))
+        self._v, self._b = rotation.t() @ wide, rotation.t() @ b
         return squares.clamp(min=0)
 
     def _mixed(self, b: Tensor, reduce: Reduce) -> Tensor:
-        """V_L T."""
-        a, large, squares = self.a, self.vectors[:, self.small :], self.squares[self.small :, None]
-        mixed = large.t() @ reduce(a.t() @ b.to(a.dtype), "sum")
-        return large @ (mixed / squares.to(a.dtype))
+        """(V_L T)^T."""
+        a, large, squares = self.a, self.vectors.t()[self.small :], self.squares[self.small :]
+        mixed = reduce(b.to(a.dtype) @ a, "sum") @ large.t()
+        return (mixed / squares.to(a.dtype)) @ large
 
     def combine(self, weight: Tensor, row: Tensor | None) -> Tensor:
         """sum_i weight_i s_i u_i v_i^T + row, (N, D) in X's type; weights as the squares stand."""
         a, k = self.a, self.small
-        v, weight = self.vectors[:, k:], weight * self.scale
+        v, weight = self.vectors[:, k:], weight if self.scale == 1 else weight * self.scale
         root = (v * weight[k:].to(v.dtype)) @ v.t()
         if self.tall:
             out = a @ root if row is None else torch.addmm(row, a, root)
@@ -104,23 +103,14 @@ class Spectrum:
             out = root @ a.t() if row is None else torch.addmm(row, root, a.t())
         if k:
             # One root of both would leave no digit of the small ones.
-            left, right = (self._b * weight[:k]).to(a.dtype), self._v.to(a.dtype)
-            left, right = (left, right) if self.tall else (right, left)
-            out.addmm_(left, right.t())
+            b, v = (self._b * weight[:k, None]).to(a.dtype), self._v.to(a.dtype)
+            left, right = (b, v) if self.tall else (v, b)
+            out.addmm_(left.t(), right)
         return out
 
 
-def _rotation(v: Tensor, b: Tensor, reduce: Reduce) -> tuple[Tensor, Tensor]:
-    """Squares of b = A v, and what turns v into their vectors, orthonormal; float64."""
-    # float32 vectors are orthonormal to 1e-6: one step towards orthonormal leaves 1e-12.
-    straight = 1.5 * torch.eye(v.shape[1], dtype=v.dtype) - 0.5 * (v.t() @ v)
-    squares, rotation = torch.linalg.eigh(straight @ reduce(b.t() @ b, "sum") @ straight)
-    return squares, straight @ rotation
-
-
-def _product(a: Tensor, v: Tensor) -> Tensor:
-    """a @ v in float64; a is upcast by blocks."""
-    v = v.contiguous()  # else the library's product of two transposed operands: 10 x
-    if a.dtype == v.dtype:
-        return a @ v
-    return torch.cat([block.double() @ v for block in a.split(_BLOCK_ROWS)])
+def _product(v: Tensor, a_t: Tensor) -> Tensor:
+    """v @ a_t in float64; A is upcast by blocks of its rows."""
+    if a_t.dtype == v.dtype:
+        return v @ a_t
+    return torch.cat([v @ block.double() for block in a_t.split(_BLOCK_ROWS, 1)], 1)
