@@ -75,6 +75,7 @@ PYBIND11_MODULE(_cpu, m) {
   kernel("contrastive_in_batch", &Kernels::contrastive_in_batch);
   kernel("contrastive_pairs_forward", &Kernels::contrastive_pairs_forward);
   kernel("contrastive_pairs_backward", &Kernels::contrastive_pairs_backward);
+  kernel("contrastive_pairs_at_once", &Kernels::contrastive_pairs_at_once);
   kernel("pair_rows", &Kernels::pair_rows);
   kernel("pair_weights", &Kernels::pair_weights);
   kernel("pair_moments", &Kernels::pair_moments);

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssl_fast import backend as dispatch
 from ssl_fast.functional import (
+    _contrastive_pairs,
     decoupled_nt_xent,
     info_nce,
     multi_view_nt_xent,
@@ -40,6 +41,13 @@ QUEUES = [(1, 1, 3), (7, 13, 5), (67, 131, 16), (521, 67, 4), (5, 4099, 3)]
 TEMPERATURES = [0.5, 0.07, 0.01]
 
 
+@pytest.fixture(params=["at once", "by tiles"])
+def pairs(request, monkeypatch) -> None:
+    """Both ways that the native backend has, whatever the size of the batch."""
+    limit = 1 << 62 if request.param == "at once" else 0
+    monkeypatch.setattr(_contrastive_pairs, "_TILE_BYTES", limit)
+
+
 def index_of(rows: int, clusters: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(clusters, (rows,), generator=generator)
@@ -54,7 +62,7 @@ def upstream(reduction: str, n: int) -> torch.Tensor:
     spread(SHAPES, list(DTYPES), TEMPERATURES, [True, True, False]),
     ids=str,
 )
-def test_nt_xent(backend, shape, dtype, temperature, normalize) -> None:
+def test_nt_xent(backend, pairs, shape, dtype, temperature, normalize) -> None:
     views = [normal(*shape, dtype=DTYPES[dtype], seed=seed) for seed in (0, 1)]
     temperature *= 1 if normalize else shape[1]
     assert_right(
@@ -72,7 +80,7 @@ def test_nt_xent(backend, shape, dtype, temperature, normalize) -> None:
     ids=str,
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_more_views(backend, count, shape, temperature, dtype) -> None:
+def test_more_views(backend, pairs, count, shape, temperature, dtype) -> None:
     """Blocks of an odd number of views meet the tiles' edges."""
     assert_right(
         lambda *z: multi_view_nt_xent(z, temperature=temperature),
@@ -85,7 +93,7 @@ def test_more_views(backend, count, shape, temperature, dtype) -> None:
 
 @pytest.mark.parametrize(("dtype", "weights"), spread(list(DTYPES), [None, 1, 2]))
 @pytest.mark.parametrize("shape", [(2, 3), (67, 16), (521, 4)], ids=str)
-def test_decoupled(backend, shape, dtype, weights) -> None:
+def test_decoupled(backend, pairs, shape, dtype, weights) -> None:
     w = None if weights is None else normal(*((shape[0], 2) if weights == 2 else shape[:1]))
     both = w if w is None or weights == 2 else w[:, None].expand(-1, 2)
     assert_right(
@@ -166,12 +174,12 @@ def test_published_negatives_of_pcl(backend) -> None:
     assert_relative(ours, expected.double(), 1e-6)
 
 
-def test_two_views_of_more_views(backend) -> None:
+def test_two_views_of_more_views(backend, pairs) -> None:
     a, b = normal(17, 5), normal(17, 5, seed=1)
     assert same_bits(multi_view_nt_xent([a, b], temperature=0.5), nt_xent(a, b))
 
 
-def test_gradcheck(backend) -> None:
+def test_gradcheck(backend, pairs) -> None:
     a, b, c, queue = (normal(4, 3, seed=seed) for seed in range(4))
     for normalize in (True, False):
         gradcheck(lambda *z: nt_xent(*z, normalize=normalize), a, b)  # noqa: B023
@@ -188,7 +196,7 @@ def test_gradcheck(backend) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts(backend, layout) -> None:
+def test_layouts(backend, pairs, layout) -> None:
     view = LAYOUTS[layout]
     a, b, queue = normal(31, 6), normal(31, 6, seed=1), normal(53, 6, seed=2)
     index, phi = index_of(31, 53), torch.rand(53) + 0.5
@@ -206,7 +214,7 @@ def test_layouts(backend, layout) -> None:
 
 @pytest.mark.parametrize("temperature", [0.5, 0.01])
 @pytest.mark.parametrize("size", [1e4, 1.0, 0.0])
-def test_degenerate_batches(backend, size, temperature) -> None:
+def test_degenerate_batches(backend, pairs, size, temperature) -> None:
     """Identical rows, zero rows, rows of 1e4 unnormalised: finite values and gradients."""
     a, b = normal(40, 6) * size, normal(40, 6, seed=1) * size
     a[3] = b[7] = 0
@@ -226,7 +234,7 @@ def test_degenerate_batches(backend, size, temperature) -> None:
                 assert all(bool(r.isfinite().all()) for r in results)
 
 
-def test_zero_rows_get_zero_gradients(backend) -> None:
+def test_zero_rows_get_zero_gradients(backend, pairs) -> None:
     a, b, queue = normal(9, 4), normal(9, 4, seed=1), normal(7, 4, seed=2)
     a[3], b[5], queue[2] = 0, 0, 0
     for function, inputs in (
@@ -241,7 +249,7 @@ def test_zero_rows_get_zero_gradients(backend) -> None:
 
 @pytest.mark.parametrize("shape", [(33, 4), (5, 6)])  # of 10 x 6, MKL's u @ u.T is not symmetric
 @pytest.mark.parametrize("scale", [1e4, 1e2])
-def test_large_unnormalised_rows(backend, scale, shape) -> None:
+def test_large_unnormalised_rows(backend, pairs, scale, shape) -> None:
     a, b = (normal(*shape, seed=seed) * scale**0.5 for seed in (0, 1))
     options = {"temperature": 1.0, "normalize": False}
     assert_right(
@@ -261,7 +269,7 @@ def test_repeatable(backend) -> None:
         assert all(same_bits(x, y) for x, y in zip(first, second, strict=True))
 
 
-def test_retain_graph(backend) -> None:
+def test_retain_graph(backend, pairs) -> None:
     a, b = (normal(20, 4, seed=seed).requires_grad_() for seed in (0, 1))
     for loss in (nt_xent(a, b), info_nce(a, b), info_nce(a, b.detach(), normal(9, 4))):
         (first,) = torch.autograd.grad(loss, a, retain_graph=True)
@@ -372,6 +380,22 @@ def test_nothing_quadratic_is_kept() -> None:
     assert 0 < saved.nbytes() <= a.nbytes
 
 
+@pytest.mark.parametrize("wanted", [2, 1, 0])
+def test_few_pairs_take_two_products(wanted) -> None:
+    """And none of them in backward; the gradients are kept, and nothing where none is wanted."""
+    if reason := dispatch.why_not("native", "cpu", torch.float32):
+        pytest.skip(reason)
+    a, b = (normal(256, 16, seed=i).requires_grad_(i < wanted) for i in (0, 1))
+    with Products() as products, Saved(a, b) as saved:
+        loss = nt_xent(a, b)
+    assert products.count == (2 if wanted else 1)
+    assert saved.nbytes() == (2 * a.nbytes if wanted else 0)
+    if wanted:
+        with Products() as products:
+            torch.autograd.grad(loss, [a, b][:wanted])
+        assert products.count == 0
+
+
 def test_nothing_quadratic_is_formed() -> None:
     a, b = (normal(2000, 4, seed=seed).requires_grad_() for seed in (0, 1))
     with Allocations() as watch:
@@ -455,7 +479,7 @@ def test_refusals() -> None:
             call()
 
 
-def test_not_a_number_is_passed_on(backend) -> None:
+def test_not_a_number_is_passed_on(backend, pairs) -> None:
     """A NaN row in either operand, also the last of its tile."""
     for call in (info_nce, nt_xent, decoupled_nt_xent):
         for row in (0, 2, 16):

@@ -32,6 +32,7 @@ const Kernels kernels{
     contrastive_in_batch,
     contrastive_pairs_forward,
     contrastive_pairs_backward,
+    contrastive_pairs_at_once,
     pair_rows,
     pair_weights,
     pair_moments,

@@ -138,6 +138,11 @@ struct Kernels {
   void (*contrastive_pairs_backward)(const Matrix& tile, double scale, double shift, int64_t row,
                                      int64_t col, int64_t views, const double* lse,
                                      const void* blocks, bool narrow, int threads);
+  // tile [M, M], scale > 0, weights [M] or null; returns the sum of the rows' losses. With store
+  // the tile becomes their gradient by scale * tile, both sides of a pair together.
+  double (*contrastive_pairs_at_once)(const Matrix& tile, double scale, double shift, int64_t views,
+                                      const double* weights, bool decoupled, bool narrow,
+                                      bool store, int threads);
   // z [N, D] = x less its mean, norms [N] = |z|^2, of z's type; x any type.
   void (*pair_rows)(const Matrix& x, const Matrix& z, void* norms, int threads);
   // tile [R, C], products of z from (first_row, first_col) on, to weights exp(t (shift - square)).
@@ -187,9 +192,10 @@ struct Kernels {
                                const Teachers& teachers, const ViewStats& stats, const void* d_loss,
                                double factor, const Matrix* out, int threads);
   // x [N, D] of any type; unit [N, D] and norm [N] float32, or float64 for float64.
-  void (*unit_rows_forward)(const Matrix& x, double eps, void* unit, void* norm, int threads);
+  void (*unit_rows_forward)(const Matrix& x, double eps, const Matrix& unit, void* norm,
+                            int threads);
   // out [N, D] of x's type may be d_unit.
-  void (*unit_rows_backward)(const Matrix& d_unit, double eps, const void* unit, const void* norm,
+  void (*unit_rows_backward)(const Matrix& d_unit, double eps, const Matrix& unit, const void* norm,
                              const Matrix& out, int threads);
   // f [n], g [m], u [n], v [m] of the points' type. Without d_x solves for f, g, u, and v = 0; with
   // it, turns u, v into the adjoint's and writes d_x [n, D], d_y [m, D]. Returns the mean of u.

@@ -62,6 +62,9 @@ void contrastive_pairs_forward(const Matrix& tile, double scale, double shift, i
 void contrastive_pairs_backward(const Matrix& tile, double scale, double shift, int64_t row,
                                 int64_t col, int64_t views, const double* lse, const void* blocks,
                                 bool narrow, int threads);
+double contrastive_pairs_at_once(const Matrix& tile, double scale, double shift, int64_t views,
+                                 const double* weights, bool decoupled, bool narrow, bool store,
+                                 int threads);
 void pair_rows(const Matrix& x, const Matrix& z, void* norms, int threads);
 PairSums pair_weights(const Matrix& tile, const Matrix& x, const void* norms, int64_t first_row,
                       int64_t first_col, bool mirrored, double t, const PairSums& sums, int64_t own,
@@ -90,8 +93,8 @@ void logit_crops_forward(const Matrix* students, int64_t views, double inv_tempe
 void logit_crops_backward(const Matrix* students, int64_t views, double inv_temperature,
                           const Teachers& teachers, const ViewStats& stats, const void* d_loss,
                           double factor, const Matrix* out, int threads);
-void unit_rows_forward(const Matrix& x, double eps, void* unit, void* norm, int threads);
-void unit_rows_backward(const Matrix& d_unit, double eps, const void* unit, const void* norm,
+void unit_rows_forward(const Matrix& x, double eps, const Matrix& unit, void* norm, int threads);
+void unit_rows_backward(const Matrix& d_unit, double eps, const Matrix& unit, const void* norm,
                         const Matrix& out, int threads);
 double transport(const Points& x, const Points& y, double epsilon, int p, int iterations,
                  double tolerance, void* f, void* g, void* u, void* v, double d_value, void* d_x,

@@ -30,16 +30,17 @@ double norm_of(const C* x, int64_t width) {
 }
 
 template <typename C>
-void forward(const Matrix& x, double eps, C* unit, C* norm, int threads) {
+void forward(const Matrix& x, double eps, const Matrix& unit, C* norm, int threads) {
   using V = Vec<C>;
   parallel(threads, x.rows * x.cols, [&](Team team) {
     Scratch<C> scratch(converts<C>(x) ? x.cols : 0);
     for (int64_t i = team.begin(x.rows); i < team.end(x.rows); i++) {
       const C* row = read_row<C>(x, i, scratch);
+      C* out = row_of<C>(unit, i);
       const double length = norm_of(row, x.cols);
       const V inverse((C)(1 / (length > eps ? length : eps)));
       sweep<C>(x.cols, [&](int64_t j, auto lanes) {
-        (V::load(row + j, lanes) * inverse).store(unit + i * x.cols + j, lanes);
+        (V::load(row + j, lanes) * inverse).store(out + j, lanes);
       });
       norm[i] = (C)length;
     }
@@ -47,14 +48,14 @@ void forward(const Matrix& x, double eps, C* unit, C* norm, int threads) {
 }
 
 template <typename C>
-void backward(const Matrix& d_unit, double eps, const C* unit, const C* norm, const Matrix& out,
-              int threads) {
+void backward(const Matrix& d_unit, double eps, const Matrix& unit, const C* norm,
+              const Matrix& out, int threads) {
   using V = Vec<C>;
   const int64_t width = out.cols;
   parallel(threads, out.rows * width, [&](Team team) {
     Scratch<C> scratch(converts<C>(out) ? width : 0);
     for (int64_t i = team.begin(out.rows); i < team.end(out.rows); i++) {
-      const C *d = read_row<C>(d_unit, i, nullptr), *u = unit + i * width;
+      const C *d = read_row<C>(d_unit, i, nullptr), *u = row_of<C>(unit, i);
       C* d_x = write_row<C>(out, i, scratch);
       V dot;
       sweep<C>(width, [&](int64_t j, auto lanes) {
@@ -74,19 +75,19 @@ void backward(const Matrix& d_unit, double eps, const C* unit, const C* norm, co
 
 }  // namespace
 
-void unit_rows_forward(const Matrix& x, double eps, void* unit, void* norm, int threads) {
+void unit_rows_forward(const Matrix& x, double eps, const Matrix& unit, void* norm, int threads) {
   if (x.dtype == kFloat64)
-    forward<double>(x, eps, (double*)unit, (double*)norm, threads);
+    forward<double>(x, eps, unit, (double*)norm, threads);
   else
-    forward<float>(x, eps, (float*)unit, (float*)norm, threads);
+    forward<float>(x, eps, unit, (float*)norm, threads);
 }
 
-void unit_rows_backward(const Matrix& d_unit, double eps, const void* unit, const void* norm,
+void unit_rows_backward(const Matrix& d_unit, double eps, const Matrix& unit, const void* norm,
                         const Matrix& out, int threads) {
   if (d_unit.dtype == kFloat64)
-    backward<double>(d_unit, eps, (const double*)unit, (const double*)norm, out, threads);
+    backward<double>(d_unit, eps, unit, (const double*)norm, out, threads);
   else
-    backward<float>(d_unit, eps, (const float*)unit, (const float*)norm, out, threads);
+    backward<float>(d_unit, eps, unit, (const float*)norm, out, threads);
 }
 
 }  // namespace ssl_fast::SSL_FAST_ISA

@@ -9,7 +9,6 @@ forward visit. The negatives themselves are kept only where they need a gradient
 the next keys before backward runs.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 from .. import backend
 from . import _distributed
 from ._autograd import ClosedForm
-from ._norms import inverse_norms, positives, stacked, through_norms, unit
+from ._norms import inverse_norms, through_norms, unit
 from ._operator import operator
 from ._stats import upstream
 from ._tiles import product_dtype
@@ -166,97 +165,3 @@ class Rows(ClosedForm):
             *needs, paired, name,
         )  # fmt: skip
         return d_x, d_w, None if paired else d_pair
-
-
-def _fake_pairs_forward(z, others, *_: Any):
-    rows = z.shape[0] * (1 + len(others))
-    return (
-        z.new_empty((), dtype=product_dtype(z)),
-        z.new_empty(rows, dtype=torch.float64),
-        z.new_empty(rows, dtype=torch.float64),
-    )
-
-
-@operator(_fake_pairs_forward)
-def contrastive_pairs_forward(
-    z: Tensor,  # (N, D) the first view
-    others: Sequence[Tensor],  # V - 1 further ones
-    weights: Tensor | None,  # (N, V) of the positives
-    inv_temperature: float,
-    normalize: bool,
-    decoupled: bool,  # positives do not join the denominator
-    name: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, and (N V,) in float64: the denominators' logs, the gradients of -positives."""
-    kernels = backend.implementation(name, "contrastive")
-    rows, inverse = stacked(z, others, normalize)
-    flat, views = rows.flatten(0, 1), rows.shape[1]
-    a = None if inverse is None else inverse.flatten()
-    lse = kernels.pairs_forward(flat, a, inv_temperature, views)
-    positive = positives(unit(rows, inverse), inv_temperature)[0].flatten()
-    if decoupled:
-        coefficient = torch.ones_like(lse) if weights is None else weights.double().flatten()
-        denominator, losses = lse, lse - coefficient * positive
-    else:
-        coefficient = (lse - positive).sigmoid()
-        denominator = torch.logaddexp(lse, positive)
-        losses = torch.logaddexp(lse - positive, lse.new_zeros(()))
-    return losses.mean().to(product_dtype(z)), denominator, coefficient
-
-
-def _fake_pairs_backward(z, others, *_: Any):
-    return z.new_empty((1 + len(others), *z.shape))
-
-
-@operator(_fake_pairs_backward)
-def contrastive_pairs_backward(
-    z: Tensor,  # (N, D)
-    others: Sequence[Tensor],
-    inv_temperature: float,
-    normalize: bool,
-    denominator: Tensor,  # (N V,)
-    coefficient: Tensor,  # (N V,)
-    d_loss: Tensor,  # 0-d
-    name: str,
-) -> Tensor:
-    """(V, N, D): the views' gradients."""
-    kernels = backend.implementation(name, "contrastive")
-    rows, inverse = stacked(z, others, normalize)
-    flat, views = rows.flatten(0, 1), rows.shape[1]
-    a = None if inverse is None else inverse.flatten()
-    softmax = positives(unit(rows, inverse), inv_temperature)[1]
-    within = softmax * coefficient.view(-1, views, 1)
-    blocks = (within + within.mT).neg_().flatten(0, 1)
-    d_unit = kernels.pairs_backward(flat, a, inv_temperature, views, denominator, blocks)
-    d_unit = d_unit.view(rows.shape) * (d_loss * (inv_temperature / len(flat))).to(d_unit.dtype)
-    gradients = z.new_empty((views, *z.shape))
-    if inverse is None:
-        return gradients.copy_(d_unit.transpose(0, 1))
-    out = gradients.transpose(0, 1)
-    through_norms(d_unit, rows, inverse, out=out)
-    return gradients
-
-
-class Pairs(ClosedForm):
-    """(loss, denominators, coefficients) of views of one batch; only the loss is for the caller."""
-
-    @staticmethod
-    def forward(weights, inv_temperature, normalize, decoupled, name, z, *others):
-        return contrastive_pairs_forward(
-            z, others, weights, inv_temperature, normalize, decoupled, name
-        )
-
-    @staticmethod
-    def keep(ctx, inputs, outputs):
-        _, inv_temperature, normalize, _, name, *views = inputs
-        ctx.numbers = inv_temperature, normalize, name
-        ctx.save_for_backward(*outputs[1:], *views)
-
-    @staticmethod
-    def backward(ctx, d_loss):
-        denominator, coefficient, z, *others = ctx.saved_tensors
-        inv_temperature, normalize, name = ctx.numbers
-        gradients = contrastive_pairs_backward(
-            z, others, inv_temperature, normalize, denominator, coefficient, d_loss, name
-        )
-        return *(None,) * 5, *gradients

@@ -37,10 +37,10 @@ def through_norms(d_unit: Tensor, x: Tensor, inverse: Tensor, out: Tensor | None
     return torch.mul(d_unit - u * along, inverse[..., None], out=out).to(x.dtype)
 
 
-def stacked(z: Tensor, others: Sequence[Tensor], normalize: bool) -> tuple[Tensor, Tensor | None]:
-    """(N, V, D), the views of a sample next to one another, and the inverse norms (N, V)."""
-    rows = torch.stack([z, *others], 1)
-    return rows, inverse_norms(rows) if normalize else None
+def stacked(views: Sequence[Tensor], normalize: bool) -> tuple[Tensor, Tensor | None]:
+    """(N, V, D), the views of a sample next to one another, and the inverse norms (N V,)."""
+    rows = torch.stack(list(views), 1)
+    return rows, inverse_norms(rows).flatten() if normalize else None
 
 
 def positives(u: Tensor, inv_temperature: float) -> tuple[Tensor, Tensor]:

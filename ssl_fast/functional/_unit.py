@@ -15,23 +15,29 @@ _TINY = 1e-12  # of torch.nn.functional.normalize
 
 
 class UnitRows:
-    """x / max(|x|, eps) by rows, in float32 or better."""
+    """x / max(|x|, eps) by rows, in float32 or better; into `rows` where given."""
 
-    def __init__(self, x: Tensor, name: str = "reference", eps: float = _TINY):
+    def __init__(
+        self, x: Tensor, name: str = "reference", eps: float = _TINY, rows: Tensor | None = None
+    ):
         self.kernels, self.eps, self.dtype = _kernels(x, name), eps, x.dtype
         if self.kernels is not None:
-            self.rows, self.norm = self.kernels.forward(x, eps)
+            self.rows = x.new_empty(x.shape, dtype=product_dtype(x)) if rows is None else rows
+            self.norm = self.kernels.forward(x, eps, self.rows)
             return
         wide = x.to(product_dtype(x))
         self.norm = torch.linalg.vector_norm(wide, dim=1)
-        self.rows = wide / self.norm.clamp_min(eps)[:, None]
+        self.rows = torch.div(wide, self.norm.clamp_min(eps)[:, None], out=rows)
 
     def backward(self, d_rows: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """d_x = (d - (d . u) u) / |x|, into d_rows where it fits; that of a zero row is zero."""
         dtype = dtype or self.dtype
         out = d_rows if d_rows.dtype == dtype else d_rows.new_empty(d_rows.shape, dtype=dtype)
-        _through(d_rows, self.rows, self.norm, self.eps, self.kernels, out)
+        self.backward_into(d_rows, out)
         return out
+
+    def backward_into(self, d_rows: Tensor, out: Tensor) -> None:
+        _through(d_rows, self.rows, self.norm, self.eps, self.kernels, out)
 
 
 class TwoRows:

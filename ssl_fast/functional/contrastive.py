@@ -9,9 +9,10 @@ from torch import Tensor
 from .. import backend
 from . import _check
 from ._autograd import apply
-from ._contrastive import ALL, NOTHING, ROWS, Pairs
+from ._contrastive import ALL, NOTHING, ROWS
 from ._contrastive_check import at_least_two, columns, same_shape, same_views
 from ._contrastive_group import pairs_over_ranks
+from ._contrastive_pairs import Pairs, PairsAtOnce, fit_one_tile
 from ._contrastive_rows import in_batch_loss, queue_loss, rows_loss
 from ._distributed import gather
 from ._tiles import product_dtype
@@ -100,8 +101,9 @@ def nt_xent(
 
     Source: Chen et al. 2020, Eq. 1; lightly e8d317fc NTXentLoss. google-research/simclr 383d414
         returns twice this value.
-    Cost: tiles at and right of the diagonal: half a product of 2 (2N)^2 D operations forward, one
-        and a half backward. Kept for backward: the views and 4 N numbers.
+    Cost: two products of 2 (2N)^2 D operations. Tiles at and right of the diagonal: half a product
+        forward, one and a half backward; kept for backward: the views and 4 N numbers. On a CPU, up
+        to N = 512, both forward by one tile; kept are the gradients.
     """
     return multi_view_nt_xent([z0, z1], temperature=temperature, normalize=normalize, group=group)
 
@@ -277,4 +279,8 @@ def _pairs(
         return pairs_over_ranks(views, weights, inv_temperature, normalize, decoupled, group, local)
     at_least_two(len(views[0]), "samples", "use a larger batch")
     name = backend.select("contrastive", views[0].device, views[0].dtype)
-    return apply(Pairs, weights, inv_temperature, normalize, decoupled, name, *views)
+    numbers = inv_temperature, normalize, decoupled
+    if fit_one_tile(views, name):
+        want = torch.is_grad_enabled() and any(z.requires_grad for z in views)
+        return apply(PairsAtOnce, weights, *numbers, want, name, *views)
+    return apply(Pairs, weights, *numbers, name, *views)

@@ -84,6 +84,26 @@ def in_batch(tile: Tensor, first: int, scale: float, weight: float, store: bool)
     )
 
 
+def pairs_at_once(
+    u: Tensor, scale: float, views: int, weights: Tensor | None, decoupled: bool, store: bool
+) -> tuple[float, Tensor]:
+    """The rows' summed losses; with `store` their gradient (M, M) by scale <u_i, u_j>; on a CPU.
+
+    Both sides of a pair together; without `store` the tile is undefined afterwards.
+    """
+    shift, narrow = _shift(u, None, abs(scale))
+    tile = torch.mm(u, u.t())
+    if not narrow:
+        _mirror(tile)
+    if scale < 0:  # the kernel takes maxima
+        tile.neg_()
+    total = cpu().contrastive_pairs_at_once(
+        matrix(tile), abs(scale), shift, views, pointer(weights), decoupled, narrow, store,
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return total, tile
+
+
 def pairs_forward(z: Tensor, a: Tensor | None, scale: float, views: int) -> Tensor:
     """As `reference.contrastive.pairs_forward`."""
     u = _scaled(z, a)
@@ -223,7 +243,7 @@ def _shift(u: Tensor, a: Tensor | None, scale: float) -> tuple[float, bool]:
     would synchronise, and every row keeps its own maximum.
     """
     if a is None and not u.is_cuda:
-        bound = float(u.square().sum(1).amax())
+        bound = float(torch.linalg.vector_norm(u, dim=1).amax()) ** 2
     else:
         bound = 1.0 if a is not None else float("inf")
     narrow = 2 * bound * abs(scale) <= _NARROW

@@ -11,7 +11,7 @@ from .cuda import wasserstein as cuda
 
 # A Gram at most this wide is decomposed in float64: that costs no more than overheads do, or, where
 # rows and columns are nearly as many, than taking small directions again. Measured on 2 cores.
-_DOUBLE, _DOUBLE_SQUARE = 32, 64
+_DOUBLE, _DOUBLE_SQUARE = 32, 56
 
 
 def forward(
