@@ -42,8 +42,8 @@ def tiles_on_the_machine(kernels, rows: int, columns: int):
     from ssl_fast.native import contrastive
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("ROW_TILE", "PAIR_TILE"):
-            patch.setattr(contrastive, name, {"cpu": (rows, columns)})
+        patch.setattr(contrastive, "ROW_TILE", {"cpu": (rows, columns)})
+        patch.setattr(contrastive, "PAIR_TILE", {"cpu": (columns, rows)})
         patch.setattr(
             contrastive, "_run", lambda name, tile, *rest: launch(name, tile, matrix(tile), *rest)
         )

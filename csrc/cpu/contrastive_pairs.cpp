@@ -2,7 +2,7 @@
 //
 //   l_ij = scale * t_ij, without the block of `views` rows that holds i, the views of one sample;
 //
-//   forward, backward: tiles at and right of the diagonal, each feeding the sums of both sides.
+//   forward, backward: tiles at and below the diagonal, each feeding the sums of both sides.
 //   at once: the whole matrix; t becomes the gradient by l, both sides of a pair together.
 //
 //     lse_i = log sum_j exp(l_ij),   pos_i = log sum_p exp(l_ip),  p the sample's other views
@@ -20,43 +20,44 @@ namespace {
 struct Place {
   int64_t row, col, views;
   int64_t block(int64_t i) const { return (row + i) / views * views; }
-  // Columns that belong to the square on the diagonal, whose rows serve both its sides.
+  // Rows of the square on the diagonal, which serve both its sides.
   int64_t square(const Matrix& tile) const {
-    const int64_t n = row + tile.rows - col;
-    return n < 0 ? 0 : n < tile.cols ? n : tile.cols;
+    const int64_t n = col + tile.cols - row;
+    return n < 0 ? 0 : n < tile.rows ? n : tile.rows;
   }
 };
 
-// sums += row sums, and column sums beyond the diagonal square, of exp((t - shift) * scale)
+// sums += row sums, and column sums below the diagonal square, of exp((t - shift) * scale)
 template <typename C>
 void pairs_forward(const Matrix& tile, double scale, double shift, const Place& at, double* sums,
                    int threads) {
   using V = Vec<C>;
-  const int64_t n = tile.cols, square = at.square(tile), right = n - square;
-  const int64_t padded = (right + 15) / 16 * 16;
+  const int64_t n = tile.cols, square = at.square(tile), padded = (n + 15) / 16 * 16;
   Scratch<C> columns(threads * padded);
   int team_size = 1;
   parallel(threads, tile.rows * n, [&](Team team) {
     if (team.thread == 0) team_size = team.threads;
     const V k2((C)(scale * kLog2e)), c((C)shift);
     C* mine = columns + team.thread * padded;
-    for (int64_t j = 0; j < right; j++) mine[j] = 0;
+    for (int64_t j = 0; j < n; j++) mine[j] = 0;
     for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++) {
       C* t = row_of<C>(tile, i);
       exclude(t, n, scale, at.col, at.block(i), at.block(i) + at.views);
-      double total = sum_exp<false>(t, square, scale, shift, (C*)nullptr);
+      if (i < square) {
+        sums[at.row + i] += sum_exp<false>(t, n, scale, shift, (C*)nullptr);
+        continue;
+      }
       V sum;
-      sweep<C>(right, [&](int64_t j, auto lanes) {
-        V e = exp2((V::load(t + square + j, lanes) - c) * k2).or_else(0, lanes);
+      sweep<C>(n, [&](int64_t j, auto lanes) {
+        V e = exp2((V::load(t + j, lanes) - c) * k2).or_else(0, lanes);
         sum = sum + e;
         (V::load(mine + j, lanes) + e).store(mine + j, lanes);
       });
-      sums[at.row + i] += total + (double)sum.sum();
+      sums[at.row + i] += (double)sum.sum();
     }
     team.barrier();
-    for (int64_t j = team.begin(right); j < team.end(right); j++)
-      for (int64_t k = 0; k < team_size; k++)
-        sums[at.col + square + j] += (double)columns[k * padded + j];
+    for (int64_t j = team.begin(n); j < team.end(n); j++)
+      for (int64_t k = 0; k < team_size; k++) sums[at.col + j] += (double)columns[k * padded + j];
   });
 }
 

@@ -2,7 +2,7 @@
 // the next, in place.
 //   rows:   l_ij = scale b_j t_ij, without columns lo_i <= j < hi_i; running maximum and sum
 //   pairs:  l_ij = scale t_ij, t symmetric, without the block of `views` rows that holds i;
-//           tiles at and right of the diagonal alone, each feeding the sums of both its sides
+//           tiles at and below the diagonal alone, each feeding the sums of both its sides
 // Bytes: a tile is read twice by rows_forward and pairs_forward (a block reads its row again from
 // L2), once by the others, and written once. One exp2 an element, two in pairs_backward.
 // van den Oord et al. 2018; Chen et al. 2020.
@@ -116,11 +116,11 @@ __global__ void __launch_bounds__(kRowThreads, 4)
   if (threadIdx.x == 0) sums[at.row + i] += total;
 }
 
-// sums (M) of the columns from `square` on grow by the terms in t.
+// sums (M) of the columns grow by the terms of the rows from `square` on.
 __global__ void __launch_bounds__(kColumnBlock)
     contrast_pairs_columns(Tile tile, int64_t square, Place at, double* sums) {
-  const int64_t j = square + own_column();
-  const double total = column_sum(0, j < tile.k ? tile.n : 0,
+  const int64_t j = own_column();
+  const double total = column_sum(square, j < tile.k ? tile.n : square,
                                   [&](int64_t i) { return tile.data[i * tile.stride + j]; });
   if (is_first_lane() && j < tile.k) sums[at.col + j] += total;
 }
@@ -182,9 +182,9 @@ void contrastive_pairs_forward(const Matrix& tile, double scale, double shift, i
   launch("contrast_pairs_rows", by_rows(tile, stream), contrast_pairs_rows, view(tile),
          base_two(scale), static_cast<float>(shift), at, sums);
   // The square on the diagonal serves both its sides by its rows.
-  const int64_t square = row + tile.rows > col ? row + tile.rows - col : 0;
-  if (square >= tile.cols) return;
-  launch("contrast_pairs_columns", by_columns(tile.cols - square, 1, sizeof(double), stream),
+  const int64_t square = col + tile.cols > row ? col + tile.cols - row : 0;
+  if (square >= tile.rows) return;
+  launch("contrast_pairs_columns", by_columns(tile.cols, 1, sizeof(double), stream),
          contrast_pairs_columns, view(tile), square, at, sums);
 }
 

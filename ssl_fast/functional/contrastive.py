@@ -101,7 +101,7 @@ def nt_xent(
 
     Source: Chen et al. 2020, Eq. 1; lightly e8d317fc NTXentLoss. google-research/simclr 383d414
         returns twice this value.
-    Cost: two products of 2 (2N)^2 D operations. Tiles at and right of the diagonal: half a product
+    Cost: two products of 2 (2N)^2 D operations. Tiles on one side of the diagonal: half a product
         forward, one and a half backward; kept for backward: the views and 4 N numbers. On a CPU, up
         to N = 512, both forward by one tile; kept are the gradients.
     """

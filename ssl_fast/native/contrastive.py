@@ -11,10 +11,11 @@ from torch import Tensor
 
 from . import cpu, cuda, matrix, pointer
 
-# (rows, columns) of a tile. CPU: short for pairs, whose tiles on the diagonal do half their work
-# twice: at 512 rows a fifth faster than 512 x 1024, at 2048 a twentieth. CUDA: unmeasured.
+# (rows, columns) of a tile. CPU: narrow for pairs, whose tiles on the diagonal do half their work
+# twice, and high, since the library takes up to twice as long for low and wide ones. CUDA:
+# unmeasured.
 ROW_TILE = {"cpu": (512, 2048), "cuda": (2048, 8192)}
-PAIR_TILE = {"cpu": (256, 2048), "cuda": (2048, 8192)}
+PAIR_TILE = {"cpu": (2048, 256), "cuda": (8192, 2048)}
 # Exponents that span at most this are formed in float32 relative to one shift; see numeric.h.
 _NARROW = 64.0
 
@@ -130,12 +131,11 @@ def pairs_backward(
         _run("contrastive_pairs_backward", tile, scale, shift, row, col, views, lse.data_ptr(),
              blocks.data_ptr(), narrow)  # fmt: skip
         last, end = row + tile.shape[0], col + tile.shape[1]
-        # Every row's first tile is the one above it, but for the first rows.
-        d_u[row:last].addmm_(tile, u[col:end], beta=0 if row == col == 0 else 1)
-        below = max(col, last)
-        if below < end:
-            right = tile[:, below - col :].t()
-            d_u[below:end].addmm_(right, u[row:last], beta=0 if row == 0 else 1)
+        # The first columns' tiles are the first of every row.
+        d_u[row:last].addmm_(tile, u[col:end], beta=0 if col == 0 else 1)
+        below = max(row, end)
+        if below < last:
+            d_u[col:end].addmm_(tile[below - row :].t(), u[below:last])
     return d_u
 
 
@@ -184,17 +184,17 @@ def _wide_pairs(u: Tensor, scale: float, views: int) -> Tensor:
             _mirror(tile)
         if scale < 0:  # the kernels take maxima
             tile.neg_()
-        below = max(col, row + tile.shape[0])
-        right = tile[:, below - col :].t().contiguous()
+        below = max(row, col + tile.shape[1])
+        right = tile[below - row :].t().contiguous()
         join(row, col, tile)
-        if right.shape[0]:
-            join(below, row, right)
+        if right.shape[1]:
+            join(col, below, right)
     return stats[0] * abs(scale) + stats[1].log()
 
 
 def _mirror(tile: Tensor) -> None:
     """Rounds both sides of the tile's first square alike, which the library's product need not."""
-    half = tile[:, : tile.shape[0]].mul_(0.5)
+    half = tile[: tile.shape[1]].mul_(0.5)
     half += half.t().contiguous()
 
 
@@ -224,16 +224,16 @@ def _tiles(u: Tensor, w: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
 
 
 def _triangle(u: Tensor, views: int) -> Iterator[tuple[int, int, Tensor]]:
-    """First row, first column and product of the tiles at and right of the diagonal."""
-    width = PAIR_TILE[u.device.type][1]
-    slices = _slices(u, PAIR_TILE, 0, views)
-    buffer = u.new_empty((slices[0].stop) * min(width, u.shape[0]))
-    for rows in slices:
-        for col in range(rows.start, u.shape[0], width):
-            shape = (rows.stop - rows.start, min(width, u.shape[0] - col))
+    """First row, first column and product of the tiles at and below the diagonal."""
+    height = PAIR_TILE[u.device.type][0]
+    slices = _slices(u, PAIR_TILE, 1, views)
+    buffer = u.new_empty((slices[0].stop) * min(height, u.shape[0]))
+    for columns in slices:
+        for row in range(columns.start, u.shape[0], height):
+            shape = (min(height, u.shape[0] - row), columns.stop - columns.start)
             tile = buffer[: shape[0] * shape[1]].view(shape)
-            torch.mm(u[rows], u[col : col + shape[1]].t(), out=tile)
-            yield rows.start, col, tile
+            torch.mm(u[row : row + shape[0]], u[columns].t(), out=tile)
+            yield row, columns.start, tile
 
 
 def _shift(u: Tensor, a: Tensor | None, scale: float) -> tuple[float, bool]:
