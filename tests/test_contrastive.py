@@ -346,6 +346,25 @@ def test_queue_rows(dtype) -> None:
     assert alone[1] is None and alone[0] == got[0] and torch.equal(alone[2], got[2])
 
 
+@pytest.mark.parametrize("views", [2, 3])
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pairs_at_once(dtype, decoupled, views) -> None:
+    """Rows of 1e-2 to 20, either sign of the temperature, and the reference."""
+    if reason := dispatch.why_not("native", "cpu", dtype):
+        pytest.skip(reason)
+    u = normal(12 * views, 5, dtype=dtype)
+    u[3], u[5] = 20 * u[3], 0.01 * u[5]
+    weights = normal(12, views, dtype=torch.float64) if decoupled else None
+    for scale in (1.5, -0.7, 0.01):
+        rest = scale, views, weights, decoupled
+        exact, expected = reference.pairs_at_once(u, *rest, True)
+        total, gradient = native.pairs_at_once(u, *rest, True)
+        assert total == pytest.approx(exact, rel=1e-6)
+        assert native.pairs_at_once(u, *rest, False)[0] == total
+        assert_relative(gradient, expected, 2e-5 if dtype is torch.float32 else 1e-12, 1e-7)
+
+
 def test_in_batch_of_several_tiles(backend) -> None:
     """1200 rows are more than one tile of whole rows."""
     assert_right(

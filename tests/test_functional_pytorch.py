@@ -349,6 +349,11 @@ def calls_of_contrast(name: str) -> dict[str, list[tuple]]:
     found: dict[str, list[tuple]] = {
         "contrastive_rows_forward": [], "contrastive_rows_backward": [],
         "contrastive_pairs_forward": [], "contrastive_pairs_backward": [],
+        "contrastive_pairs_at_once": [
+            (x, [y], None, 2.0, True, False, True, name),
+            (x, [y, x * y], s[:, :3], -2.0, False, True, True, name),
+            (x, [y], None, 2.0, True, False, False, name),
+        ],
         "queue_forward": [
             (x, y, 2 * y, 2.0, 2, "mean", True, True, name),
             (x.half(), y.half(), 2 * y, 2.0, 0, "sum", True, False, name),
@@ -391,8 +396,8 @@ OPERATORS = (
     "multi_crop_forward",
     "multi_crop_logits_forward", "multi_crop_logits_backward",
     "contrastive_rows_forward", "contrastive_rows_backward",
-    "contrastive_pairs_forward", "contrastive_pairs_backward", "in_batch_forward",
-    "queue_forward",
+    "contrastive_pairs_forward", "contrastive_pairs_backward", "contrastive_pairs_at_once",
+    "in_batch_forward", "queue_forward",
     "covariance_forward", "covariance_backward", "cross_correlation_forward",
     "wasserstein_forward", "mmcr_forward",
     "cosine_forward", "cosine_backward", "nearest_rows", "koleo_forward",

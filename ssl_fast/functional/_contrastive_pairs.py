@@ -1,9 +1,9 @@
 """The operators behind NT-Xent and its kin: all rows of a batch, views of a sample no negatives.
 
-Where the similarities fit into one tile of a few MB, as those of most batches do, the native
-backend forms them once: they become their gradient in place, and those of the views wait for the
-upstream number. Else by tiles on one side of the diagonal, formed again for backward; then nothing
-of size N x N exists, and some numbers a row are kept.
+Where the similarities fit into one tile of a few MB, as those of most batches do, a CPU forms them
+once: they become their gradient, and those of the views wait for the upstream number. Else by tiles
+on one side of the diagonal, formed again for backward; then nothing of size N x N exists, and some
+numbers a row are kept.
 """
 
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ class Rows:
 
 def fit_one_tile(views: Sequence[Tensor], name: str) -> bool:
     rows = len(views) * len(views[0])
-    return name == "native" and not views[0].is_cuda and 4 * rows * rows <= _TILE_BYTES
+    return name != "triton" and not views[0].is_cuda and 4 * rows * rows <= _TILE_BYTES
 
 
 def _fake_at_once(z, others, weights, inv_temperature, normalize, decoupled, want, name):
@@ -87,14 +87,14 @@ def contrastive_pairs_at_once(
     """The loss, and its gradients by the views, (V, N, D), in `product_dtype`."""
     kernels = backend.implementation(name, "contrastive")
     rows = Rows([z, *others], normalize, name)
-    u, views = rows.flat, 1 + len(others)
+    u, views = unit(rows.flat, rows.inverse), 1 + len(others)
     weights = None if weights is None else weights.double().contiguous()
     total, tile = kernels.pairs_at_once(u, inv_temperature, views, weights, decoupled, want)
     loss = u.new_full((), total / len(u))
     if not want:
         return loss, u.new_empty(0)
     d_u = torch.empty_like(u)
-    times(tile, u, inv_temperature / len(u), None, d_u)
+    times(tile.to(u.dtype), u, inv_temperature / len(u), None, d_u)
     return loss, rows.gradients(d_u, u.dtype)
 
 

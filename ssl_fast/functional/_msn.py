@@ -55,12 +55,10 @@ def msn_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Loss, row_stats, the teacher's potentials, the prior's gradient, all ranks' rows, tiles."""
     a, t, c = (UnitRows(x, name).rows for x in (anchors, targets, prototypes))
-    scores = None
+    scores, teacher = None, (t, c)
     if _by_columns(a, inv_temperature, name) and is_one_tile(t, c):
         scores = torch.mm(c, t.t())  # one product for potentials and targets
-        teacher = scores.t().contiguous(), None
-    else:
-        teacher = t, c
+        teacher = scores.t().contiguous(), None  # type: ignore[assignment]
     row, col = _potentials(*teacher, scale, iterations, name, sinkhorn_group)
     crops = _crops(a, t, c, scale, row, col, inv_temperature, name)
     crops.teachers.scores = scores

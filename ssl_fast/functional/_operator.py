@@ -31,6 +31,7 @@ def operator(fake: Callable) -> Callable:
         torch.library.custom_op(name, registrable, mutates_args=()).register_fake(fake)
         registered = getattr(torch.ops.ssl_fast, function.__name__).default
 
+        @functools.wraps(function)  # Dynamo counts the parameters that it shows
         def call(*args: Any) -> Any:
             if is_transformed() or isinstance(args[0], FakeTensor):
                 return registered(*args)
@@ -41,8 +42,7 @@ def operator(fake: Callable) -> Callable:
                 return registered(*args)
             return full_precision(function, args)
 
-        call.__doc__ = function.__doc__
-        call.eager = eager  # where the caller has asked `is_transformed`
+        call.eager = eager  # type: ignore[attr-defined]  # where the caller has asked `is_transformed`
         return call
 
     return decorate

@@ -104,7 +104,7 @@ class CenteredLoss(torch.nn.Module):
     @torch.no_grad()
     def _update_center(self, teachers: list[Tensor], prototypes: Tensor | None) -> None:
         batch = mean_scores(teachers, prototypes, _check.group_name(self.group))
-        self.center.mul_(self.center_momentum).add_(batch, alpha=1 - self.center_momentum)
+        self.center.mul_(self.center_momentum).add_(batch * (1 - self.center_momentum))
 
     def _check_prototypes(self, scored: Tensor, prototypes: Tensor | None) -> None:
         name = "teacher logits" if prototypes is None else "teacher prototypes"

@@ -88,10 +88,7 @@ def in_batch(tile: Tensor, first: int, scale: float, weight: float, store: bool)
 def pairs_at_once(
     u: Tensor, scale: float, views: int, weights: Tensor | None, decoupled: bool, store: bool
 ) -> tuple[float, Tensor]:
-    """The rows' summed losses; with `store` their gradient (M, M) by scale <u_i, u_j>; on a CPU.
-
-    Both sides of a pair together; without `store` the tile is undefined afterwards.
-    """
+    """As `reference.contrastive.pairs_at_once`, on a CPU; the gradient in u's type."""
     shift, narrow = _shift(u, None, abs(scale))
     tile = torch.mm(u, u.t())
     if not narrow:

@@ -61,7 +61,7 @@ def queue(
     gap = lse - scale * (u.double() * v.double()).sum(1)
     share = weight * gap.sigmoid()[:, None]
     d_u, d_v = (share * (pull - v)).to(u.dtype), (-share * u).to(u.dtype)
-    losses = torch.nn.functional.softplus(gap)
+    losses = torch.logaddexp(gap, gap.new_zeros(()))
     return float(losses.sum()), d_u if want_u else None, d_v if want_v else None
 
 
@@ -97,6 +97,30 @@ def pairs_backward(
     within = u.view(samples, views, -1)
     d_u = p @ u + (blocks.double().view(samples, views, views) @ within).view(u.shape)
     return d_u.to(_wide(z))
+
+
+def pairs_at_once(
+    u: Tensor, scale: float, views: int, weights: Tensor | None, decoupled: bool, store: bool
+) -> tuple[float, Tensor]:
+    """Sum of the M rows' losses, those of one sample next to one another, and its gradient.
+
+    pos_i = log sum_p exp(l_ip) over the sample's other views p
+    loss_i = log(1 + exp(lse_i - pos_i));  decoupled: lse_i - weights_i pos_i
+    With `store` (M, M) by l, both sides of a pair together, else nothing of use.
+    """
+    u = u.double()
+    own = torch.arange(len(u)) // views
+    logits, same = _pair_logits(u, scale, views), own[:, None] == own
+    others = (u @ u.T * scale).masked_fill(~same, -torch.inf).fill_diagonal_(-torch.inf)
+    lse, pos = logits.logsumexp(1), others.logsumexp(1)
+    weights = torch.ones_like(lse) if weights is None else weights.double().flatten()
+    if decoupled:
+        losses, pull, denominator = lse - weights * pos, weights, lse
+    else:
+        losses = torch.logaddexp(lse, pos) - pos
+        pull, denominator = (lse - pos).sigmoid(), torch.logaddexp(lse, pos)
+    gradient = _exp(logits, denominator[:, None]) - pull[:, None] * others.softmax(1)
+    return float(losses.sum()), gradient + gradient.T if store else gradient
 
 
 def _wide(x: Tensor) -> torch.dtype:
