@@ -193,7 +193,8 @@ def cross_correlation_forward(
     loss = form(kernels, [z0, z1], rows, weight, eps, kept if want_grad else None)
     if group:
         kept *= _distributed.world_size(group)
-    return torch.as_tensor(loss, dtype=wide, device=z0.device), kept
+    loss = loss.to(wide) if isinstance(loss, Tensor) else kept.new_full((), loss)
+    return loss, kept
 
 
 class Correlation(ClosedForm):

@@ -218,12 +218,19 @@ def chunks(z: Tensor, dtype: torch.dtype, which: int = 0) -> list[tuple[slice, T
     rows, columns = z.shape
     size = GPU_CHUNK_BYTES if z.is_cuda else CHUNK_BYTES
     width = max(64, size // (rows * dtype.itemsize) // 64 * 64)
+    if columns <= width:
+        return [(slice(0, columns), scratch(z, rows, columns + 16, dtype, which)[:, :columns])]
     count = -(-columns // width)
     width = -(-columns // (64 * count)) * 64
     # Rows a power of two apart would share cache sets.
     buffer = scratch(z, rows, min(width, columns) + 16, dtype, which)
     slices = [slice(first, min(first + width, columns)) for first in range(0, columns, width)]
     return [(each, buffer[:, : each.stop - each.start]) for each in slices]
+
+
+def block(matrix: Tensor, columns: slice) -> Tensor:
+    """These columns; the matrix itself, with no view made, where they are all."""
+    return matrix if columns == slice(0, matrix.shape[-1]) else matrix[..., columns]
 
 
 _kept = threading.local()

@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 
 from . import _distributed
-from ._covariance_products import Rows, add_gram, cancels, chunks, mirror, on_device, scratch
+from ._covariance_products import (
+    Rows,
+    add_gram,
+    block,
+    cancels,
+    chunks,
+    mirror,
+    on_device,
+    scratch,
+)
 from ._tiles import product_dtype
 
 # Rows of a strip, fewest and most, and between them half of all: larger than for covariances, since
@@ -79,7 +88,7 @@ def _dual_correlation(
     squares, away, betas = 0.0, 0.0, []
     for (columns, first), (_, second) in parts:
         for z, s, g, own in zip(views, stats, grams, (first, second), strict=True):
-            kernels.moments(z[:, columns], s[:, columns], own, eps)
+            kernels.moments(block(z, columns), block(s, columns), own, eps)
             add_gram(g, own, columns.start > 0)
         more, further, beta = _diagonal(kernels, first, second, weight)
         squares, away = squares + more, away + further
@@ -90,19 +99,19 @@ def _dual_correlation(
     if not on_device(kernels, views[0]) and cancels(total, squares, grams[0]):
         return None
     if kept is not None:
-        for ((block, first), (_, second)), beta in zip(parts, betas, strict=True):
+        for ((columns, first), (_, second)), beta in zip(parts, betas, strict=True):
             pair = first, second
             if len(parts) > 1:  # a single chunk is still there
                 for view, s, o in zip(views, stats, pair, strict=True):
-                    scale = (s[1, block] / n + eps).rsqrt()
-                    kernels.center(view[:, block], s[0, block], scale, o)
+                    scale = (s[1, columns] / n + eps).rsqrt()
+                    kernels.center(view[:, columns], s[0, columns], scale, o)
             for i in (0, 1):
                 gram, mine, other = grams[1 - i], pair[i], pair[1 - i]
                 if rows.group:
                     gram, mine, other = (t[rows.mine] for t in (gram, mine, other))
                 _standardised(
                     kernels, gram @ pair[i], mine, other, 2 * weight / n**2, beta, rows,
-                    stats[i][1, block], eps, kept[i, :, block],
+                    block(stats[i][1], columns), eps, block(kept[i], columns),
                 )  # fmt: skip
     return away + weight * (total - squares)
 
