@@ -24,7 +24,7 @@ from ._unit import UnitRows
 _TILE_BYTES = 4 << 20
 
 
-class Rows:
+class Views:
     """All views' rows, those of a sample next to one another: `flat` (N V, D).
 
     On a CPU they have unit norm where wanted; other kernels multiply them by `inverse` (N V,).
@@ -50,7 +50,7 @@ class Rows:
         return positives(unit(self.rows, inverse), inv_temperature)
 
     def gradients(self, d_flat: Tensor, dtype: torch.dtype) -> Tensor:
-        """(V, N, D), from the gradient by the rows that enter the products."""
+        """(V, N, D) of `dtype`, from the gradient by `flat` times `inverse`."""
         d_rows = d_flat.view(self.rows.shape).transpose(0, 1)
         out = d_flat.new_empty(d_rows.shape, dtype=dtype)
         if self.inverse is not None:
@@ -86,8 +86,8 @@ def contrastive_pairs_at_once(
 ) -> tuple[Tensor, Tensor]:
     """The loss, and its gradients by the views, (V, N, D), in `product_dtype`."""
     kernels = backend.implementation(name, "contrastive")
-    rows = Rows([z, *others], normalize, name)
-    u, views = unit(rows.flat, rows.inverse), 1 + len(others)
+    batch = Views([z, *others], normalize, name)
+    u, views = unit(batch.flat, batch.inverse), 1 + len(others)
     weights = None if weights is None else weights.double().contiguous()
     total, tile = kernels.pairs_at_once(u, inv_temperature, views, weights, decoupled, want)
     loss = u.new_full((), total / len(u))
@@ -95,7 +95,7 @@ def contrastive_pairs_at_once(
         return loss, u.new_empty(0)
     d_u = torch.empty_like(u)
     times(tile.to(u.dtype), u, inv_temperature / len(u), None, d_u)
-    return loss, rows.gradients(d_u, u.dtype)
+    return loss, batch.gradients(d_u, u.dtype)
 
 
 class PairsAtOnce(ClosedForm):
@@ -139,9 +139,9 @@ def contrastive_pairs_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, and (N V,) in float64: the denominators' logs, the gradients of -positives."""
     kernels = backend.implementation(name, "contrastive")
-    rows = Rows([z, *others], normalize, name)
-    lse = kernels.pairs_forward(rows.flat, rows.inverse, inv_temperature, 1 + len(others))
-    positive = rows.positives(inv_temperature)[0].flatten()
+    batch = Views([z, *others], normalize, name)
+    lse = kernels.pairs_forward(batch.flat, batch.inverse, inv_temperature, 1 + len(others))
+    positive = batch.positives(inv_temperature)[0].flatten()
     if decoupled:
         coefficient = torch.ones_like(lse) if weights is None else weights.double().flatten()
         denominator, losses = lse, lse - coefficient * positive
@@ -169,15 +169,15 @@ def contrastive_pairs_backward(
 ) -> Tensor:
     """(V, N, D): the views' gradients."""
     kernels = backend.implementation(name, "contrastive")
-    rows, views = Rows([z, *others], normalize, name), 1 + len(others)
-    softmax = rows.positives(inv_temperature)[1]
+    batch, views = Views([z, *others], normalize, name), 1 + len(others)
+    softmax = batch.positives(inv_temperature)[1]
     within = softmax * coefficient.view(-1, views, 1)
     blocks = (within + within.mT).neg_().flatten(0, 1)
     d_flat = kernels.pairs_backward(
-        rows.flat, rows.inverse, inv_temperature, views, denominator, blocks
+        batch.flat, batch.inverse, inv_temperature, views, denominator, blocks
     )
     d_flat *= (d_loss * (inv_temperature / len(d_flat))).to(d_flat.dtype)
-    return rows.gradients(d_flat, z.dtype)
+    return batch.gradients(d_flat, z.dtype)
 
 
 class Pairs(ClosedForm):
