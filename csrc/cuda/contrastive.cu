@@ -116,13 +116,12 @@ __global__ void __launch_bounds__(kRowThreads, 4)
   if (threadIdx.x == 0) sums[at.row + i] += total;
 }
 
-// sums (M) of the columns grow by the terms of the rows from `square` on.
-__global__ void __launch_bounds__(kColumnBlock)
-    contrast_pairs_columns(Tile tile, int64_t square, Place at, double* sums) {
+// sums (k) of the columns grow by the terms in t.
+__global__ void __launch_bounds__(kColumnBlock) contrast_pairs_columns(Tile tile, double* sums) {
   const int64_t j = own_column();
-  const double total = column_sum(square, j < tile.k ? tile.n : square,
+  const double total = column_sum(0, j < tile.k ? tile.n : 0,
                                   [&](int64_t i) { return tile.data[i * tile.stride + j]; });
-  if (is_first_lane() && j < tile.k) sums[at.col + j] += total;
+  if (is_first_lane() && j < tile.k) sums[j] += total;
 }
 
 // t = exp(l - lse_i) + exp(l - lse_j); blocks (M, views) as given.
@@ -184,8 +183,11 @@ void contrastive_pairs_forward(const Matrix& tile, double scale, double shift, i
   // The square on the diagonal serves both its sides by its rows.
   const int64_t square = col + tile.cols > row ? col + tile.cols - row : 0;
   if (square >= tile.rows) return;
+  Tile below = view(tile);
+  below.data += square * below.stride;
+  below.n -= square;
   launch("contrast_pairs_columns", by_columns(tile.cols, 1, sizeof(double), stream),
-         contrast_pairs_columns, view(tile), square, at, sums);
+         contrast_pairs_columns, below, sums + col);
 }
 
 void contrastive_pairs_backward(const Matrix& tile, double scale, double shift, int64_t row,
