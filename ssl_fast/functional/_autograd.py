@@ -63,6 +63,15 @@ def _once_differentiable(backward: Callable) -> Callable:
     return wrapped
 
 
+class OfTwo(ClosedForm):
+    """Backward has the first two inputs, forward's further results, and the rest as `numbers`."""
+
+    @staticmethod
+    def keep(ctx: Any, inputs: tuple, outputs: tuple) -> None:
+        ctx.numbers = inputs[2:]
+        ctx.save_for_backward(*inputs[:2], *outputs[1:])
+
+
 class Scaled(ClosedForm):
     """Forward has the gradients of the first inputs after its 0-d result: backward scales them."""
 

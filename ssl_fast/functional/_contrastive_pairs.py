@@ -20,7 +20,8 @@ from ._operator import operator
 from ._tiles import product_dtype, times
 from ._unit import UnitRows
 
-# Bytes of float32 similarities up to which one tile is the faster; measured on 2 cores.
+# Bytes of float32 similarities up to which one tile is taken: a third faster at 1024 rows of 128
+# columns; at 2048 little faster than tiles, which keep less. Measured on 2 cores.
 _TILE_BYTES = 4 << 20
 
 

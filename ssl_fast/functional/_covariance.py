@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import backend
 from . import _distributed
-from ._autograd import ClosedForm, scaled
+from ._autograd import ClosedForm, OfTwo, scaled
 from ._covariance_blocks import covariances, push
 from ._covariance_products import Rows, covariance, dual_gradient, is_dual
 from ._cross_correlation import correlation, own_correlation
@@ -70,15 +70,10 @@ def covariance_forward(
     return terms.to(product_dtype(z0)), stats, kept, terms.new_full((), rows.count)
 
 
-class Terms(ClosedForm):
+class Terms(OfTwo):
     """(terms, stats, kept, count) of one or two views; only the terms are for the caller."""
 
     run = covariance_forward
-
-    @staticmethod
-    def keep(ctx, inputs, outputs):
-        ctx.numbers = inputs[2:]
-        ctx.save_for_backward(*inputs[:2], *outputs[1:])
 
     @staticmethod
     def backward(ctx, d_terms):

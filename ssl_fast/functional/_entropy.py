@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import _check, _distributed
-from ._autograd import ClosedForm, apply
+from ._autograd import OfTwo, apply
 from ._linear_cross_entropy import Products
 from ._operator import operator
 from ._tiles import product, product_dtype, row_slices
@@ -62,15 +62,10 @@ def entropy_forward(
     return (total / count).to(entropy.dtype), entropy, count.clone()
 
 
-class _MeanEntropy(ClosedForm):
+class _MeanEntropy(OfTwo):
     """(mean, entropies of the rows, rows of all ranks); only the mean is for the caller."""
 
     run = entropy_forward
-
-    @staticmethod
-    def keep(ctx, inputs, outputs):
-        anchors, prototypes, *ctx.numbers = inputs
-        ctx.save_for_backward(anchors, prototypes, *outputs[1:])
 
     @staticmethod
     def backward(ctx, d_mean):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import backend
 from . import _check, _distributed
-from ._autograd import ClosedForm, apply
+from ._autograd import OfTwo, apply
 from ._linear_cross_entropy import Products
 from ._msn import UnitRows
 from ._operator import operator
@@ -67,15 +67,10 @@ def mean_softmax_forward(
     return outputs
 
 
-class _MeanSoftmax(ClosedForm):
+class _MeanSoftmax(OfTwo):
     """(mean, row_stats, rows of all ranks); only the mean is for the caller."""
 
     run = mean_softmax_forward
-
-    @staticmethod
-    def keep(ctx, inputs, outputs):
-        anchors, prototypes, *ctx.numbers = inputs
-        ctx.save_for_backward(anchors, prototypes, *outputs[1:])
 
     @staticmethod
     def backward(ctx, d_mean):

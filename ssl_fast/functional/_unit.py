@@ -37,6 +37,7 @@ class UnitRows:
         return out
 
     def backward_into(self, d_rows: Tensor, out: Tensor) -> None:
+        """As `backward`, into `out` (N, D) of any type, which may be d_rows."""
         _through(d_rows, self.rows, self.norm, self.eps, self.kernels, out)
 
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .. import backend
 from . import _check
-from ._autograd import ClosedForm, apply
+from ._autograd import OfTwo, apply
 from ._operator import operator
 from ._tiles import product_dtype
 
@@ -116,15 +116,10 @@ def transport_forward(
     return value.to(product_dtype(x)), state
 
 
-class _Distance(ClosedForm):
+class _Distance(OfTwo):
     """(distance, state) of x and y."""
 
     run = transport_forward
-
-    @staticmethod
-    def keep(ctx, inputs, outputs):
-        ctx.numbers = inputs[2:]
-        ctx.save_for_backward(*inputs[:2], outputs[1])
 
     @staticmethod
     def backward(ctx, d_value):

@@ -71,11 +71,12 @@ class Spectrum:
 
     def _again(self, reduce: Reduce) -> Tensor:
         """The small squares, and in `_v`, `_b` what `combine` needs of their vectors."""
-        a_t, v = self.a.t(), self.vectors.t()[: self.small]  # vectors, and B's columns, as rows:
+        a_t, v = self.a.t(), self.vectors.t()[: self.small]
+        # Vectors, and B's columns, are rows here: as columns the library takes up to 6 x as long.
         wide, limit = v.double(), _MIXED[v.dtype] * self.squares[-1].item()
         mixed = self.squares[0].item() < limit
         if not mixed:
-            b = (v @ a_t).double()  # the library takes thrice as long for columns
+            b = (v @ a_t).double()
             squares, rotation = torch.linalg.eigh(reduce(b @ b.t(), "sum"))
             mixed = squares[0].item() < limit
         if mixed:

@@ -109,7 +109,7 @@ def pairs_at_once(
     With `store` (M, M) by l, both sides of a pair together, else nothing of use.
     """
     u = u.double()
-    own = torch.arange(len(u)) // views
+    own = torch.arange(len(u), device=u.device) // views
     logits, same = _pair_logits(u, scale, views), own[:, None] == own
     others = (u @ u.T * scale).masked_fill(~same, -torch.inf).fill_diagonal_(-torch.inf)
     lse, pos = logits.logsumexp(1), others.logsumexp(1)
