@@ -85,6 +85,8 @@ PYBIND11_MODULE(_cpu, m) {
   kernel("correlation", &Kernels::correlation);
   kernel("correlation_backward", &Kernels::correlation_backward);
   kernel("lift", &Kernels::lift);
+  kernel("eigen_squares", &Kernels::eigen_squares);
+  kernel("weigh_rows", &Kernels::weigh_rows);
   kernel("spectral_weights", &Kernels::spectral_weights);
   kernel("column_means", &Kernels::column_means);
   kernel("subtract_mean", &Kernels::subtract_mean);

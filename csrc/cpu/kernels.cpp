@@ -42,6 +42,8 @@ const Kernels kernels{
     correlation,
     correlation_backward,
     lift,
+    eigen_squares,
+    weigh_rows,
     spectral_weights,
     column_means,
     subtract_mean,

@@ -170,11 +170,18 @@ struct Kernels {
                                void* d_c, int threads);
   // gram [N, N] of a centred batch, in place, float32 or float64; returns its new eigenvalue.
   double (*lift)(const Matrix& gram, double trace);
+  // squares [count] of ascending eigenvalues [count]; returns how many are under ratio * *largest,
+  // which may be one of them.
+  int64_t (*eigen_squares)(const void* values, int dtype, int64_t count, const double* largest,
+                           double ratio, double* squares);
+  // out = diag(weight) v [n, width], contiguous, float32 or float64.
+  void (*weigh_rows)(const Matrix& v, const double* weight, void* out);
   // squares [count] of the singular values of X / scale, `stranger` among them if not 0; mean [D]
-  // or null; value [1], weight [count], row [D] or null.
+  // or null; value [1], weight [count] times scale, row [D] or null.
   void (*spectral_weights)(const double* squares, int64_t count, double scale, double stranger,
                            const double* mean, int64_t rows, int64_t width, double eps,
-                           bool distance, double* value, double* weight, double* row);
+                           bool distance, void* value, int value_dtype, double* weight, void* row,
+                           int row_dtype);
   // means [D] of z [N, D], all of whose ranks have `rows`.
   void (*column_means)(const Matrix& z, int64_t rows, double* means, int threads);
   // x [N, D] = z - mean, contiguous, float32 or float64.

@@ -79,9 +79,12 @@ double correlation(const Matrix& c, double inv_temperature, double* row, double*
 void correlation_backward(const Matrix& c, double inv_temperature, const double* col, double g,
                           void* d_c, int threads);
 double lift(const Matrix& gram, double trace);
+int64_t eigen_squares(const void* values, int dtype, int64_t count, const double* largest,
+                      double ratio, double* squares);
+void weigh_rows(const Matrix& v, const double* weight, void* out);
 void spectral_weights(const double* squares, int64_t count, double scale, double stranger,
                       const double* mean, int64_t rows, int64_t width, double eps, bool distance,
-                      double* value, double* weight, double* row);
+                      void* value, int value_dtype, double* weight, void* row, int row_dtype);
 void column_means(const Matrix& z, int64_t rows, double* means, int threads);
 void subtract_mean(const Matrix& z, const double* mean, void* x, int dtype, int threads);
 void crops_forward(const Crops& crops, double inv_temperature, const ViewStats& stats, double* mass,

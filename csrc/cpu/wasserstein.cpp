@@ -3,8 +3,10 @@
 //   mean_d = sum_i Z_id / N      column_means: float64, so that equal rows cancel exactly
 //   X      = Z - mean            subtract_mean: subtracted in float64, rounded to X's type once
 //   X X^T + stranger / N         lift: the eigenvalue 0 of a centred batch becomes `stranger`
+//   s^2    = max(lambda, 0)      eigen_squares: and how many are small
 //
 //   value, weight and row from the singular values s of X        spectral_weights
+//   diag(weight) V^T             weigh_rows
 //
 //     nuclear norm  sum_i s_i                                        weight_i = 1 / s_i
 //     distance      W2^2 = |mean|^2 + sum_i (s_i / sqrt(N) - 1 / sqrt(D))^2
@@ -84,15 +86,58 @@ double lift_as(const Matrix& gram, double trace) {
   return mean;
 }
 
+template <typename C>
+int64_t squares_of(const C* values, int64_t count, const double* largest, double ratio,
+                   double* squares) {
+  for (int64_t i = 0; i < count; i++) squares[i] = values[i] > 0 ? (double)values[i] : 0;
+  int64_t small = 0;
+  while (small < count && squares[small] < ratio * *largest) small++;
+  return small;
+}
+
+template <typename C>
+void weigh(const Matrix& v, const double* weight, C* out) {
+  using V = Vec<C>;
+  for (int64_t i = 0; i < v.rows; i++) {
+    const C* row = row_of<C>(v, i);
+    C* weighed = out + i * v.cols;
+    const V w((C)weight[i]);
+    sweep<C>(v.cols, [&](int64_t j, auto lanes) {
+      (V::load(row + j, lanes) * w).store(weighed + j, lanes);
+    });
+  }
+}
+
+void store(void* out, int dtype, int64_t i, double x) {
+  if (dtype == kFloat64)
+    ((double*)out)[i] = x;
+  else
+    ((float*)out)[i] = (float)x;
+}
+
 }  // namespace
 
 double lift(const Matrix& gram, double trace) {
   return gram.dtype == kFloat64 ? lift_as<double>(gram, trace) : lift_as<float>(gram, trace);
 }
 
+int64_t eigen_squares(const void* values, int dtype, int64_t count, const double* largest,
+                      double ratio, double* squares) {
+  if (dtype == kFloat64)
+    return squares_of((const double*)values, count, largest, ratio, squares);
+  return squares_of((const float*)values, count, largest, ratio, squares);
+}
+
+void weigh_rows(const Matrix& v, const double* weight, void* out) {
+  if (v.dtype == kFloat64)
+    weigh<double>(v, weight, (double*)out);
+  else
+    weigh<float>(v, weight, (float*)out);
+}
+
 void spectral_weights(const double* squares, int64_t count, double scale, double stranger,
                       const double* mean, int64_t rows, int64_t width, double eps, bool distance,
-                      double* value, double* weight, double* row) {
+                      void* value, int value_dtype, double* weight, void* row, int row_dtype) {
   constexpr double kRounding = 1e-13;  // of |Z|_F: what subtracting the mean leaves of equal rows
   const double root_rows = sqrt((double)rows), target = 1 / sqrt((double)width);
   const double odd = scale * sqrt(stranger);
@@ -113,12 +158,12 @@ void spectral_weights(const double* squares, int64_t count, double scale, double
   const double least = eps * largest > kRounding * norm ? eps * largest : kRounding * norm;
   const double squared = squared_mean + excess, w2 = squared > 0 ? sqrt(squared) : 0;
   const double factor = w2 > 0 ? 1 / ((double)rows * w2) : 0;
-  *value = distance ? w2 : sum;
+  store(value, value_dtype, 0, distance ? w2 : sum);
   for (int64_t i = 0; i < count; i++) {
     const double inverse = weight[i] > least ? 1 / weight[i] : 0;
-    weight[i] = distance ? factor * (1 - root_rows * target * inverse) : inverse;
+    weight[i] = scale * (distance ? factor * (1 - root_rows * target * inverse) : inverse);
   }
-  for (int64_t j = 0; j < width && row; j++) row[j] = factor * mean[j];
+  for (int64_t j = 0; j < width && row; j++) store(row, row_dtype, j, factor * mean[j]);
 }
 
 void column_means(const Matrix& z, int64_t rows, double* means, int threads) {

@@ -21,7 +21,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import cpu, matrix
+from . import DTYPE_CODES, cpu, matrix, pointer
 
 # lambda / lambda_max under which directions are taken again; error left: rounding / this.
 _SMALL = {torch.float32: 1e-3, torch.float64: 1e-6}
@@ -40,23 +40,30 @@ class Spectrum:
     def __init__(self, x: Tensor, centred: bool, rows: int, reduce: Reduce):
         """x (N, D) float32 or float64; `rows` of all ranks, whose Grams of columns are added."""
         self.tall = rows > x.shape[1]
-        self.a = x if self.tall else x.t()
+        self.a, self.a_t = (x, x.t()) if self.tall else (x.t(), x)
         self.finite, self.scale = True, 1.0
         self.stranger = 0.0  # a value of A's squares that stands for a 0
-        gram = reduce(self.a.t() @ self.a, "sum")
+        gram = reduce(self.a_t @ self.a, "sum")
         trace = gram.trace().item()
         if not _TRACES[0] < trace < _TRACES[1]:
             gram, trace = self._scaled(gram, reduce)
         if centred and not self.tall and trace > 0:
             # Its rows sum to zero, an eigenvalue that meets nothing of X: moved among the large.
             self.stranger = cpu().lift(matrix(gram), trace)
-        values, self.vectors = torch.linalg.eigh(gram)
-        self.squares = values.double().clamp_(min=0)
-        self.small = 0
-        limit = _SMALL[x.dtype] * self.squares[-1].item()
-        if self.squares[0].item() < limit:
-            self.small = int((self.squares < limit).sum())
-            self.squares[: self.small] = self._again(reduce)
+        values, vectors = torch.linalg.eigh(gram)
+        self.rows = vectors.t()  # of V^T, contiguous
+        self.squares = torch.empty(len(values), dtype=torch.float64)
+        self._largest = pointer(self.squares, len(values) - 1)
+        self.small = self._take(values, _SMALL[x.dtype])
+        if self.small:
+            self._again(reduce)
+
+    def _take(self, values: Tensor, ratio: float) -> int:
+        """The first squares from eigenvalues; how many are under `ratio` of the largest."""
+        return cpu().eigen_squares(
+            values.data_ptr(), DTYPE_CODES[values.dtype], values.shape[0], self._largest, ratio,
+            self.squares.data_ptr(),
+        )  # fmt: skip
 
     def _scaled(self, gram: Tensor, reduce: Reduce) -> tuple[Tensor, float]:
         """Gram and trace of the batch divided by its largest entry."""
@@ -66,46 +73,51 @@ class Spectrum:
             return torch.zeros_like(gram), 0.0
         self.scale = largest
         self.a = self.a / largest
-        gram = reduce(self.a.t() @ self.a, "sum")
+        self.a_t = self.a.t()
+        gram = reduce(self.a_t @ self.a, "sum")
         return gram, gram.trace().item()
 
-    def _again(self, reduce: Reduce) -> Tensor:
-        """The small squares, and in `_v`, `_b` what `combine` needs of their vectors."""
-        a_t, v = self.a.t(), self.vectors.t()[: self.small]
+    def _again(self, reduce: Reduce) -> None:
+        """The small squares, and what `combine` needs of their vectors."""
+        v, ratio = self.rows[: self.small], _MIXED[self.a.dtype]
         # Vectors, and B's columns, are rows here: as columns the library takes up to 6 x as long.
-        wide, limit = v.double(), _MIXED[v.dtype] * self.squares[-1].item()
-        mixed = self.squares[0].item() < limit
+        mixed = self._take(self.squares, ratio) > 0
         if not mixed:
-            b = (v @ a_t).double()
-            squares, rotation = torch.linalg.eigh(reduce(b @ b.t(), "sum"))
-            mixed = squares[0].item() < limit
+            b = (v @ self.a_t).double()
+            mixed = self._take(self._decomposed(b, reduce), ratio) > 0
         if mixed:
-            b = _product(wide, a_t)
+            wide = v.double()
+            b = _product(wide, self.a_t)
             shift = self._mixed(b, reduce)
-            b, wide = b - shift @ a_t, wide - shift
-            squares, rotation = torch.linalg.eigh(reduce(b @ b.t(), "sum"))
-        self._v, self._b = rotation.t() @ wide, rotation.t() @ b
-        return squares.clamp(min=0)
+            v, b = (wide - shift).to(v.dtype), b - shift @ self.a_t
+            self._take(self._decomposed(b, reduce), ratio)
+        self._v, self._b = v, b
+
+    def _decomposed(self, b: Tensor, reduce: Reduce) -> Tensor:
+        """Eigenvalues of B^T B; their vectors stay."""
+        values, self._rotation = torch.linalg.eigh(reduce(b @ b.t(), "sum"))
+        return values
 
     def _mixed(self, b: Tensor, reduce: Reduce) -> Tensor:
         """(V_L T)^T."""
-        a, large, squares = self.a, self.vectors.t()[self.small :], self.squares[self.small :]
+        a, large, squares = self.a, self.rows[self.small :], self.squares[self.small :]
         mixed = reduce(b.to(a.dtype) @ a, "sum") @ large.t()
         return (mixed / squares.to(a.dtype)) @ large
 
     def combine(self, weight: Tensor, row: Tensor | None) -> Tensor:
-        """sum_i weight_i s_i u_i v_i^T + row, (N, D) in X's type; weights as the squares stand."""
+        """sum_i weight_i s_i u_i v_i^T + row, (N, D) in X's type; weights times `scale`."""
         a, k = self.a, self.small
-        v, weight = self.vectors[:, k:], weight if self.scale == 1 else weight * self.scale
-        root = (v * weight[k:].to(v.dtype)) @ v.t()
-        if self.tall:
-            out = a @ root if row is None else torch.addmm(row, a, root)
-        else:
-            out = root @ a.t() if row is None else torch.addmm(row, root, a.t())
+        large = self.rows[k:] if k else self.rows
+        weighed = torch.empty_like(large)
+        cpu().weigh_rows(matrix(large), pointer(weight, k), weighed.data_ptr())
+        root = weighed.t() @ large
+        left, right = (a, root) if self.tall else (root, self.a_t)
+        out = left @ right if row is None else torch.addmm(row, left, right)
         if k:
             # One root of both would leave no digit of the small ones.
-            b, v = (self._b * weight[:k, None]).to(a.dtype), self._v.to(a.dtype)
-            left, right = (b, v) if self.tall else (v, b)
+            root = (self._rotation * weight[:k]) @ self._rotation.t()
+            b = (root @ self._b).to(a.dtype)
+            left, right = (b, self._v) if self.tall else (self._v, b)
             out.addmm_(left.t(), right)
         return out
 

@@ -32,13 +32,13 @@ def forward(
     if not spectrum.finite:
         nan = torch.full((), math.nan, dtype=wide)
         return nan, nan.expand(z.shape).clone() if want_grad else None
-    value, weight, row = spectral_weights(spectrum, mean, rows, z.shape[1], eps, distance)
+    value, weight, row = spectral_weights(spectrum, mean, rows, z.shape[1], eps, distance, wide)
     if not want_grad:
-        return value.to(wide), None
-    d_z = spectrum.combine(weight, None if row is None else row.to(dtype)).to(wide)
+        return value, None
+    d_z = spectrum.combine(weight, row).to(wide)
     if not center and not spectrum.tall:
         d_z *= (z != 0).any(1, keepdim=True)  # exactly 0 for rows of zeros
-    return value.to(wide), d_z
+    return value, d_z
 
 
 def _is_wide(rows: int, columns: int) -> bool:
@@ -61,14 +61,16 @@ def centered(z: Tensor, mean: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def spectral_weights(
-    spectrum: Spectrum, mean: Tensor | None, rows: int, width: int, eps: float, distance: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Value (0-d), weights, and the row that is added everywhere; float64."""
+    spectrum: Spectrum, mean: Tensor | None, rows: int, width: int, eps: float, distance: bool,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
+    """Value (0-d, `dtype`), weights (float64), the row that is added everywhere (in X's type)."""
     squares = spectrum.squares
-    value, weight = squares.new_empty(()), torch.empty_like(squares)
-    row = squares.new_empty(width) if distance else None
+    value, weight = torch.empty((), dtype=dtype), torch.empty_like(squares)
+    row = spectrum.a.new_empty(width) if distance else None
     cpu().spectral_weights(
         squares.data_ptr(), squares.shape[0], spectrum.scale, spectrum.stranger, pointer(mean),
-        rows, width, eps, distance, value.data_ptr(), weight.data_ptr(), pointer(row),
+        rows, width, eps, distance, value.data_ptr(), DTYPE_CODES[dtype],
+        weight.data_ptr(), pointer(row), DTYPE_CODES[spectrum.a.dtype],
     )  # fmt: skip
     return value, weight, row
