@@ -58,7 +58,7 @@ def _penalty_kernel(tile, stride, first, inverse, weight, partial, N, D,
                         ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     rows, cols, mask = tile_of_program(N, D, ROWS, COLUMNS)
     c = load(tile, stride, rows, cols, mask) * inverse
-    diagonal = (first + rows)[:, None] == cols[None, :]
+    diagonal = rows[:, None] == (first + cols)[None, :]
     # (c - 1)^2 on the diagonal, weight c^2 off it, and their derivatives
     d = tl.where(mask, tl.where(diagonal, c - 1.0, c), 0.0)
     w = tl.where(diagonal, 1.0, weight)

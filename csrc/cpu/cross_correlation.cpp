@@ -1,4 +1,4 @@
-// The cross-correlation loss around its products, row by row while a strip of Z0^T Z1 is in cache:
+// The cross-correlation loss around its products, row by row while a strip of Z1^T Z0 is in cache:
 //
 //   sum_d (C_dd - 1)^2 + w sum_{d != e} C_de^2,  C = Z0^T Z1 / N,  Z standardised
 //
@@ -19,14 +19,16 @@ double correlation_rows(const Matrix& tile, int64_t first, double count, double 
   const V inverse((C)(1 / count)), slope((C)(2 * weight / count));
   return row_sums(tile, threads, [&](int64_t i) {
     C* x = row_of<C>(tile, i);
-    const double diagonal = x[first + i] / count - 1;
-    x[first + i] = 0;
+    const int64_t own = i - first;
+    const bool crosses = 0 <= own && own < tile.cols;
+    const double diagonal = crosses ? x[own] / count - 1 : 0;
+    if (crosses) x[own] = 0;
     const double squares = folded_sum<C>(tile.cols, [&](int64_t j, auto lanes) {
       V c = V::load(x + j, lanes) * inverse;
       (c * slope).store(x + j, lanes);
       return c * c;
     });
-    x[first + i] = (C)(2 * diagonal / count);
+    if (crosses) x[own] = (C)(2 * diagonal / count);
     return diagonal * diagonal + weight * squares;
   });
 }

@@ -1,5 +1,5 @@
 // The cross-correlation loss around the library's products (ssl_fast/functional/
-// _cross_correlation.py), a strip of rows of Z0^T Z1 at a time:
+// _cross_correlation.py), a strip of columns of Z1^T Z0 at a time:
 //
 //   sum_d (C_dd - 1)^2 + w sum_{d != e} C_de^2,  C = Z0^T Z1 / N,  Z standardised
 //
@@ -13,14 +13,14 @@
 namespace ssl_fast {
 namespace {
 
-// Rows `first` on of N C, replaced by the derivative over N.
+// Columns `first` on of N C, replaced by the derivative over N.
 struct Strip {
   float* tile;
   int64_t stride, first;
   float inverse, weight;
   __device__ __forceinline__ double operator()(int64_t i, int64_t j) const {
     float& x = tile[i * stride + j];
-    const bool diagonal = first + i == j;
+    const bool diagonal = i == first + j;
     const float d = x * inverse - (diagonal ? 1.f : 0.f), w = diagonal ? 1.f : weight;
     x = 2 * w * d * inverse;
     return w * d * d;

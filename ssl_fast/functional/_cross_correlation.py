@@ -1,7 +1,8 @@
 """The products behind the cross-correlation of two views, Z0^T Z1 / N, both standardised.
 
     dual     D >= 2 N:  sum_de C_de^2 = <Z0 Z0^T, Z1 Z1^T> / N^2, by chunks of columns
-    direct   else:      strips of rows of C; each is summed and multiplied back into both gradients
+    direct   else:      strips of columns of C^T; each is summed and multiplied back into both
+                        gradients. They are high: the library forms and takes those faster than low
 
 Both end in the gradient through the standardisation, g - own * (own's projection), by columns.
 """
@@ -26,7 +27,7 @@ from ._covariance_products import (
 )
 from ._tiles import product_dtype
 
-# Rows of a strip, fewest and most, and between them half of all: larger than for covariances, since
+# Columns of a strip, fewest and most, and between them half of all: larger than for covariances, since
 # of symmetry no use is made. Measured on 2 cores.
 STRIPS = 256, 512
 
@@ -130,18 +131,18 @@ def _direct_correlation(
     kernels: Any, own: list[Tensor], mine: list[Tensor], rows: Rows, weight: float,
     kept: Tensor | None, reduce: Callable | None,
 ) -> Any:  # fmt: skip
-    """`correlation` by strips of rows of Z_0^T Z_1; kept: the derivatives by Z_0 and Z_1."""
+    """`correlation` by strips of columns of Z_1^T Z_0; kept: the derivatives by Z_0 and Z_1."""
     columns = own[0].shape[1]
     size = min(max(STRIPS[0], -(-columns // 2)), STRIPS[1])
     loss: Any = 0.0
     for first in range(0, columns, size):
         strip = slice(first, min(first + size, columns))
-        tile = torch.mm(own[0][:, strip].t(), own[1])
+        tile = torch.mm(own[1].t(), own[0][:, strip])
         tile = tile if reduce is None else reduce(tile)
         loss += kernels.penalty(tile, first, rows.count, weight)
         if kept is not None:
-            torch.mm(mine[1], tile.t(), out=kept[0][:, strip])
-            kept[1].addmm_(mine[0][:, strip], tile, beta=float(first > 0))
+            torch.mm(mine[1], tile, out=kept[0][:, strip])
+            kept[1].addmm_(mine[0][:, strip], tile.t(), beta=float(first > 0))
     return loss
 
 

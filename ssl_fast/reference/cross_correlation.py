@@ -14,13 +14,13 @@ __all__ = ["center", "dots", "gradient", "inner", "moments", "penalty"]
 
 
 def penalty(tile: Tensor, first: int, count: int, weight: float) -> Tensor:
-    """Rows `first` on of C, times N: the penalty, and in place its derivative by C, over N."""
+    """Columns `first` on of C, times N: the penalty, and in place its derivative by C, over N."""
     c = tile.double() / count
-    rows = torch.arange(len(c), device=c.device)
-    diagonal = c[rows, first + rows].clone()
-    c[rows, first + rows] = 0
+    columns = torch.arange(c.shape[1], device=c.device)
+    diagonal = c[first + columns, columns].clone()
+    c[first + columns, columns] = 0
     derivative = 2 * weight * c
-    derivative[rows, first + rows] = 2 * (diagonal - 1)
+    derivative[first + columns, columns] = 2 * (diagonal - 1)
     tile.copy_(derivative / count)
     return (diagonal - 1).square().sum() + weight * c.square().sum()
 
