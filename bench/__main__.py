@@ -11,7 +11,7 @@ import torch
 
 from ssl_fast.backend import CHOICES
 
-from . import machine, quick, report
+from . import compat, machine, quick, report
 from .cases import Case
 from .harness import MIN_ROUNDS, ROUNDS, Options
 from .runs import attempt, progress
@@ -29,6 +29,7 @@ EXAMPLES = """\
 examples:
   ssl-fast bench --quick                          a minute: every loss once, a table and a plot
   ssl-fast bench --quick --time-limit 300         likewise, more of them against torch.compile
+  ssl-fast bench --compat --out results           Lightly's classes beside ours of the same names
   ssl-fast bench                                  every case of this machine's device
   ssl-fast bench sinkhorn --out results           one stem; also JSON, CSV and a PNG
   ssl-fast bench cross_entropy --filter 4096      cases whose name holds 4096
@@ -44,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if device == "cuda" and not torch.cuda.is_available():
         return _refuse("--device cuda: PyTorch finds no GPU; python -m ssl_fast.info says more")
     cases = select(arguments, device)
+    if arguments.compat and not compat.cases():
+        return _refuse("--compat needs Lightly: pip install lightly")
     if not cases:
         return _refuse(f"no case on {device} matches; ssl-fast bench --list shows all")
     if arguments.list:
@@ -69,6 +72,12 @@ def parser() -> argparse.ArgumentParser:
         help="every loss at one small size, 5 rounds: a look in "
         f"under a minute; files go to {QUICK_OUT} unless --out says otherwise",
     )
+    add(
+        "--compat",
+        action="store_true",
+        help="each class of ssl_fast.compat.lightly against Lightly's, from 8 rows to 4096: some "
+        "10 minutes",
+    )
     add("--rounds", type=_rounds, default=None, help=f"default {ROUNDS}; {MIN_ROUNDS} to quote")
     add("--out", type=Path, metavar="DIR", help="write bench_DEVICE.md, .json, .csv, .png there")
     add("--filter", default="", metavar="SUBSTR", help="only cases whose name holds SUBSTR")
@@ -90,6 +99,10 @@ def select(arguments: argparse.Namespace, device: str) -> list[Case]:
             parser().error("--quick has one float32 case a loss: choose among them with --filter")
         cases = import_module(".losses", __package__ or "bench").cases(device)
         return [case for case in cases if arguments.filter in str(case)]
+    if arguments.compat:
+        if arguments.stems or arguments.dtype or device != "cpu":
+            parser().error("--compat has cases of its own, float32 on a CPU: choose by --filter")
+        return [case for case in compat.cases() if arguments.filter in str(case)]
     for stem in arguments.stems:
         if stem not in STEMS:
             parser().error(f"no stem {stem!r}: choose from {', '.join(STEMS)}")
@@ -109,7 +122,7 @@ def run(cases: list[Case], device: str, arguments: argparse.Namespace) -> int:
     results.warnings = machine.warnings(results.machine)
     if rounds < MIN_ROUNDS:
         results.warnings.append(f"{rounds} rounds: a look, not a result; {MIN_ROUNDS} to quote")
-    form = quick.FORM if arguments.quick else report.FULL
+    form = quick.FORM if arguments.quick else compat.FORM if arguments.compat else report.FULL
     out = arguments.out or (QUICK_OUT if arguments.quick else None)
     with progress(len(cases)) as (say, advance):
         for warning in results.warnings:
@@ -118,7 +131,7 @@ def run(cases: list[Case], device: str, arguments: argparse.Namespace) -> int:
             seconds = arguments.time_limit or quick.SECONDS
             quick.measure(cases, options, results, seconds, say, advance)
         else:
-            measure_all(cases, options, results, arguments, say, advance)
+            measure_all(cases, options, results, arguments, form, say, advance)
     print(report.markdown(results, form), flush=True)
     if out:
         for line in report.write(results, form, out):
@@ -127,7 +140,7 @@ def run(cases: list[Case], device: str, arguments: argparse.Namespace) -> int:
 
 
 def measure_all(cases: list[Case], options: Options, results: report.Results,
-                arguments: argparse.Namespace, say: Callable[[str], None],
+                arguments: argparse.Namespace, form: report.Form, say: Callable[[str], None],
                 advance: Callable[[str], None]) -> None:  # fmt: skip
     start = time.monotonic()
     for case in cases:
@@ -137,7 +150,7 @@ def measure_all(cases: list[Case], options: Options, results: report.Results,
         advance(str(case))
         say(attempt(case, options, results))
         if arguments.out:  # so that a run that is killed leaves what it had
-            report.write(results, report.FULL, arguments.out, figure=False)
+            report.write(results, form, arguments.out, figure=False)
 
 
 def _rounds(text: str) -> int:

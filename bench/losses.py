@@ -19,10 +19,9 @@ from .bench_covariance import BARLOW, VICREG, WEIGHT
 from .bench_prior import CROPS, DINO, MSN, PMSN, SWAV
 from .bench_resa import STEP
 from .bench_wasserstein import MMCR, W2
-from .cases import Case, Floor, Problem, lightly, unit
+from .cases import Case, Floor, Problem, lightly
+from .inputs import Function, Inputs, clustered, maps, masked, regional, views
 
-Function = Callable[..., Tensor]
-Inputs = Callable[..., list[Tensor]]
 Loader = Callable[[], Function]
 
 QUEUED, WIDTH = 4096, 128
@@ -64,17 +63,17 @@ def _contrastive() -> list[Case]:
     uniform = losses.AlignUniformLoss()
     sphere = lightly("hypersphere_loss.HypersphereLoss", t=2.0)
     return [
-        _case("DCLLoss", (512, WIDTH), _views(2), formulas.dcl, losses.DCLLoss(),
+        _case("DCLLoss", (512, WIDTH), views(2), formulas.dcl, losses.DCLLoss(),
               lightly("DCLLoss")),
-        _case("DCLWLoss", (512, WIDTH), _views(2), formulas.dclw, losses.DCLWLoss(),
+        _case("DCLWLoss", (512, WIDTH), views(2), formulas.dclw, losses.DCLWLoss(),
               lightly("DCLWLoss")),
-        _case("NNCLRLoss", (256, QUEUED, WIDTH), _views(4, queue=True), formulas.nnclr,
+        _case("NNCLRLoss", (256, QUEUED, WIDTH), views(4, queue=True), formulas.nnclr,
               _queue(nnclr, nnclr.queue.rows)),
-        _case("ProtoNCELoss", (256, 256, WIDTH), _clustered, formulas.proto_nce,
+        _case("ProtoNCELoss", (256, 256, WIDTH), clustered, formulas.proto_nce,
               lambda q, k, *clustering: proto(q, k, [clustering]), wrt=(0,)),
-        _case("PAUCLoss", (256, 64, WIDTH), _clustered, formulas.pauc,
+        _case("PAUCLoss", (256, 64, WIDTH), clustered, formulas.pauc,
               lambda q, k, *clustering: pauc(q, k, [clustering]), wrt=(0,)),
-        _case("AlignUniformLoss", (512, WIDTH), _views(2), formulas.align_uniform,
+        _case("AlignUniformLoss", (512, WIDTH), views(2), formulas.align_uniform,
               lambda x, y: uniform(normalize(x), normalize(y)), sphere),
     ]  # fmt: skip
 
@@ -84,13 +83,13 @@ def _distilled() -> list[Case]:
     ibot, mec = losses.IBOTLoss(TOKENS), losses.MECLoss()
     patches = lightly("IBOTPatchLoss", _patches, output_dim=TOKENS)
     return [
-        _case("BYOLLoss", (256, 256), _views(4), formulas.byol, losses.BYOLLoss(),
+        _case("BYOLLoss", (256, 256), views(4), formulas.byol, losses.BYOLLoss(),
               lightly("NegativeCosineSimilarity", lambda f: _both_ways(f, 4, 2))),
-        _case("SimSiamLoss", (256, 2048), _views(4), formulas.simsiam, losses.SimSiamLoss(),
+        _case("SimSiamLoss", (256, 2048), views(4), formulas.simsiam, losses.SimSiamLoss(),
               lightly("NegativeCosineSimilarity", lambda f: _both_ways(f, 0, 0.5))),
-        _case("IBOTLoss", (8, 48, TOKENS), _masked, formulas.ibot, _centre(ibot, ibot), patches,
+        _case("IBOTLoss", (8, 48, TOKENS), masked, formulas.ibot, _centre(ibot, ibot), patches,
               wrt=(0,)),
-        _case("MECLoss", (256, 256), _views(4), formulas.mec,
+        _case("MECLoss", (256, 256), views(4), formulas.mec,
               lambda p0, p1, z0, z1: mec([p0, p1], [z0, z1])),
     ]  # fmt: skip
 
@@ -99,26 +98,26 @@ def _whitened() -> list[Case]:
     wmse, cw_rgp = losses.WMSELoss(sub_batch=256), losses.CWRGPLoss(groups=1)
     intl = losses.INTLLoss()
     return [
-        _case("WMSELoss", (256, 64), _views(2), formulas.wmse, lambda *z: wmse(z),
+        _case("WMSELoss", (256, 64), views(2), formulas.wmse, lambda *z: wmse(z),
               lightly("WMSELoss", lambda f: lambda *z: f(torch.cat(z)), embedding_dim=64)),
-        _case("CWRGPLoss", (64, 256), _views(2), formulas.cw_rgp, lambda *z: cw_rgp(z)),
-        _case("INTLLoss", (128, 256), _views(2), formulas.intl, lambda *z: intl(z)),
-        _case("ZeroCLLoss", (256, WIDTH), _views(2), formulas.zero_cl, losses.ZeroCLLoss()),
+        _case("CWRGPLoss", (64, 256), views(2), formulas.cw_rgp, lambda *z: cw_rgp(z)),
+        _case("INTLLoss", (128, 256), views(2), formulas.intl, lambda *z: intl(z)),
+        _case("ZeroCLLoss", (256, WIDTH), views(2), formulas.zero_cl, losses.ZeroCLLoss()),
     ]  # fmt: skip
 
 
 def _spread() -> list[Case]:
     """Statistics of the batch."""
-    tico, frossl, regional = losses.TiCoLoss(), losses.FroSSLLoss(), losses.VICRegLLoss()
+    tico, frossl, vicregl = losses.TiCoLoss(), losses.FroSSLLoss(), losses.VICRegLLoss()
     return [
-        _case("KoLeoLoss", (512, WIDTH), _views(1), formulas.koleo, losses.KoLeoLoss(),
+        _case("KoLeoLoss", (512, WIDTH), views(1), formulas.koleo, losses.KoLeoLoss(),
               lightly("KoLeoLoss"), wrt=(0,)),
-        _case("TiCoLoss", (256, 256), _views(2), formulas.tico,
+        _case("TiCoLoss", (256, 256), views(2), formulas.tico,
               lambda *z: tico(*z, update=False), lightly("TiCoLoss", _forgetful)),
-        _case("FroSSLLoss", (256, 512), _views(2), formulas.frossl, lambda *z: frossl(z),
+        _case("FroSSLLoss", (256, 512), views(2), formulas.frossl, lambda *z: frossl(z),
               lightly("FroSSLLoss", lambda f: lambda *z: f(list(z)))),
-        _case("VICRegLLoss", (32, 256, 49, 64), _maps, formulas.vicregl, _regional(regional),
-              lightly("VICRegLLoss", _regional), wrt=(0, 1, 2, 3)),
+        _case("VICRegLLoss", (32, 256, 49, 64), maps, formulas.vicregl, regional(vicregl),
+              lightly("VICRegLLoss", regional), wrt=(0, 1, 2, 3)),
     ]  # fmt: skip
 
 
@@ -143,39 +142,6 @@ def _case(
 
 def _none(*_: Tensor) -> Floor:
     return Floor("-", (), ())
-
-
-def _views(count: int, queue: bool = False) -> Inputs:
-    """`count` tensors (N, D); after them a queue (K, D) of unit rows, the shape being (N, K, D)."""
-
-    def inputs(shape, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-        rows, *length, width = shape
-        drawn = [torch.randn(rows, width, device=device).to(dtype) for _ in range(count)]
-        return [*drawn, unit(*length, width, device).to(dtype)] if queue else drawn
-
-    return inputs
-
-
-def _masked(shape, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-    """Student's and teacher's logits (M, K) of the tokens in the mask (B, T): a third of them."""
-    images, tokens, prototypes = shape
-    mask = torch.arange(tokens, device=device).expand(images, tokens) % 3 == 0
-    return [*_views(2)((int(mask.sum()), prototypes), dtype, device), mask]
-
-
-def _clustered(shape, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-    """Query and key (N, D), centroids (K, D), concentrations (K,), clusters in turn (N,)."""
-    rows, count, _ = shape
-    concentration = torch.rand(count, device=device) * 0.1 + 0.1
-    index = torch.arange(rows, device=device) % count
-    return [*_views(2, queue=True)(shape, dtype, device), concentration, index]
-
-
-def _maps(shape, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-    """Of two views: features (N, D), maps (N, P, C), and where these lie (N, P, 2)."""
-    rows, width, positions, channels = shape
-    sizes = (rows, width), (rows, positions, channels), (rows, positions, 2)
-    return [torch.randn(size, device=device).to(dtype) for size in sizes for _ in range(2)]
 
 
 def _queue(loss: torch.nn.Module, rows: Tensor) -> Function:
@@ -212,13 +178,3 @@ def _forgetful(loss: torch.nn.Module) -> Function:
 
 def _both_ways(loss: Function, constant: float, weight: float) -> Function:
     return lambda p0, p1, z0, z1: constant + weight * (loss(p0, z1) + loss(p1, z0))
-
-
-def _regional(loss: Function) -> Function:
-    """Maps come as rows of positions; the losses take images of them."""
-
-    def call(z0, z1, map0, map1, where0, where1) -> Tensor:
-        maps = [x[:, None] for x in (map0, map1, where0, where1)]
-        return loss([(z0, maps[0]), (z1, maps[1])], maps[2:])
-
-    return call
