@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import report
-from .bench_prior import LARGE, crop_logits, crops, masked_views
+from .bench_prior import CROPS, DINO_CROPS, LARGE, crop_logits, crops, masked_views
 from .bench_wasserstein import manifolds
 from .cases import Bar, Case, Floor, Problem
 from .inputs import Function, Inputs, maps, masked, regional, views
@@ -88,11 +88,15 @@ def _none(*_: Tensor) -> Floor:
     return Floor("-", (), ())
 
 
-def _crop_scores(shape: Shape, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-    """Similarities (8, N, K) of 2 + 6 crops to prototypes."""
-    rows, prototypes = shape
-    x, weight = crops((rows, prototypes, 64), dtype, device)
-    return [(x @ weight.t()).view(-1, rows, prototypes)]
+def _scores(shape: Shape, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+    """Similarities (N, K) to prototypes of 2 + 6 crops."""
+    x, weight = crops((*shape, 64), dtype, device)
+    return list((x @ weight.t()).chunk(CROPS))
+
+
+def _logits(shape: Shape, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+    """(N, K) of 10 students and 2 teachers."""
+    return [x.clone() for each in crop_logits(shape, dtype, device) for x in each]
 
 
 def _power_law(mean: Tensor) -> Tensor:
@@ -126,10 +130,10 @@ SWAPS = (
     Swap("WMSELoss", ((8, 4), (64, 32), (512, 64), (4096, 64)),
          options=lambda shape: {"embedding_dim": shape[1], "w_size": min(256, shape[0])},
          call=lambda loss: lambda *z: loss(torch.cat(z))),
-    Swap("SwaVLoss", ((8, 3000), (64, 3000), (256, 3000)), _crop_scores, (0,),
-         lambda loss: lambda x: loss(list(x[:LARGE]), list(x[LARGE:]))),
-    Swap("DINOLoss", ((8, 4096), (16, 16384), (64, 4096)), crop_logits, (0,),
-         lambda loss: lambda s, t: loss(list(t), list(s)), _prototypes),
+    Swap("SwaVLoss", ((8, 3000), (64, 3000), (256, 3000)), _scores, tuple(range(CROPS)),
+         lambda loss: lambda *x: loss(list(x[:LARGE]), list(x[LARGE:]))),
+    Swap("DINOLoss", ((8, 4096), (16, 16384), (64, 4096)), _logits, tuple(range(DINO_CROPS)),
+         lambda loss: lambda *x: loss(list(x[DINO_CROPS:]), list(x[:DINO_CROPS])), _prototypes),
     Swap("IBOTPatchLoss", ((2, 48, 8192), (16, 192, 2048)), masked, (0,),
          lambda loss: lambda s, t, mask: loss(t, s, mask[:, None]), _prototypes),
     Swap("MSNLoss", _MSN, **_NAMED),

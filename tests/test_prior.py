@@ -265,6 +265,31 @@ def test_msn_one_gradient_alone(backend) -> None:
     assert same_bits(value_and_grads(lambda c: msn(anchors, targets, c), [prototypes], 1)[1], d_c)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_msn_prior_that_is_a_function(backend, reverse) -> None:
+    """It is called once, with the mean of all views, and its result is a constant."""
+    anchors, prototypes, targets = msn_operands((3, 7, 33, 64))
+    seen = []
+
+    def prior(mean):
+        seen.append(mean)
+        return (0.5 * mean + 0.5 / 33).to(mean.dtype)
+
+    def given(prior):
+        return lambda a, c: msn(a, targets, c, prior=prior, reverse=reverse)
+
+    found = value_and_grads(given(prior), [anchors, prototypes], 2)
+    (mean,) = seen
+    logits = [torch.nn.functional.normalize(x.double(), dim=1) for x in (anchors, prototypes)]
+    exact = torch.softmax(logits[0] @ logits[1].t() / 0.1, 1).mean(0)
+    assert_relative(mean, exact, 1e-5)
+    expected = value_and_grads(given(prior(mean)), [anchors, prototypes], 2)
+    for one, other in zip(found, expected, strict=True):
+        assert_relative(one, other.double(), 1e-5, tiny=1e-6 * float(other.abs().max()))
+    compiled = torch.compile(given(prior), fullgraph=True, backend="aot_eager")
+    assert_relative(compiled(anchors, prototypes), expected[0].double(), 1e-5)
+
+
 def test_msn_backward_twice(backend) -> None:
     """retain_graph: the kept tiles are not written to. And the same bits every run."""
     for shape in ((3, 7, 33, 64), (2, 150, 1031, 2)):

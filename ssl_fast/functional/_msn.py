@@ -44,7 +44,7 @@ def msn_forward(
     prototypes: Tensor,  # (K, D)
     inv_temperature: float,
     scale: float,
-    log_prior: Tensor | None,  # (K,) float64
+    log_prior: Tensor | None,  # (K,) float64, or in eager mode a function of the mean (K,)
     prior_weight: float,
     reverse: bool,
     iterations: int,
@@ -69,6 +69,9 @@ def msn_forward(
         total, count = _distributed.all_reduce(both, "sum", group)
         log_mass = _distributed.log_sum_exp(log_mass, group)
     number: Any = len(a) if count is None else count
+    if callable(log_prior):
+        mean = (log_mass - torch.as_tensor(number).log()).exp()
+        log_prior = log_prior(mean.to(product_dtype(anchors)))
     kl, prior = divergence(log_mass, number, log_prior, reverse, prior_weight)
     crops.finish_kept(cache, rows_, prior)
     loss = (total / number + kl).to(product_dtype(anchors))

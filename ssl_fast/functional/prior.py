@@ -1,5 +1,6 @@
 """Priors on prototypes: the KL divergence of the mean assignment, and MSN's whole loss."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,7 +9,9 @@ from torch import Tensor
 from .. import backend
 from . import _check
 from ._autograd import apply
+from ._mean_softmax import mean_softmax
 from ._msn import MSN
+from ._operator import is_transformed
 from ._prior import PriorKL, prior_logarithm
 
 
@@ -85,7 +88,7 @@ def msn(
     *,
     temperature: float = 0.1,
     sharpening: float = 0.25,
-    prior: Tensor | None = None,
+    prior: Tensor | Callable[[Tensor], Tensor] | None = None,
     prior_weight: float = 1.0,
     reverse: bool = False,
     sinkhorn_iterations: int = 0,
@@ -108,7 +111,8 @@ def msn(
         prototypes: (K, D). A zero row of any input counts as zero and gets a zero gradient.
         temperature: tau > 0, in units of the cosine.
         sharpening: t > 0; q is the softmax at temperature tau t.
-        prior: (K,) as in `prior_kl`; None is uniform, which is MSN's mean-entropy term.
+        prior: (K,) as in `prior_kl`; None is uniform, which is MSN's mean-entropy term; or a
+            function of the mean (K,), called once a step, whose result counts as a constant.
         prior_weight: >= 0; lambda of the papers.
         reverse: KL(prior || mean) instead, which is Lightly's PMSN.
         sinkhorn_iterations: >= 0; MSN's Sinkhorn starts from the sharpened probabilities.
@@ -143,7 +147,10 @@ def msn(
     scale = 1.0 / (temperature * _check.positive("sharpening", sharpening))
     weight = _check.at_least_zero("prior_weight", prior_weight)
     reverse = bool(reverse)
-    log_prior = prior_logarithm(prior, prototypes.shape[0], anchors.device, reverse)
+    if callable(prior) and is_transformed():  # where operators take tensors alone: a product more
+        constants = anchors.detach(), prototypes.detach()
+        prior = prior(mean_softmax(*constants, temperature=temperature, group=group))
+    log_prior = _logarithm(prior, prototypes.shape[0], anchors.device, reverse)
     name = backend.select("prior", anchors.device, anchors.dtype)
     tensors = [_check.rows_contiguous(x) for x in (anchors, targets.detach(), prototypes)]
     want_grad = torch.is_grad_enabled() and (anchors.requires_grad or prototypes.requires_grad)
@@ -152,3 +159,10 @@ def msn(
         want_grad, name, _check.group_name(group),
         _check.group_name(sinkhorn_group if group is None else group),
     )  # fmt: skip
+
+
+def _logarithm(prior: Any, columns: int, device: torch.device, reverse: bool) -> Any:
+    """As `prior_logarithm`; of a function, a function."""
+    if not callable(prior):
+        return prior_logarithm(prior, columns, device, reverse)
+    return lambda mean: prior_logarithm(prior(mean), columns, device, reverse)

@@ -1,6 +1,7 @@
 """`lightly.loss.msn_loss`."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,7 +102,7 @@ class MSNLoss(torch.nn.Module):
 
     _prior_first = False  # KL(prior || mean), PMSN's direction
 
-    def _fused_prior(self, anchors: Tensor, prototypes: Tensor) -> tuple[bool, Tensor | None]:
+    def _fused_prior(self, anchors: Tensor, prototypes: Tensor) -> tuple[bool, Any]:
         """Whether `msn` has this regularization, and the prior of its own."""
         return type(self).regularization_loss is MSNLoss.regularization_loss, None
 

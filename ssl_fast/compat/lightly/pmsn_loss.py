@@ -1,10 +1,12 @@
 """`lightly.loss.pmsn_loss`."""
 
+import functools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from ...functional._operator import is_transformed
 from .msn_loss import MSNLoss
 
 
@@ -67,8 +69,8 @@ class PMSNCustomLoss(MSNLoss):
             sums to one. If it depends on them differentiably, it gets their gradient.
         The others as in `MSNLoss`.
 
-    Source: lightly 1.6.0 (the same in 1.5.26). Cost: that of `PMSNLoss` and a product more, for
-        the mean that the function is called with; four more for a differentiable function.
+    Source: lightly 1.6.0 (the same in 1.5.26). Cost: that of `PMSNLoss`; four
+        products more for a differentiable function.
     """
 
     _prior_first = True
@@ -91,21 +93,48 @@ class PMSNCustomLoss(MSNLoss):
             strict=strict,
         )
         self.target_distribution = target_distribution
+        self._differentiable = 0  # the id of a distribution that was found to be so
 
-    def _fused_prior(self, anchors: Tensor, prototypes: Tensor) -> tuple[bool, Tensor | None]:
+    def forward(
+        self,
+        anchors: Tensor,
+        targets: Tensor,
+        prototypes: Tensor,
+        target_sharpen_temperature: float = 0.25,
+    ) -> Tensor:
+        """As `MSNLoss.forward`."""
+        inputs = anchors, targets, prototypes, target_sharpen_temperature
+        try:
+            return super().forward(*inputs)
+        except _Differentiable:
+            self._differentiable = id(self.target_distribution)
+            return super().forward(*inputs)
+
+    def _fused_prior(
+        self, anchors: Tensor, prototypes: Tensor
+    ) -> tuple[bool, Callable[[Tensor], Tensor] | None]:
         own = type(self).regularization_loss is not PMSNCustomLoss.regularization_loss
-        if own or torch.compiler.is_compiling():  # which traces no leaf that requires a gradient
+        known = self._differentiable == id(self.target_distribution)
+        if own or known or is_transformed():  # and leaves that require gradients are refused
             return False, None
-        mean = self._mean(anchors.detach(), prototypes.detach()).to(anchors.dtype)
-        prior = self.target_distribution(mean.requires_grad_())
-        if prior.requires_grad:  # it follows the mean, and so must the gradient
-            return False, None
-        return True, prior.to(anchors.device)
+        return True, functools.partial(self._constant, dtype=anchors.dtype)
+
+    def _constant(self, mean: Tensor, dtype: torch.dtype) -> Tensor:
+        """The prior; an exception where it follows the mean, as the gradient must then."""
+        with torch.enable_grad():
+            prior = self.target_distribution(mean.to(dtype).requires_grad_())
+        if prior.requires_grad:
+            raise _Differentiable
+        return prior.to(mean.device)
 
     def regularization_loss(self, mean_anchor_probs: Tensor) -> Tensor:
         """KL(prior || p) of mean probabilities (K,)."""
         prior = self.target_distribution(mean_anchor_probs).to(mean_anchor_probs.device)
         return _divergence(prior, mean_anchor_probs)
+
+
+class _Differentiable(Exception):
+    pass
 
 
 def _divergence(prior: Tensor, mean: Tensor) -> Tensor:
