@@ -15,6 +15,7 @@ METHODS = Path(__file__).parent / "methods"
 PAGES = sorted(page for page in METHODS.glob("*.md") if page.stem != "index")
 ROOT = METHODS.parents[1]
 RESULTS = sorted((ROOT / "bench/results").glob("*/bench_cpu.json"))
+SWAPS = sorted((ROOT / "bench/results").glob("*/compat_cpu.md"))
 SNIPPET = re.compile(r"```python\n(.*?)```\n", re.DOTALL)
 
 
@@ -67,12 +68,20 @@ def results() -> str:
     return "\n\n".join(parts)
 
 
+def compat() -> str:
+    """Lightly's classes beside ours, as the benchmark wrote them down."""
+    return "\n\n".join(path.read_text() for path in SWAPS)
+
+
 def readme() -> str:
     """Its links are relative to the clone."""
     return (ROOT / "README.md").read_text().replace("](docs/", "](")
 
 
-PARTS = {"methods": methods, "backends": backends, "results": results, "readme": readme}
+PARTS = {
+    "methods": methods, "backends": backends, "results": results, "compat": compat,
+    "readme": readme,
+}  # fmt: skip
 
 
 def documented(page: Path) -> list[str]:

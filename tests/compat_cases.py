@@ -199,7 +199,6 @@ CASES: dict[str, Case] = {
         "frossl_loss",
         lambda rows, step: (list(views(3 if rows == 13 else 2, 24)(rows, step)),),
         options=({}, {"invariance_weight": 5.0}),
-        kernel=False,
     ),
     "WMSELoss": Case(
         "wmse_loss",

@@ -85,7 +85,7 @@ CASES = {
         lambda: losses.DINOLoss(N, centering="sinkhorn", prior="power_law", prior_order="sorted"),
         lambda f, x, y, t: f([x, t], [t, -t], y),
     ),
-    "frossl": plain(losses.FroSSLLoss, lambda f, x, y, t: f([x, y])),
+    "frossl": Case(losses.FroSSLLoss, lambda f, x, y, t: f([x, y])),
     "ibot": Case(lambda: losses.IBOTLoss(N), lambda f, x, y, t: masked(f, x, t, y, t)),
     "ibot, logits": Case(lambda: losses.IBOTLoss(N),
                          lambda f, x, y, t: masked(f, x @ y.T, t @ t.T)),

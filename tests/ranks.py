@@ -412,6 +412,7 @@ CASES = {
     "wasserstein, loss": views_case(lambda g: WassersteinUniformityLoss(group=g), D, lists=0),
     "mmcr": mmcr_case,
     "frossl": views_case(lambda g: FroSSLLoss(group=g), D, count=3),
+    "frossl, wide": views_case(lambda g: FroSSLLoss(group=g), 40),
     "mec": views_case(lambda g: MECLoss(group=g), D, count=4, lists=2),
     "intl": views_case(lambda g: INTLLoss(group=g), 40),
     "intl, channels": views_case(lambda g: INTLLoss(axis=1, group=g), D),

@@ -14,6 +14,7 @@ from ssl_fast.bench import __main__ as command
 from ssl_fast.bench import (
     bench_cross_entropy,
     bench_sinkhorn,
+    compat,
     every_kernel,
     harness,
     machine,
@@ -80,6 +81,27 @@ def test_reports_whole_files(tmp_path, capsys, monkeypatch):
     assert float(row["milliseconds_ours"]) == results["rows"][0]["milliseconds"]["ours"]
     names = {path.name for path in tmp_path.iterdir()} - {"bench_cpu.png"}
     assert names == {"bench_cpu.md", "bench_cpu.json", "bench_cpu.csv"}
+
+
+@pytest.mark.parametrize("swap", compat.SWAPS, ids=lambda swap: f"{swap.name}-{swap.shapes[0]}")
+def test_compat_beside_lightly(swap):
+    """Both have the same buffers, and begin anew at every call: equal results in every round."""
+    pytest.importorskip("lightly")
+    options = dataclasses.replace(QUICK, backend="auto")
+    row = list(harness.measure(swap.case(swap.shapes[0]), options))[-1]
+    assert (
+        row.stem == "compat"
+        and row.backend != "reference"
+        and row.bars[0]["text"].startswith(">= 1 x")
+    )
+    table = compat.table([row])
+    assert f"| {swap.name} |" in table and f"Geometric mean: {row.speedup.median:.2f}" in table
+
+
+def test_compat_needs_lightly(monkeypatch, capsys):
+    monkeypatch.setattr(compat, "find_spec", lambda name: None)
+    assert command.main(["--compat", "--device", "cpu"]) == 2
+    assert "pip install lightly" in capsys.readouterr().err
 
 
 def test_a_wrong_result_is_a_failure_and_no_row(monkeypatch, tmp_path, capsys):

@@ -77,6 +77,15 @@ def test_assertions(cls) -> None:
         cls()(normal(2, 32), normal(2, 16))
 
 
+def test_tico_of_two_types_under_autocast() -> None:
+    x, y = normal(5, 8).requires_grad_(), normal(5, 8, seed=1).bfloat16().requires_grad_()
+    exact = ours.TiCoLoss()(x, y.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = ours.TiCoLoss()(x, y)
+    loss.backward()
+    assert loss.item() == exact.item() and y.grad is not None
+
+
 def test_vicregl_refusals() -> None:
     views = [(normal(2, 8), normal(2, 3, 3, 4)) for _ in range(2)]
     grids = [normal(2, 3, 3, 2) for _ in range(2)]

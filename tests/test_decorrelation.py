@@ -7,6 +7,7 @@ import pytest
 import torch
 from checks import DTYPES, assert_relative, assert_right, error, normal, value_and_grads
 
+from ssl_fast import set_backend
 from ssl_fast.losses import BarlowTwinsLoss, TiCoLoss, VICRegLLoss, VICRegLoss
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -61,11 +62,36 @@ def test_tico(dtype) -> None:
         assert error(loss.moment, previous) < 1e-6
 
 
-def test_tico_of_zero_rows() -> None:
-    """A zero row has no direction: a zero gradient."""
-    inputs = [normal(6, 4, seed=s) * (torch.arange(6) != 2)[:, None] for s in (1, 2)]
-    for grad in value_and_grads(TiCoLoss(), inputs, 2)[1:]:
-        assert bool(grad.isfinite().all()) and not grad[2].any() and grad[3].any()
+@pytest.mark.parametrize("choice", ["auto", "reference"])
+def test_tico_of_zero_rows(choice) -> None:
+    """A zero row has no direction: a zero gradient; the others are as the formula has them."""
+    rows = torch.arange(6) != 2
+    inputs = [normal(6, 4, seed=s).double() * rows[:, None] for s in (1, 2)]
+    exact = value_and_grads(
+        lambda a, b: oracles.tico(a, b, torch.zeros(4, 4).double(), 0.9, 8.0), inputs, 2
+    )
+    with set_backend(choice):
+        value, *grads = value_and_grads(TiCoLoss(), inputs, 2)
+    assert_relative(value, exact[0], 1e-12)
+    for grad, expected in zip(grads, exact[1:], strict=True):
+        assert not grad[2].any()
+        assert error(grad[rows], expected[rows]) < 1e-12
+
+
+@pytest.mark.parametrize("wanted", [(True, False), (False, True), (False, False)], ids=str)
+def test_tico_of_one_gradient(wanted) -> None:
+    """The one alone is as of the two; both moments move alike."""
+    inputs = [normal(6, 4, seed=s) for s in (1, 2)]
+    losses = TiCoLoss(), TiCoLoss()
+    _, *expected = value_and_grads(losses[0], inputs, 2)
+    leaves = [x.requires_grad_(w) for x, w in zip(inputs, wanted, strict=True)]
+    value = losses[1](*leaves)
+    assert value.requires_grad == any(wanted)
+    assert torch.equal(*(loss.moment for loss in losses))
+    if value.requires_grad:
+        value.backward()
+    for x, want, gradient in zip(leaves, wanted, expected, strict=True):
+        assert torch.equal(x.grad, gradient) if want else x.grad is None
 
 
 def test_tico_state() -> None:

@@ -50,7 +50,7 @@ from ssl_fast.functional import (
     vicreg,
     wasserstein_uniformity,
 )
-from ssl_fast.losses import AlignUniformLoss, MMCRLoss, ReSALoss
+from ssl_fast.losses import AlignUniformLoss, FroSSLLoss, MMCRLoss, ReSALoss
 
 MODULES = [  # all of them: an operator is registered where its module is imported
     importlib.import_module(f"ssl_fast.functional.{file.name}")
@@ -120,6 +120,8 @@ FORMS = {
     "nuclear norm": lambda x, y, s: nuclear_norm(x) + nuclear_norm(y, center=True),
     "wasserstein": lambda x, y, s: wasserstein_uniformity(torch.cat([x, 0.5 * y])),
     "mmcr": lambda x, y, s: MMCRLoss(0.1)(x[:, None], y[:, None]),
+    "frossl": lambda x, y, s: FroSSLLoss(0.3)([x, y]),
+    "frossl, wide": lambda x, y, s: FroSSLLoss()([wide(x, y), wide(y, x), wide(x + y, y)]),
     "uniformity": lambda x, y, s: gaussian_uniformity(x) + prototype_uniformity(y),
     "alignment": lambda x, y, s: alignment(x, y, alpha=3.0) + prototype_alignment(x, y.detach()),
     "correlation": lambda x, y, s: prototype_correlation(x) + prototype_correlation(x * y),
@@ -240,6 +242,11 @@ def calls() -> dict[str, list[tuple]]:
             (x.half(), False, 1e-6, False, True, name, ""),
             (y.double(), True, 1e-6, False, False, name, ""),
         ],
+        "frossl_forward": [
+            (x, [y], 0.3, True, name, ""),
+            (wide(x, y), [wide(y, x), wide(y, y)], 1.0, True, name, ""),
+            (x.double(), [y.double()], 1.0, False, name, ""),
+        ],
         "mmcr_forward": [
             (x[None], y[None], 0.1, True, True, name, ""),
             (x[:, None].bfloat16(), y[:, None].bfloat16(), 0.1, False, True, name, ""),
@@ -291,6 +298,7 @@ def calls_of_cosine(name: str) -> dict[str, list[tuple]]:
     ops = torch.ops.ssl_fast
     _, stats = ops.cosine_forward(x, y, 1e-8, name)
     mean, row_stats, _ = ops.mean_softmax_forward(x, y, 2.0, name, "")
+    held, moment = ops.unit_rows_forward(x, 1e-12, name), torch.eye(3)
     return {
         "cosine_forward": [(x, y, 1e-8, name)],
         "cosine_backward": [(x, y, 1e-8, stats, torch.tensor(0.7), 0.2, True, False, name)],
@@ -298,6 +306,10 @@ def calls_of_cosine(name: str) -> dict[str, list[tuple]]:
         "koleo_forward": [(x, 2.0, 1e-8, True, name), (x.half(), 1.0, 1e-3, False, name)],
         "unit_rows_forward": [(x, 1e-8, name), (x.half(), 1e-12, name)],
         "unit_rows_backward": [(x, *ops.unit_rows_forward(x, 1e-8, name), y, 1e-8, name)],
+        "tico_forward": [
+            (x, y, *held, moment, 8.0, True, True, name),
+            (x.half(), y.half(), *held, moment, 8.0, False, True, name),
+        ],
         "mean_softmax_forward": [(x, y, 2.0, name, "")],
         "mean_softmax_backward": [(x, y, 2.0, row_stats, mean.double(), True, True, name)],
     }
@@ -397,9 +409,9 @@ OPERATORS = (
     "multi_crop_logits_forward", "multi_crop_logits_backward",
     "contrastive_rows_forward", "contrastive_rows_backward",
     "contrastive_pairs_forward", "contrastive_pairs_backward", "contrastive_pairs_at_once",
-    "in_batch_forward", "queue_forward",
+    "in_batch_forward", "queue_forward", "frossl_forward",
     "covariance_forward", "covariance_backward", "cross_correlation_forward",
-    "wasserstein_forward", "mmcr_forward",
+    "wasserstein_forward", "mmcr_forward", "tico_forward",
     "cosine_forward", "cosine_backward", "nearest_rows", "koleo_forward",
     "unit_rows_forward", "unit_rows_backward",
     "mean_softmax_forward", "mean_softmax_backward",

@@ -1,10 +1,20 @@
 """MMCR, FroSSL, MEC: the formulas, Lightly's values, one loss for any number of rows."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
-from checks import DTYPES, assert_right, error, normal, unit, value_and_grads
+from checks import (
+    DTYPES,
+    LAYOUTS,
+    assert_right,
+    error,
+    normal,
+    same_bits,
+    unit,
+    value_and_grads,
+)
 
 from ssl_fast.losses import FroSSLLoss, MECLoss, MMCRLoss
 
@@ -40,23 +50,65 @@ def test_mmcr_of_equal_views(backend):
 
 
 def frossl(*views, invariance_weight=1.0):
-    """Skean et al. 2024, the covariances D x D whatever N is."""
-    z = [torch.nn.functional.normalize(v, dim=0) for v in views]
+    """Skean et al. 2024, the covariances D x D whatever N is; zeros stay zeros, without entropy."""
+    norms = [torch.linalg.vector_norm(v, dim=0) for v in views]
+    z = [v / n.clamp_min(1e-12).where(n > 0, math.inf) for v, n in zip(views, norms, strict=True)]
     mean = torch.stack(z).mean(0)
     total = 0.0
     for v in z:
-        covariance = v.T @ v / (v.T @ v).trace()
-        total = total + covariance.square().sum().log()
+        if bool(v.any()):
+            covariance = v.T @ v / (v.T @ v).trace()
+            total = total + covariance.square().sum().log()
         spread = (v - mean).square().mean() * len(z) * v.shape[1]
         total = total + invariance_weight * spread
     return total
 
 
-@pytest.mark.parametrize("shape", [(20, 7), (7, 20), (2, 3)], ids=str)
+SHAPES = [(20, 7), (7, 20), (2, 3), (6, 6), (300, 150), (130, 260)]
+
+
+@pytest.mark.parametrize("views", [2, 3])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-def test_frossl(shape, dtype):
-    z = [normal(*shape, dtype=dtype, seed=i) for i in range(3)]
-    assert_right(lambda *z: FroSSLLoss()(z), frossl, z, 3)
+def test_frossl(backend, shape, dtype, views):
+    z = [normal(*shape, dtype=dtype, seed=i) for i in range(views)]
+    upstream = torch.tensor(-0.7)
+    assert_right(lambda *z: FroSSLLoss()(z), frossl, z, views, upstream)
+
+
+@pytest.mark.parametrize("views", [2, 3])
+@pytest.mark.parametrize("shape", [(20, 7), (7, 20)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+def test_frossl_of_zeros(backend, shape, dtype, views):
+    """A view of zeros, a column of zeros, and one view that needs no gradient."""
+    z = [normal(*shape, dtype=dtype, seed=i) for i in range(views)]
+    z[0][:, 3], z[1] = 0, torch.zeros_like(z[1])
+    assert_right(lambda *z: FroSSLLoss(0.3)(z), partial(frossl, invariance_weight=0.3), z, 1)
+    _, *grads = value_and_grads(lambda *z: FroSSLLoss()(z), z, views)
+    assert not bool(grads[0][:, 3].any()) and not bool(grads[1].any())
+
+
+@pytest.mark.parametrize("views", [2, 3])
+@pytest.mark.parametrize("shape", [(20, 7), (7, 20)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_frossl_of_short_columns(backend, shape, dtype, views):
+    """Below 1e-12, where columns are multiplied by 1e12: their gradient has a part along them."""
+    z = [normal(*shape, dtype=dtype, seed=i) for i in range(views)]
+    z[0][:, 2] *= 1e-13
+    z[1] *= 3e-14
+    _, *grads = value_and_grads(lambda *z: FroSSLLoss()(z), z, views)
+    _, *exact = value_and_grads(frossl, [x.double() for x in z], views)
+    for g, e in zip(grads, exact, strict=True):
+        largest = e.abs().amax(0)
+        assert bool(((g - e).abs().amax(0) <= 100 * torch.finfo(dtype).eps * largest).all())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_frossl_layouts(backend, layout):
+    z = [normal(9, 6, seed=i) for i in range(2)]
+    expected = value_and_grads(lambda *z: FroSSLLoss()(z), z, 2)
+    found = value_and_grads(lambda *z: FroSSLLoss()(z), [LAYOUTS[layout](x) for x in z], 2)
+    assert all(same_bits(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_frossl_weight_and_collapse():

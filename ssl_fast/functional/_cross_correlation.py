@@ -27,7 +27,7 @@ from ._covariance_products import (
 )
 from ._tiles import product_dtype
 
-# Columns of a strip, fewest and most, and between them half of all: larger than for covariances, since
+# Columns of a strip, fewest and most, and between them half of all: more than for covariances, for
 # of symmetry no use is made. Measured on 2 cores.
 STRIPS = 256, 512
 

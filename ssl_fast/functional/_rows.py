@@ -1,15 +1,11 @@
 """What losses ask of a queue of rows, and the prototypes and weights of a batch."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from . import _check, _distributed
-from ._autograd import ClosedForm, apply
 from ._contrastive_check import same_shape
 from ._norms import normalized
-from ._operator import full_precision
 from ._tiles import product, product_dtype
 from ._unit import unit_rows
 
@@ -54,33 +50,6 @@ def mean_cosine(x: Tensor, y: Tensor) -> Tensor:
             f"x and y must be row by row alike, got {tuple(x.shape)}, {tuple(y.shape)}"
         )
     return (normalized(x) * normalized(y)).sum(1).mean()
-
-
-def energy(x: Tensor, moment: Tensor, weight: float) -> Tensor:
-    """0-d weight * sum_i x_i^T C x_i, C constant and symmetric: its gradient needs no new product.
-
-    Args:
-        x: (N, D).
-        moment: (D, D), C.
-        weight: a number.
-    """
-    return full_precision(apply, (_Energy, x, moment, weight))
-
-
-class _Energy(ClosedForm):
-    @staticmethod
-    def forward(x: Tensor, moment: Tensor, weight: float) -> tuple[Tensor, Tensor]:
-        pushed = (x @ moment).mul_(weight)
-        return (pushed * x).sum(), pushed
-
-    @staticmethod
-    def keep(ctx: Any, inputs: tuple, outputs: tuple) -> None:
-        ctx.save_for_backward(inputs[0], outputs[1])
-
-    @staticmethod
-    def backward(ctx: Any, d_energy: Tensor) -> tuple[Tensor]:
-        _, pushed = ctx.saved_tensors
-        return (pushed * (2 * d_energy),)
 
 
 def cluster_means(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:

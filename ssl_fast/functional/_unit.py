@@ -11,14 +11,14 @@ from ._autograd import ClosedForm, apply
 from ._operator import operator
 from ._tiles import product_dtype
 
-_TINY = 1e-12  # of torch.nn.functional.normalize
+TINY = 1e-12  # of torch.nn.functional.normalize
 
 
 class UnitRows:
     """x / max(|x|, eps) by rows, in float32 or better; into `rows` where given."""
 
     def __init__(
-        self, x: Tensor, name: str = "reference", eps: float = _TINY, rows: Tensor | None = None
+        self, x: Tensor, name: str = "reference", eps: float = TINY, rows: Tensor | None = None
     ):
         self.kernels, self.eps, self.dtype = _kernels(x, name), eps, x.dtype
         if self.kernels is not None:
@@ -57,7 +57,13 @@ class TwoRows:
         return tuple(None if d is None else u.backward(d, self.dtype) for u, d in pairs)
 
 
-def unit_rows(x: Tensor, eps: float = _TINY) -> Tensor:
+def through_unit(d_rows: Tensor, x: Tensor, rows: Tensor, norm: Tensor, name: str) -> Tensor:
+    """d_x, into d_rows, from the rows and norms that `unit_rows_forward` gave at TINY."""
+    _through(d_rows, rows, norm, TINY, _kernels(x, name), d_rows)
+    return d_rows
+
+
+def unit_rows(x: Tensor, eps: float = TINY) -> Tensor:
     """As `UnitRows`, (N, D), with a gradient; that of a zero row is zero."""
     name = backend.select("cosine", x.device, x.dtype)
     return apply(_Unit, _check.rows_contiguous(x), eps, name)

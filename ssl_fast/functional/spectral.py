@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import backend
 from . import _check, _distributed
 from ._autograd import apply
+from ._frossl import FroSSL
 from ._mmcr import MMCR
 from ._norms import normalized
 from ._operator import full_precision
@@ -66,24 +67,17 @@ def frossl(views: Sequence[Tensor], *, invariance_weight: float = 1.0, group: An
         group: process group: one loss for the rows of all ranks.
 
     Returns:
-        0-d float32 (float64 for float64).
+        0-d float32 (float64 for float64), differentiable once.
 
     Source: Skean et al. 2024; the value of Lightly's FroSSLLoss.
-    Cost: a Gram of min(N, D) for each view, forward, and two products of its size backward.
+    Cost: a Gram of min(N, D) for each view and a product of its size, forward. Kept for backward:
+        the views and their gradients.
     """
     invariance_weight = _check.at_least_zero("invariance_weight", invariance_weight)
-    name = _check.group_name(group)
-    z = torch.stack([_distributed.gather(v, name) for v in _views(views)])
-    z = normalized(z, dim=1)
-    tall = z.shape[1] > z.shape[2]
-    gram = full_precision(torch.matmul, (z.mT, z) if tall else (z, z.mT))
-    trace = gram.diagonal(dim1=1, dim2=2).sum(1)
-    # Columns of zeros alone leave nothing to spread: their entropy term is 0.
-    trace = torch.where(trace > 0, trace, 1.0)
-    norms = gram.square().sum((1, 2))
-    entropy = torch.where(norms > 0, norms, trace.square()).log() - 2 * trace.log()
-    invariance = (z - z.mean(0)).square().sum() * len(z) / z.shape[1]
-    return entropy.sum() + invariance_weight * invariance
+    z = [_check.rows_contiguous(view) for view in _views(views)]
+    name = backend.select("covariance", z[0].device, z[0].dtype)
+    want = torch.is_grad_enabled() and any(view.requires_grad for view in z)
+    return apply(FroSSL, invariance_weight, want, name, _check.group_name(group), *z)
 
 
 def mec(

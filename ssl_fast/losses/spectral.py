@@ -96,7 +96,8 @@ class FroSSLLoss(torch.nn.Module):
         group: process group: views of all ranks are gathered, with gradients.
 
     Source: the value of FroSSLLoss in lightly 1.5.
-    Cost: one Gram of min(N, D) a view forward, two products of its size backward.
+    Cost: one Gram of min(N, D) a view and a product of its size, forward. Kept for backward: the
+        views and their gradients.
     """
 
     def __init__(self, invariance_weight: float = 1.0, group: Any = None):

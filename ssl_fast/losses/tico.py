@@ -6,10 +6,7 @@ import torch
 from torch import Tensor
 
 from ..functional import _check
-from ..functional._distributed import gather
-from ..functional._operator import full_precision
-from ..functional._rows import energy
-from ..functional._unit import unit_rows
+from ..functional._tico import tico
 
 
 class TiCoLoss(torch.nn.Module):
@@ -49,31 +46,12 @@ class TiCoLoss(torch.nn.Module):
             z1: (N, D) of the momentum network; gradients reach it if it requires them.
             update: whether the second moment moves.
         """
-        _check.matrix("z0", z0)
-        _check.matrix("z1", z1)
-        _check.same("z0", z0, "z1", z1)
-        if z0.shape != z1.shape:
-            raise ValueError(
-                f"z0 and z1 must have one shape, got z0 {tuple(z0.shape)}, z1 {tuple(z1.shape)}"
-            )
+        held = self.moment if self.moment.numel() else None
         group = _check.group_name(self.group)
-        a, b = (unit_rows(gather(z, group)) for z in (z0, z1))
-        moment = full_precision(self._next_moment, (a.detach(),))
+        loss, moment = tico(z0, z1, held, self.beta, self.rho, group)
         if update and self.training:
             self.moment = moment
-        return 1 + energy(a, moment, self.rho / len(a)) - (a * b).sum() / len(a)
-
-    def _next_moment(self, a: Tensor) -> Tensor:
-        width = a.shape[1]
-        if self.moment.numel() == 0:
-            return a.t() @ a * ((1 - self.beta) / len(a))
-        if self.moment.shape[0] != width:
-            raise ValueError(
-                f"this loss holds the second moment of {self.moment.shape[0]} features and got "
-                f"{width}: make a new TiCoLoss for another width"
-            )
-        moment = self.moment.to(a)
-        return torch.addmm(moment, a.t(), a, beta=self.beta, alpha=(1 - self.beta) / len(a))
+        return loss
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *rest: Any) -> None:
         if f"{prefix}moment" in state_dict:

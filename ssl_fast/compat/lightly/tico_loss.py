@@ -3,10 +3,7 @@
 import torch
 from torch import Tensor
 
-from ...functional._distributed import gather
-from ...functional._rows import energy
-from ...functional._unit import unit_rows
-from ...functional.cosine import mean_cosine
+from ...functional._tico import tico
 from ._common import as_lightly, check_gather, world
 from .vicreg_loss import check_views
 
@@ -40,17 +37,10 @@ class TiCoLoss(torch.nn.Module):
         """The loss, 0-d, of two views (N, D), N >= 2; False leaves C as it was."""
         check_views(z_a, z_b)
         dtype, group = z_a.dtype, world(self.gather_distributed)
-        if group is not None:
-            z_a, z_b = (gather(z.contiguous(), group.group_name) for z in (z_a, z_b))
-        a = unit_rows(z_a)
-        moment = self._next_moment(a.detach())
+        if torch._C._is_any_autocast_enabled():
+            z_b = z_b.to(dtype)
+        name = "" if group is None else group.group_name
+        loss, moment = tico(z_a, z_b, self.C, self.beta, self.rho, name)
         if update_covariance_matrix:
             self.C = moment
-        contrast = energy(a, moment, self.rho / len(a))
-        return as_lightly(1 - mean_cosine(z_a, z_b, eps=1e-12) + contrast, dtype)
-
-    def _next_moment(self, a: Tensor) -> Tensor:
-        share = (1 - self.beta) / len(a)
-        if self.C is None:
-            return (a.t() @ a) * share
-        return torch.addmm(self.C.to(a), a.t(), a, beta=self.beta, alpha=share)
+        return as_lightly(loss, dtype)
