@@ -5,6 +5,7 @@ import torch
 from checks import (
     DTYPES,
     LAYOUTS,
+    assert_relative,
     assert_right,
     gradcheck,
     normal,
@@ -57,6 +58,15 @@ def test_zero_rows_and_large_ones(backend) -> None:
     value, d_x, d_y = value_and_grads(mean_cosine, [x, y], 2)
     assert all(bool(t.isfinite().all()) for t in (value, d_x, d_y))
     assert not bool(d_x[1].any()) and not bool(d_y[2].any())
+
+
+@pytest.mark.parametrize("magnitude", [1e-25, 1e-15, 1e20, 1e30])
+def test_squares_beyond_float32(backend, magnitude) -> None:
+    x, y = magnitude * normal(7, 33), normal(7, 33, seed=1) / magnitude
+    value, *grads = value_and_grads(lambda a, b: mean_cosine(a, b, eps=1e-32), [x, y], 2)
+    exact = formula(x.double(), y.double(), 1e-32)
+    assert_relative(value, exact, 1e-6)
+    assert all(bool(g.isfinite().all()) for g in grads)
 
 
 def test_nearest(backend) -> None:

@@ -27,13 +27,29 @@ Products products(const C* x, const C* y, int64_t columns) {
   return {(double)xy.sum(), (double)xx.sum(), (double)yy.sum()};
 }
 
+// Squares that float32 sums well; others are summed in float64.
+bool fits(double square) { return square > 1e-30 && square < 1e30; }
+
+template <typename C>
+Products exact_products(const C* x, const C* y, int64_t columns) {
+  Products p{};
+  for (int64_t k = 0; k < columns; k++) {
+    p.xy += (double)x[k] * y[k];
+    p.xx += (double)x[k] * x[k];
+    p.yy += (double)y[k] * y[k];
+  }
+  return p;
+}
+
 template <typename C>
 double forward(const Matrix& x, const Matrix& y, double eps, double* stats, int threads) {
   return sum_of_parts(threads, x.rows * x.cols, [&](Team team) {
     Scratch<C> a(converts<C>(x) ? x.cols : 0), b(converts<C>(y) ? x.cols : 0);
     double total = 0;
     for (int64_t i = team.begin(x.rows); i < team.end(x.rows); i++) {
-      const auto p = products(read_row<C>(x, i, a), read_row<C>(y, i, b), x.cols);
+      const C *xi = read_row<C>(x, i, a), *yi = read_row<C>(y, i, b);
+      Products p = products(xi, yi, x.cols);
+      if (!fits(p.xx) || !fits(p.yy)) p = exact_products(xi, yi, x.cols);
       const double nx = sqrt(p.xx), ny = sqrt(p.yy);
       stats[i] = p.xy;
       stats[x.rows + i] = nx;
@@ -44,7 +60,8 @@ double forward(const Matrix& x, const Matrix& y, double eps, double* stats, int 
   });
 }
 
-// d_x = g (y - x xy / (nx |x|)) / (nx ny) with n = max(norm, eps), torch's derivative; 0 for x = 0.
+// d_x = g / nx (y / ny - x xy / (nx ny |x|)) with n = max(norm, eps), torch's derivative; 0 for x =
+// 0. No factor is a product of two norms: float32 has none of 1e20.
 template <typename C>
 void backward(const Matrix& x, const Matrix& y, double eps, const double* stats, double g,
               const Matrix& d_x, const Matrix& d_y, int threads) {
@@ -56,17 +73,16 @@ void backward(const Matrix& x, const Matrix& y, double eps, const double* stats,
     for (int64_t i = team.begin(x.rows); i < team.end(x.rows); i++) {
       const C *xi = read_row<C>(x, i, a), *yi = read_row<C>(y, i, b);
       const double xy = stats[i], rx = stats[x.rows + i], ry = stats[2 * x.rows + i];
-      const double nx = rx > eps ? rx : eps, ny = ry > eps ? ry : eps, across = g / (nx * ny);
-      const double along_x = rx > 0 ? across * xy / (nx * rx) : 0;
-      const double along_y = ry > 0 ? across * xy / (ny * ry) : 0;
-      const V cx((C)(rx > 0 ? across : 0)), cy((C)(ry > 0 ? across : 0));
-      const V ax((C)along_x), ay((C)along_y);
+      const double nx = rx > eps ? rx : eps, ny = ry > eps ? ry : eps, cosine = xy / nx / ny;
+      const V gx((C)(rx > 0 ? g / nx : 0)), gy((C)(ry > 0 ? g / ny : 0));
+      const V cx((C)(1 / nx)), cy((C)(1 / ny));
+      const V ax((C)(rx > 0 ? cosine / rx : 0)), ay((C)(ry > 0 ? cosine / ry : 0));
       C* dx = d_x.data ? write_row<C>(d_x, i, p) : nullptr;
       C* dy = d_y.data ? write_row<C>(d_y, i, q) : nullptr;
       sweep<C>(columns, [&](int64_t k, auto lanes) {
         V u = V::load(xi + k, lanes), v = V::load(yi + k, lanes);
-        if (dx) (v * cx - u * ax).store(dx + k, lanes);
-        if (dy) (u * cy - v * ay).store(dy + k, lanes);
+        if (dx) ((v * cy - u * ax) * gx).store(dx + k, lanes);
+        if (dy) ((u * cx - v * ay) * gy).store(dy + k, lanes);
       });
       if (dx) finish_row<C>(d_x, i, p);
       if (dy) finish_row<C>(d_y, i, q);

@@ -123,8 +123,7 @@ double lift(const Matrix& gram, double trace) {
 
 int64_t eigen_squares(const void* values, int dtype, int64_t count, const double* largest,
                       double ratio, double* squares) {
-  if (dtype == kFloat64)
-    return squares_of((const double*)values, count, largest, ratio, squares);
+  if (dtype == kFloat64) return squares_of((const double*)values, count, largest, ratio, squares);
   return squares_of((const float*)values, count, largest, ratio, squares);
 }
 

@@ -42,16 +42,6 @@ def mises_fisher_weights(z0: Tensor, z1: Tensor, sigma: float, group: str) -> Te
     return (2 - count * (logits - total).exp()).to(product_dtype(z0))
 
 
-def mean_cosine(x: Tensor, y: Tensor) -> Tensor:
-    """0-d, float32 or better: the mean over rows of the cosine; zero rows count 0, gradient 0."""
-    _check.factors("x", x, "y", y)
-    if x.shape != y.shape:
-        raise ValueError(
-            f"x and y must be row by row alike, got {tuple(x.shape)}, {tuple(y.shape)}"
-        )
-    return (normalized(x) * normalized(y)).sum(1).mean()
-
-
 def cluster_means(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """(C, D) normalised means of the unit rows of each cluster in the batch, and the rows' C."""
     clusters, own = index.unique(return_inverse=True)

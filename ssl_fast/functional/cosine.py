@@ -19,7 +19,7 @@ def mean_cosine(x: Tensor, y: Tensor, *, eps: float = 1e-8) -> Tensor:
 
     Args:
         x: (N, D), float64, float32, bfloat16 or float16.
-        y: (N, D), same type.
+        y: (N, D), same type; under autocast two types become autocast's.
         eps: least norm, > 0: 1e-8 in torch's `cosine_similarity`, 1e-12 in its `normalize`.
 
     Returns:
@@ -34,7 +34,8 @@ def mean_cosine(x: Tensor, y: Tensor, *, eps: float = 1e-8) -> Tensor:
     Cost: one read of both forward, one read and one write backward; kept for backward: the inputs
         and 3 N numbers.
     """
-    x, y = _check.autocast(x, y)
+    if getattr(x, "dtype", None) != getattr(y, "dtype", None):
+        x, y = _check.autocast(x, y)
     _check.matrix("x", x)
     _check.matrix("y", y)
     _check.same("x", x, "y", y)
