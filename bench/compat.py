@@ -167,24 +167,31 @@ def table(rows: list[Row]) -> str:
         return ""
     lines = [_HEAD, ("---", "---", *["---:"] * 4), *map(_cells, rows)]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    means = f"Geometric mean: {_mean(rows):.2f} x the faster of Lightly eager and compiled"
-    if trained := [row for row in rows if _trained(row)]:
-        means += f"; {_mean(trained):.2f} x at the {len(trained)} sizes marked *, as people train"
-    return f"{text}\n\n{means}"
+    gains = {(row.problem, row.size): row.speedup.median for row in rows}
+    return f"{text}\n\n{means(gains)}; those are marked *."
 
 
-def _mean(rows: list[Row]) -> float:
-    return math.exp(sum(math.log(row.speedup.median) for row in rows) / len(rows))
+def means(gains: dict[tuple[str, str], float]) -> str:
+    """What they come to, by class and size."""
+    faster = sum(gain >= 1 for gain in gains.values())
+    trained = [gain for case, gain in gains.items() if _trained(*case)]
+    text = f"{faster} of {len(gains)} no slower than Lightly, eager or compiled"
+    text += f"; geometric mean {_mean(list(gains.values())):.2f} x"
+    return text + f", {_mean(trained):.2f} x at sizes of published recipes" * bool(trained)
 
 
-def _trained(row: Row) -> bool:
-    return row.size in TRAINED.get(row.problem, ())
+def _mean(gains: list[float]) -> float:
+    return math.exp(sum(map(math.log, gains)) / max(1, len(gains)))
+
+
+def _trained(problem: str, size: str) -> bool:
+    return size in TRAINED.get(problem, ())
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     s, times = row.speedup, [row.milliseconds.get(name) for name in ("eager", "compile", "ours")]
     gain = f"{s.median:.2f} ({s.low:.2f}-{s.high:.2f})"
-    size = row.size.replace("x", " x ") + " *" * _trained(row)
+    size = row.size.replace("x", " x ") + " *" * _trained(row.problem, row.size)
     return row.problem, size, *map(report.number, times), gain
 
 

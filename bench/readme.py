@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+from . import compat
 from .cases import LIGHTLY
 
 _HEAD = (
@@ -30,7 +31,7 @@ def table(results: Path) -> str:
         f"{machine['torch']}, {machine['date'][:10]}:"
     )
     body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{where}\n\n{body}\n\n{_bars(data['rows'])}\n"
+    return f"{where}\n\n{body}\n\n{_bars(data['rows'])}{_swaps(results)}\n"
 
 
 def _bars(rows: list[dict]) -> str:
@@ -44,6 +45,18 @@ def _bars(rows: list[dict]) -> str:
     ]
     met = f"{len(bars) - len(missed)} of {len(bars)} bars met."
     return f"{met} Missed: {'; '.join(missed)}." if missed else met
+
+
+def _swaps(results: Path) -> str:
+    """What `--compat` found on that machine, if it ran."""
+    path = results.with_name("compat_cpu.json")
+    if not path.exists():
+        return ""
+    rows = json.loads(path.read_text())["rows"]
+    gains = {(row["problem"], row["size"]): row["speedup"]["median"] for row in rows}
+    return (
+        f"\n\nLightly's classes at {len(gains)} sizes from 8 to 4096 rows: {compat.means(gains)}."
+    )
 
 
 def _lightly(ms: dict[str, float]) -> str:
