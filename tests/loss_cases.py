@@ -23,7 +23,6 @@ class Case:
     make: Callable[[], torch.nn.Module]
     call: Callable[..., Tensor]
     same_bits: bool = True  # compiled and eager; not where AOT autograd decomposes plain PyTorch
-    whole: bool = True  # one graph for torch.compile
     waits: bool = False  # for the host: decompositions, shapes that depend on values
     cast: float = 5e-2  # how near the loss under autocast is to the float32 loss
 
@@ -103,7 +102,7 @@ CASES = {
     "nt_xent": Case(losses.NTXentLoss, lambda f, x, y, t: f(x, y)),
     "nt_xent, views": Case(losses.NTXentLoss, lambda f, x, y, t: f(x, y, t)),
     "pauc": Case(seeded(lambda: losses.PAUCLoss(6, D, negatives=2)),
-                 clustered, same_bits=False, whole=False, waits=True),
+                 clustered, waits=True),
     "pmsn": Case(losses.PMSNLoss, lambda f, x, y, t: f(x, t, y)),
     "pmsn, given": Case(lambda: losses.PMSNLoss(PRIOR), lambda f, x, y, t: f(x, t, y)),
     "proto_nce": Case(seeded(lambda: losses.ProtoNCELoss(6, D, negatives=2)), clustered),

@@ -16,7 +16,10 @@ from checks import (
     value_and_grads,
 )
 
+from ssl_fast import backend as dispatch
 from ssl_fast.functional import info_nce
+from ssl_fast.functional._prototypes import Terms, prototype_terms
+from ssl_fast.functional._rows import nearest_index
 from ssl_fast.losses import (
     BYOLLoss,
     DCLLoss,
@@ -128,10 +131,30 @@ def test_nnclr(backend) -> None:
     assert_relative(loss.queue.rows[:17], F.normalize(z0.double(), dim=1), 1e-6, tiny=1e-7)
 
 
-def test_nearest_beyond_a_tile() -> None:
+def test_nearest_beyond_a_tile(backend) -> None:
     queue = MemoryQueue(9001, 4)
-    z = normal(13, 4)
+    z = normal(1300, 4)
     assert same_bits(queue.nearest(z), queue.rows[(F.normalize(z, dim=1) @ queue.rows.T).argmax(1)])
+
+
+@pytest.mark.parametrize("length", [1, 130, 3000])
+def test_nearest_is_argmax_of_ties_and_nan(backend, length) -> None:
+    """Products of small integers are exact: equals abound, the first is taken; NaN before all."""
+    torch.manual_seed(length)
+    z, queue = (torch.randint(-2, 3, (n, 3)).float() for n in (37, length))
+    name = dispatch.select("cosine", z.device, z.dtype)
+    for k in (None, length - 1, length // 2):
+        if k is not None:
+            queue[k, 1] = torch.nan
+        assert torch.equal(nearest_index(z, queue, name), (z @ queue.T).argmax(1))
+
+
+def test_nnclr_refuses_by_name() -> None:
+    loss, x = NNCLRLoss(6, 3), normal(5, 3)
+    with pytest.raises(TypeError, match=r"z1 must be a torch\.Tensor, got None"):
+        loss(x, x, x, None)
+    with pytest.raises(ValueError, match=r"one width D, got z \(5, 2\) and queue \(6, 3\)"):
+        loss(x, x, x, x[:, 1:])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -154,6 +177,29 @@ def test_positives_alone_of_zero_rows() -> None:
         _, d_p0, d_p1 = value_and_grads(lambda a, b: loss(a, b, z0, z1), [p0, p1], 2)  # noqa: B023
         assert not bool(d_p0[3].any()) and not bool(d_p1[4].any())
         assert bool(d_p0.isfinite().all()) and bool(d_p1.isfinite().all())
+
+
+@pytest.mark.parametrize("clusters", [3, 40, 200])
+def test_proto_nce_in_the_batch(backend, clusters) -> None:
+    """Without a queue all terms are one operator; fewer clusters than rows leave none to draw."""
+    loss = ProtoNCELoss(0, temperature=0.3, negatives=999)
+    q, k = views(2, 64)
+    clusterings = [clustering(64, clusters, 5, seed) for seed in (0, 1)]
+
+    def ours(q):
+        torch.manual_seed(3)
+        return loss(q, k, clusterings)
+
+    def formula(q):
+        torch.manual_seed(3)
+        rows, total = torch.arange(64), 0.6 * oracles.one_of_many(q, k.to(q), None, 0.3)
+        for c, phi, index in clusterings:
+            chosen = torch.cat([index, loss._draw(clusters, index)])
+            unit = F.normalize(q, dim=1)
+            total = total + oracles.proto_nce(unit, c[chosen].to(q), phi[chosen], rows) / 2
+        return total
+
+    assert_right(ours, formula, [q], wrt=1)
 
 
 @pytest.mark.parametrize("duplicates", ["count", "ignore"])
@@ -227,12 +273,14 @@ def pauc_terms(q, k, clusterings, s=2.0, t=2.0, temperature=1.0) -> list[torch.T
 
 
 @pytest.mark.parametrize("weights", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0.5, 2.0, 0.3)], ids=str)
-def test_pauc(backend, weights) -> None:
+@pytest.mark.parametrize("queued", [0, 32])
+def test_pauc(backend, queued, weights) -> None:
     """ProtoNCE plus the three terms; each alone, and weighted."""
     q, k = views(2, 24, 6)
     clusterings = [clustering(24, c, 6, seed) for c, seed in ((8, 0), (12, 1))]
     options = {"alpha": weights[0], "beta": weights[1], "gamma": weights[2]}
-    pauc = PAUCLoss(32, 6, negatives=4, s=3.0, t=1.5, softmax_temperature=0.5, **options).eval()
+    options |= {"negatives": 4, "s": 3.0, "t": 1.5, "softmax_temperature": 0.5}
+    pauc = PAUCLoss(queued, 6, **options).eval()
 
     def ours(q):
         torch.manual_seed(1)
@@ -264,13 +312,13 @@ def test_pauc_of_one_cluster_is_finite(backend) -> None:
     assert bool(value.isfinite()) and bool(grad.isfinite().all())
 
 
-def test_prototypes_carry_gradient() -> None:
+@pytest.mark.parametrize("weights", [(1, 0, 0), (0, 1, 0), (0, 0, 1)], ids=str)
+def test_prototypes_carry_gradient(backend, weights) -> None:
     """Every row of a cluster is moved by its prototype's gradient."""
-    pauc = PAUCLoss(32, 6, alpha=0, beta=1, gamma=0)
-    q, index = normal(24, 6).double(), clustering(24, 8, 6)[2]
-    from ssl_fast.functional._rows import cluster_means
-
-    gradcheck(lambda q: pauc._spread(cluster_means(q, index)[0]), q)
+    q, k = (x.double() for x in views(2, 24, 6))
+    index = [clustering(24, c, 6, c)[2] for c in (8, 12)]
+    terms = Terms(*weights, s=3.0, t=1.5)
+    gradcheck(lambda q: prototype_terms(q, k, index, terms), q)
 
 
 @pytest.mark.parametrize(
@@ -348,7 +396,7 @@ def test_refusals() -> None:
         (lambda: DCLWLoss(sigma=0), "sigma"),
         (lambda: PAUCLoss(alpha=-1), "alpha must be finite and >= 0, got -1"),
         (lambda: ProtoNCELoss(duplicates="x"), "duplicates must be one of"),
-        (lambda: BYOLLoss()(q, q, q, q[:3]), r"row by row alike, got \(4, 3\), \(3, 3\)"),
+        (lambda: BYOLLoss()(q, q, q, q[:3]), r"must have one shape, .* got \(4, 3\) and \(3, 3\)"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

@@ -303,6 +303,7 @@ def calls_of_cosine(name: str) -> dict[str, list[tuple]]:
         "cosine_forward": [(x, y, 1e-8, name)],
         "cosine_backward": [(x, y, 1e-8, stats, torch.tensor(0.7), 0.2, True, False, name)],
         "nearest_rows": [(x, name)],
+        "nearest_index": [(x, y, name), (x.half(), y.half(), name)],
         "koleo_forward": [(x, 2.0, 1e-8, True, name), (x.half(), 1.0, 1e-3, False, name)],
         "unit_rows_forward": [(x, 1e-8, name), (x.half(), 1e-12, name)],
         "unit_rows_backward": [(x, *ops.unit_rows_forward(x, 1e-8, name), y, 1e-8, name)],
@@ -374,6 +375,10 @@ def calls_of_contrast(name: str) -> dict[str, list[tuple]]:
             (x, y, 2.0, True, "mean", True, True, name),
             (x, y, 2.0, False, "sum", True, False, name),
         ],
+        "prototypes_forward": [
+            (x, y, [INDEX, INDEX], [y, x], [PRIOR, PRIOR], 0.2, *numbers, True, name)
+            for numbers in ((0.0, 0.0, 0.0, 2.0, 2.0, 1.0), (0.5, 2.0, 0.3, 3.0, 1.5, 0.5))
+        ] + [(x.half(), y.half(), [INDEX], [], [], 0.0, 1.0, 1.0, 1.0, 2.0, 2.0, 1.0, False, name)],
     }  # fmt: skip
     for pair, scales, without, normalize, reduction in (
         (y, (None, None), (INDEX, INDEX + 1), 2, "none"),
@@ -409,10 +414,11 @@ OPERATORS = (
     "multi_crop_logits_forward", "multi_crop_logits_backward",
     "contrastive_rows_forward", "contrastive_rows_backward",
     "contrastive_pairs_forward", "contrastive_pairs_backward", "contrastive_pairs_at_once",
-    "in_batch_forward", "queue_forward", "frossl_forward",
+    "in_batch_forward", "queue_forward", "prototypes_forward", "frossl_forward",
     "covariance_forward", "covariance_backward", "cross_correlation_forward",
     "wasserstein_forward", "mmcr_forward", "tico_forward",
-    "cosine_forward", "cosine_backward", "nearest_rows", "koleo_forward",
+    "cosine_forward", "cosine_backward", "nearest_rows", "nearest_index",
+    "koleo_forward",
     "unit_rows_forward", "unit_rows_backward",
     "mean_softmax_forward", "mean_softmax_backward",
 )  # fmt: skip

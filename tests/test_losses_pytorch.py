@@ -64,12 +64,9 @@ def test_compiles_whole(name) -> None:
     """fullgraph=True, two steps: the eager bits, also of centre and queue."""
     torch.compiler.reset()
 
-    def compiler(f, whole=CASES[name].whole):
-        return torch.compile(f, backend="aot_eager", fullgraph=whole)
+    def compiler(f):
+        return torch.compile(f, backend="aot_eager", fullgraph=True)
 
-    if not CASES[name].whole:
-        with pytest.raises(torch._dynamo.exc.Unsupported, match="decides the shapes"):
-            steps(name, wrap=lambda f: compiler(f, whole=True))
     compiled = steps(name, wrap=compiler)
     if CASES[name].same_bits:
         assert same(compiled, steps(name))

@@ -7,7 +7,6 @@ import torch
 from checks import DTYPES, assert_right, error, gradcheck, normal, same_bits, value_and_grads
 
 from ssl_fast.functional import _whiten, whitening
-from ssl_fast.functional._autograd import apply
 from ssl_fast.losses import CWRGPLoss, INTLLoss, WMSELoss, ZeroCLLoss
 
 
@@ -115,19 +114,22 @@ def test_cw_rgp_of_repeated_eigenvalues():
     assert all(bool(g.isfinite().all()) for g in grads)
 
 
-def inverse_root(matrix):
-    return apply(_whiten._InverseRoot, matrix)
-
-
 def test_inverse_root():
-    """V diag(1 / l) V^T, also where eigenvalues repeat."""
-    x = normal(6, 9, dtype=torch.float64)
-    gradcheck(lambda s: inverse_root(s @ s.mT + torch.eye(6).to(s)), x)
-    matrix = (3 * torch.eye(4, dtype=torch.float64)).requires_grad_()
-    root = inverse_root(matrix)
-    (grad,) = torch.autograd.grad(root.trace(), matrix)
+    """V diag(1 / l) V^T and its gradient, where eigenvalues repeat."""
+    matrix = 3 * torch.eye(4, dtype=torch.float64)
+    root, *spectrum = _whiten.inverse_root(matrix)
+    grad = _whiten.through_inverse_root(torch.eye(4).double(), *spectrum)
     assert error(root, torch.eye(4).double() / math.sqrt(3)) < 1e-15
     assert error(grad, -0.5 * 3**-1.5 * torch.eye(4).double()) < 1e-15
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.2])
+def test_gradients_of_whitening(eps):
+    x = normal(2, 3, 4, 12, dtype=torch.float64)
+    shuffle = torch.stack([torch.randperm(12) for _ in range(6)]).view(2, 3, 12)
+    gradcheck(lambda x: _whiten.zca_whiten(x, shuffle, 2, eps), x)
+    gradcheck(lambda x: _whiten.zca_whiten(x, None, 2, eps), x)
+    gradcheck(lambda x: _whiten.cholesky_whiten(x.mT, eps), x)
 
 
 def iterative_norm(x, iterations):
@@ -204,12 +206,36 @@ def test_zero_cl(mode, formula, dtype):
     assert_right(ZeroCLLoss(mode), formula, views(rows=20, width=12, dtype=dtype), 2)
 
 
+@pytest.mark.parametrize("features", [True, False])
+def test_gradient_of_standardisation(features):
+    gradcheck(lambda x: _whiten.standardised(x, features), normal(2, 3, 7))
+
+
+def test_zero_cl_of_large_embeddings():
+    """Squares that do not fit float32: the loss hardly depends on the scale."""
+    x, y = normal(20, 12), normal(20, 12, seed=1)
+    value, *grads = value_and_grads(ZeroCLLoss("both"), [1e25 * x, y], 2)
+    expected, *expected_grads = value_and_grads(ZeroCLLoss("both"), [x, y], 2)
+    assert error(value, expected) < 0.1
+    assert error(1e25 * grads[0], expected_grads[0]) < 0.1
+    assert error(grads[1], expected_grads[1]) < 0.1
+
+
 LOSSES = {
     "wmse": lambda x, y: WMSELoss(sub_batch=12)([x, y]),
     "cw_rgp": lambda x, y: CWRGPLoss(2, 4)([x, y]),
     "intl": lambda x, y: INTLLoss()([x, y]),
     "zero_cl": ZeroCLLoss("both"),
 }
+
+
+@pytest.mark.parametrize("name", ["wmse", "cw_rgp", "zero_cl"])
+def test_backward_under_autocast(name):
+    x, y = normal(24, 10).requires_grad_(), normal(24, 10, seed=1)
+    (expected,) = torch.autograd.grad(seeded(LOSSES[name])(x, y), x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (grad,) = torch.autograd.grad(seeded(LOSSES[name])(x, y), x)
+    assert same_bits(grad, expected)
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -4,6 +4,8 @@
 //   n_i = argmax_{j != own(i)} t_ij,  the first of equals
 //
 // Reads x and y once; keeps three numbers a row.
+#include <limits>
+
 #include "cpu/ops.h"
 #include "cpu/rows.h"
 
@@ -90,16 +92,39 @@ void backward(const Matrix& x, const Matrix& y, double eps, const double* stats,
   });
 }
 
+// As torch.argmax: the first of equals, NaN above all.
+template <typename C>
+int64_t first_largest(const C* t, int64_t columns) {
+  using V = Vec<C>;
+  constexpr int64_t kBlock = 128;  // the column is sought in one block alone
+  C top = (C)-INFINITY;
+  int64_t at = 0;
+  V none(0);  // but for NaN and infinities
+  for (int64_t first = 0; first < columns; first += kBlock) {
+    V most((C)-INFINITY);
+    const int64_t left = columns - first;
+    sweep<C>(left < kBlock ? left : kBlock, [&](int64_t k, auto lanes) {
+      V x = V::load(t + first + k, lanes);
+      most = max(most, x.or_else(most, lanes));
+      none = none + (x - x).or_else(0, lanes);
+    });
+    const C here = most.largest();
+    if (here > top) top = here, at = first;
+  }
+  const bool finite = none.sum() == 0;
+  for (int64_t k = 0; !finite && k < columns; k++)
+    if (t[k] != t[k]) return k;
+  while (at < columns - 1 && t[at] != top) at++;
+  return at;
+}
+
 template <typename C>
 void nearest(const Matrix& tile, const int64_t* own, int64_t* index, int threads) {
   parallel(threads, tile.rows * tile.cols, [&](Team team) {
     for (int64_t i = team.begin(tile.rows); i < team.end(tile.rows); i++) {
       C* t = row_of<C>(tile, i);
-      if (own[i] < tile.cols) t[own[i]] = (C)-INFINITY;
-      const C top = (C)largest(t, tile.cols);
-      int64_t j = 0;
-      while (j < tile.cols - 1 && !(t[j] == top)) j++;
-      index[i] = j;
+      if (own[i] < tile.cols) t[own[i]] = std::numeric_limits<C>::lowest();
+      index[i] = first_largest(t, tile.cols);
     }
   });
 }

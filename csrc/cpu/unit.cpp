@@ -29,10 +29,13 @@ double norm_of(const C* x, int64_t width) {
   return sqrt(square);
 }
 
+// An element takes so much less than those that kSerialElements was set by: even at 65536.
+constexpr int64_t kLight = 4;
+
 template <typename C>
 void forward(const Matrix& x, double eps, const Matrix& unit, C* norm, int threads) {
   using V = Vec<C>;
-  parallel(threads, x.rows * x.cols, [&](Team team) {
+  parallel(threads, x.rows * x.cols / kLight, [&](Team team) {
     Scratch<C> scratch(converts<C>(x) ? x.cols : 0);
     for (int64_t i = team.begin(x.rows); i < team.end(x.rows); i++) {
       const C* row = read_row<C>(x, i, scratch);
@@ -52,7 +55,7 @@ void backward(const Matrix& d_unit, double eps, const Matrix& unit, const C* nor
               const Matrix& out, int threads) {
   using V = Vec<C>;
   const int64_t width = out.cols;
-  parallel(threads, out.rows * width, [&](Team team) {
+  parallel(threads, out.rows * width / kLight, [&](Team team) {
     Scratch<C> scratch(converts<C>(out) ? width : 0);
     for (int64_t i = team.begin(out.rows); i < team.end(out.rows); i++) {
       const C *d = read_row<C>(d_unit, i, nullptr), *u = row_of<C>(unit, i);

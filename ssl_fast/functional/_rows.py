@@ -1,35 +1,70 @@
-"""What losses ask of a queue of rows, and the prototypes and weights of a batch."""
+"""What losses ask of a queue of rows, and the weights of a batch."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .. import backend
 from . import _check, _distributed
 from ._contrastive_check import same_shape
-from ._norms import normalized
-from ._tiles import product, product_dtype
+from ._operator import operator
+from ._tiles import joined, part, product, product_dtype, row_slices
 from ._unit import unit_rows
 
-# Queue rows compared at a time: a tile of 256 queries stays in cache.
-_TILE = 4096
+# Queue rows compared at a time. On a CPU a tile stays in cache, a GPU wants few launches.
+_COLUMNS = {"cpu": 1024}
+_COLUMNS_ELSEWHERE = 4096
 
 
 @torch.no_grad()
-def nearest_rows(z: Tensor, queue: Tensor) -> Tensor:
-    """(N, D): for every row of z the row of `queue` with the largest product; the first of equals.
+def nearest_rows(views: Sequence[Tensor], queue: Tensor) -> tuple[Tensor, ...]:
+    """For every row of each view the row of `queue` nearest by direction; the first of equals.
 
-    Tile by tile: the (N, K) products are never stored.
+    All views at once: fresh memory for a second product costs a quarter of it.
     """
-    _check.factors("z", z.to(queue.dtype), "queue", queue)
-    best = index = None
-    for first in range(0, len(queue), _TILE):
-        top, at = product(z.to(queue.dtype), queue[first : first + _TILE]).max(1)
-        if best is None or index is None:
-            best, index = top, at
-        else:
-            index = torch.where(top > best, at + first, index)
-            best = torch.maximum(top, best)
-    assert index is not None
-    return queue[index]
+    for z in views:
+        _check.factors("z", z.to(queue.dtype), "queue", queue)
+    unit = unit_rows(joined([*views])).to(queue.dtype)
+    index = nearest_index(unit, queue, backend.select("cosine", unit.device, unit.dtype))
+    return queue.index_select(0, index).split([len(z) for z in views])
+
+
+def _fake_index(z: Tensor, queue: Tensor, name: str) -> Tensor:
+    return z.new_empty(z.shape[0], dtype=torch.int64)
+
+
+@operator(_fake_index)
+def nearest_index(
+    z: Tensor,  # (N, D)
+    queue: Tensor,  # (K, D)
+    name: str,
+) -> Tensor:
+    """(N,) argmax_k <z_i, q_k>, tile by tile: the (N, K) products are never stored."""
+    kernels = backend.implementation(name, "cosine")
+    columns = min(len(queue), _COLUMNS.get(z.device.type, _COLUMNS_ELSEWHERE))
+    slices = row_slices(0, len(z), columns) if z.device.type == "cpu" else [slice(0, len(z))]
+    return joined([_nearest(part(z, rows), queue, columns, kernels) for rows in slices])
+
+
+def _nearest(z: Tensor, queue: Tensor, columns: int, kernels: Any) -> Tensor:
+    buffer = None  # memory fresh for every tile is slow to get on a CPU
+    if z.device.type == "cpu":
+        buffer = z.new_empty((len(z), columns), dtype=product_dtype(z))
+    tiles = []
+    for rows in queue.split(columns):
+        out = None if buffer is None else buffer[:, : len(rows)]
+        tiles.append(_largest(product(z, rows, out), kernels))
+    tops, at = map(torch.stack, zip(*tiles, strict=True))
+    tile = tops.argmax(0)
+    return at.gather(0, tile[None])[0] + tile * columns
+
+
+def _largest(tile: Tensor, kernels: Any) -> tuple[Tensor, Tensor]:
+    """The largest entry of each row and its column."""
+    at = kernels.nearest(tile)
+    return tile.gather(1, at[:, None])[:, 0], at
 
 
 @torch.no_grad()
@@ -40,19 +75,3 @@ def mises_fisher_weights(z0: Tensor, z1: Tensor, sigma: float, group: str) -> Te
     total = _distributed.log_sum_exp(logits.logsumexp(0), group)
     count = _distributed.all_reduce(logits.new_full((), len(logits)), "sum", group)
     return (2 - count * (logits - total).exp()).to(product_dtype(z0))
-
-
-def cluster_means(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """(C, D) normalised means of the unit rows of each cluster in the batch, and the rows' C."""
-    clusters, own = index.unique(return_inverse=True)
-    unit = normalized(x)
-    members = own == torch.arange(len(clusters), device=own.device)[:, None]
-    # The direction of a mean is that of its sum; a product adds in a fixed order.
-    return normalized(members.to(unit.dtype) @ unit), own
-
-
-# As torch.compiler.disable marks them, which imports the compiler for a second.
-cluster_means._torchdynamo_disable = True  # type: ignore[attr-defined]
-cluster_means._torchdynamo_disable_msg = (  # type: ignore[attr-defined]
-    "the number of clusters in a batch decides the shapes"
-)

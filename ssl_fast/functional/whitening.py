@@ -1,7 +1,7 @@
 """Losses on whitened embeddings: W-MSE, CW-RGP, INTL, Zero-CL.
 
-Plain PyTorch: sub-batches, groups and views are decomposed together. Half inputs are computed in
-float32.
+PyTorch's decompositions, of sub-batches, groups and views together; backward passes in closed form.
+Half inputs are computed in float32.
 """
 
 import itertools
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from . import _check, _distributed
-from ._norms import normalized
 from ._operator import full_precision
 from ._tiles import product_dtype
-from ._whiten import cholesky_whiten, iterative_norm, rotate, zca_whiten
+from ._whiten import cholesky_whiten, iterative_norm, standardised, whitened_diagonal, zca_whiten
+from .cosine import mean_cosine
 
 
 def wmse(
@@ -68,10 +68,9 @@ def wmse(
     x = torch.stack(views)
     losses = []
     for _ in range(iterations):
-        order = torch.randperm(rows, generator=generator).to(x.device)
-        parts = x[:, order].unflatten(1, (-1, sub_batch))  # (V, S, n, D)
+        parts = _sub_batches(x, sub_batch, generator)
         losses.append(_mean_distance(full_precision(cholesky_whiten, (parts, eps)).flatten(1, 2)))
-    return torch.stack(losses).mean()
+    return _mean(losses)
 
 
 def cw_rgp(
@@ -123,22 +122,13 @@ def cw_rgp(
             f"is singular: use fewer groups, a sub_batch < {width // groups}, or eps > 0"
         )
     x = torch.stack(views)
-    x = x - x.mean(2, keepdim=True)
     losses = []
     for _ in range(iterations):
-        order = torch.randperm(rows, generator=generator)
-        whitened = []
-        for view in x:
-            parts = []
-            for index in order.view(-1, sub_batch):
-                shuffle = torch.randperm(width, generator=generator).to(x.device)
-                grouped = view[index.to(x.device)][:, shuffle]
-                grouped = grouped.unflatten(1, (groups, -1)).transpose(0, 1)  # (G, n, d)
-                out = full_precision(zca_whiten, (grouped, eps)).transpose(0, 1).flatten(1)
-                parts.append(out[:, shuffle.argsort()])
-            whitened.append(torch.cat(parts))
-        losses.append(_mean_distance(torch.stack(whitened)))
-    return torch.stack(losses).mean()
+        parts = _sub_batches(x, sub_batch, generator)
+        shuffle = _shuffles(parts, generator) if groups > 1 else None
+        whitened = full_precision(zca_whiten, (parts, shuffle, groups, eps))
+        losses.append(_mean_distance(whitened.flatten(1, 2)))
+    return _mean(losses)
 
 
 def intl(
@@ -188,7 +178,7 @@ def intl(
     trace = (t.var(2) - 1).square().sum(1)
     t = t if axis == 0 else t.mT
     loss = [_distance(t[i], t[0]) + trade_off * (trace[i] + trace[0]) for i in range(1, len(t))]
-    return torch.stack(loss).mean()
+    return _mean(loss)
 
 
 def zero_cl(
@@ -230,36 +220,48 @@ def zero_cl(
     if mode != "instance":
         fraction = 0.1 if shrinkage is None else _check.share("shrinkage", shrinkage)
         floor = 1e-5 if eps is None else _check.positive("eps", eps)
-        a, b = (_standardise(view.T, 0, 1e-5) for view in (x, y))  # (D, N)
-        total = total + _diagonal(a, b, len(x) - 1, fraction, floor)
+        z = standardised(torch.stack([x.T, y.T]), True)  # (2, D, N)
+        total = total + _diagonal(z, len(x) - 1, fraction, floor)
     if mode != "feature":
         fraction = 0.0 if shrinkage is None else _check.share("shrinkage", shrinkage)
         floor = 1e-2 if eps is None else _check.positive("eps", eps)
-        a, b = ((v - v.mean(1, keepdim=True)) / (v.std(1, keepdim=True) + 1e-4) for v in (x, y))
-        total = total + _diagonal(a, b, x.shape[1], fraction, floor)
+        z = standardised(torch.stack([x, y]), False)  # (2, N, D)
+        total = total + _diagonal(z, x.shape[1], fraction, floor)
     return total
 
 
-def _diagonal(x: Tensor, y: Tensor, divisor: int, shrinkage: float, eps: float) -> Tensor:
-    """sum (c_ii - 1)^2, c the correlation of whitened rows."""
-    x, y = (full_precision(rotate, (v, divisor, shrinkage, eps)) for v in (x, y))
-    return ((x * y).sum(1) / x.shape[1] - 1).square().sum()
+def _diagonal(z: Tensor, *numbers: float) -> Tensor:
+    return full_precision(whitened_diagonal, (z, *numbers))
 
 
-def _standardise(x: Tensor, correction: int, eps: float) -> Tensor:
-    """Rows less their mean over sqrt(var + eps), as batch norm does."""
-    variance, mean = torch.var_mean(x, 1, correction=correction, keepdim=True)
-    return (x - mean) * (variance + eps).rsqrt()
+def _sub_batches(x: Tensor, size: int, generator: torch.Generator | None) -> Tensor:
+    """(V, S, n, D): the rows of (V, N, D) at random; as they are where all are whitened at once."""
+    rows = x.shape[1]
+    if size == rows:
+        return x[:, None]
+    order = torch.randperm(rows, generator=generator)
+    return x.index_select(1, order.to(x.device)).unflatten(1, (-1, size))
+
+
+def _shuffles(parts: Tensor, generator: torch.Generator | None) -> Tensor:
+    """(V, S, D): an order of the channels for each view and sub-batch."""
+    views, batches, _, width = parts.shape
+    drawn = [torch.randperm(width, generator=generator) for _ in range(views * batches)]
+    return torch.stack(drawn).view(views, batches, width).to(parts.device)
 
 
 def _mean_distance(t: Tensor) -> Tensor:
     """2 - 2 cos, mean over rows and over pairs of views."""
-    pairs = itertools.combinations(range(len(t)), 2)
-    return torch.stack([_distance(t[i], t[j]) for i, j in pairs]).mean()
+    distances = [_distance(x, y) for x, y in itertools.combinations(t.unbind(), 2)]
+    return _mean(distances)
+
+
+def _mean(values: list[Tensor]) -> Tensor:
+    return values[0] if len(values) == 1 else torch.stack(values).mean()
 
 
 def _distance(x: Tensor, y: Tensor) -> Tensor:
-    return 2 - 2 * (normalized(x) * normalized(y)).sum(1).mean()
+    return 2 - 2 * mean_cosine(x, y, eps=1e-12)
 
 
 def _views(views: Sequence[Tensor], name: str = "views") -> list[Tensor]:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ..functional import info_nce
-from ..functional._check import by_name, count, positive
+from ..functional._check import by_name, count, detached, positive
+from ..functional._rows import nearest_rows
 from .queue import MemoryQueue
 
 
@@ -45,9 +46,9 @@ class NNCLRLoss(torch.nn.Module):
     def forward(self, p0: Tensor, p1: Tensor, z0: Tensor, z1: Tensor) -> Tensor:
         """The loss, 0-d, of predictions p and projections z, each (N, D), of both views."""
         options = {"temperature": self.temperature, "group": self.group}
+        near = nearest_rows([detached("z0", z0), detached("z1", z1)], self.queue.rows)
         losses = [
-            info_nce(self.queue.nearest(z).to(p.dtype), p, **options)
-            for z, p in ((z0, p1), (z1, p0))
+            info_nce(n.to(p.dtype), p, **options) for n, p in zip(near, (p1, p0), strict=True)
         ]
         if self.training:
             self.queue.enqueue(z0)

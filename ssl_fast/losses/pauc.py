@@ -1,15 +1,13 @@
 """PAUC: prototypes by alignment, uniformity and correlation (Mo, Sun and Li 2022)."""
 
 from collections.abc import Sequence
-from itertools import combinations
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..functional import prototype_alignment, prototype_correlation, prototype_uniformity
 from ..functional._check import at_least_zero, positive
-from ..functional._rows import cluster_means
+from ..functional._prototypes import Terms
 from .proto_nce import Clustering, ProtoNCELoss
 
 
@@ -44,9 +42,9 @@ class PAUCLoss(torch.nn.Module):
         t: of the uniformity's kernel, > 0.
         softmax_temperature: of the correlation's distributions, > 0.
 
-    Source: the paper's Eqs. 2, 4 to 7. Finding the batch's clusters waits for the host and
-        breaks the graph of torch.compile (fullgraph=True is refused).
-    Cost: `ProtoNCELoss`; for C clusters in the batch products of 2 C N D and of C^2 D operations.
+    Source: the paper's Eqs. 2, 4 to 7. Finding the batch's clusters waits for the host.
+    Cost: `ProtoNCELoss`; for C clusters in the batch one product of C^2 D operations. Kept for
+        backward: the queries and their gradient.
     """
 
     def __init__(
@@ -76,30 +74,9 @@ class PAUCLoss(torch.nn.Module):
         self, query: Tensor, key: Tensor, clusterings: Sequence[Clustering] | None = None
     ) -> Tensor:
         """The loss, 0-d; without clusterings, in the warm-up epochs, InfoNCE alone."""
-        loss = self.base(query, key, clusterings)
-        if not clusterings:
-            return loss
-        own = [cluster_means(query, index) for _, _, index in clusterings]
-        others = [cluster_means(key.detach(), index) for _, _, index in clusterings]
-        terms = [self._spread(means) for means, _ in own]
-        if self.alpha:
-            pairs = [(p[i], q[i]) for (p, i), (q, _) in zip(own, others, strict=True)]
-            pairs += [(p[i], q[j]) for (p, i), (q, j) in combinations(own, 2)]
-            aligned = [prototype_alignment(p, q, s=self.s) for p, q in pairs]
-            terms.append(self.alpha * len(own) * torch.stack(aligned).mean())
-        return loss + torch.stack(terms).sum() / len(own)
-
-    def _spread(self, prototypes: Tensor) -> Tensor:
-        """The terms over pairs of clusters; one cluster alone has none."""
-        total = prototypes.new_zeros(())
-        if len(prototypes) < 2:
-            return total
-        if self.beta:
-            total = total + self.beta * prototype_uniformity(prototypes, t=self.t)
-        if self.gamma:
-            correlation = prototype_correlation(prototypes, temperature=self.softmax_temperature)
-            total = total + self.gamma * correlation
-        return total
+        weights = self.alpha, self.beta, self.gamma
+        terms = Terms(*weights, self.s, self.t, self.softmax_temperature)
+        return self.base.with_terms(query, key, clusterings, terms)
 
     def extra_repr(self) -> str:
         names = ("alpha", "beta", "gamma", "s", "t", "softmax_temperature")

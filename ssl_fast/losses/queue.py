@@ -53,7 +53,7 @@ class MemoryQueue(torch.nn.Module):
 
     def nearest(self, z: Tensor) -> Tensor:
         """(N, dim): the row nearest to each row of z by direction, without gradient."""
-        return nearest_rows(unit_rows(detached("z", z)), self.rows)
+        return nearest_rows([detached("z", z)], self.rows)[0]
 
     def extra_repr(self) -> str:
         size, dim = self.rows.shape

@@ -35,8 +35,10 @@ def backward(
     return d_x, d_y
 
 
-def nearest(tile: Tensor, own: Tensor) -> Tensor:
-    """As `reference.cosine.nearest`; the tile is overwritten."""
+def nearest(tile: Tensor, own: Tensor | None = None) -> Tensor:
+    """As `reference.cosine.nearest`; the tile is overwritten in the columns `own`."""
+    if own is None:
+        own = torch.full((tile.shape[0],), tile.shape[1])
     index = torch.empty(tile.shape[0], dtype=torch.int64)
     cpu().nearest(matrix(tile), own.data_ptr(), index.data_ptr(), torch.get_num_threads())
     return index

@@ -44,8 +44,10 @@ def backward(
     return d_x, d_y
 
 
-def nearest(tile: Tensor, own: Tensor) -> Tensor:
+def nearest(tile: Tensor, own: Tensor | None = None) -> Tensor:
     """(R,) the column of the largest entry of each row but that in column own, the first."""
+    if own is None:
+        return tile.argmax(1)
     columns = torch.arange(tile.shape[1], device=tile.device)
     return tile.masked_fill(columns == own[:, None], -torch.inf).argmax(1)
 
