@@ -203,7 +203,8 @@ def zero_instances(x, y):
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
 def test_zero_cl(mode, formula, dtype):
-    assert_right(ZeroCLLoss(mode), formula, views(rows=20, width=12, dtype=dtype), 2)
+    width = 12 if mode == "feature" else 40  # a Gram of rows without full rank is all rounding
+    assert_right(ZeroCLLoss(mode), formula, views(rows=20, width=width, dtype=dtype), 2)
 
 
 @pytest.mark.parametrize("features", [True, False])
