@@ -353,6 +353,7 @@ CASES = {
     "prior": prior_case(),
     "prior, reverse": prior_case(reverse=True, temperature=0.1),
     "msn": msn_case(),
+    "msn, prior a function": msn_case(prior=lambda mean: 0.5 * mean + 0.5 / len(mean)),
     "msn, sinkhorn": msn_case(sinkhorn_iterations=3, reverse=True, prior_weight=2.0),
     "crops": crops_case(WIDE[:N]),
     "crops of logits": crops_case(None),

@@ -29,9 +29,6 @@ Products products(const C* x, const C* y, int64_t columns) {
   return {(double)xy.sum(), (double)xx.sum(), (double)yy.sum()};
 }
 
-// Squares that float32 sums well; others are summed in float64.
-bool fits(double square) { return square > 1e-30 && square < 1e30; }
-
 template <typename C>
 Products exact_products(const C* x, const C* y, int64_t columns) {
   Products p{};
@@ -51,7 +48,7 @@ double forward(const Matrix& x, const Matrix& y, double eps, double* stats, int 
     for (int64_t i = team.begin(x.rows); i < team.end(x.rows); i++) {
       const C *xi = read_row<C>(x, i, a), *yi = read_row<C>(y, i, b);
       Products p = products(xi, yi, x.cols);
-      if (!fits(p.xx) || !fits(p.yy)) p = exact_products(xi, yi, x.cols);
+      if (!fits_float32(p.xx) || !fits_float32(p.yy)) p = exact_products(xi, yi, x.cols);
       const double nx = sqrt(p.xx), ny = sqrt(p.yy);
       stats[i] = p.xy;
       stats[x.rows + i] = nx;
@@ -62,8 +59,8 @@ double forward(const Matrix& x, const Matrix& y, double eps, double* stats, int 
   });
 }
 
-// d_x = g / nx (y / ny - x xy / (nx ny |x|)) with n = max(norm, eps), torch's derivative; 0 for x =
-// 0. No factor is a product of two norms: float32 has none of 1e20.
+// d_x = g / nx (y / ny - x xy / (nx ny |x|)), n = max(norm, eps): torch's derivative; 0 for x = 0.
+// No factor is a product of two norms: float32 has none of 1e20.
 template <typename C>
 void backward(const Matrix& x, const Matrix& y, double eps, const double* stats, double g,
               const Matrix& d_x, const Matrix& d_y, int threads) {

@@ -97,7 +97,7 @@ struct Kernels {
   void (*covariance_gradient)(const Matrix& push, const Matrix& z, const Matrix& other,
                               const double* mean, const double* beta, const double* factors,
                               const Matrix& out, int threads);
-  // tile [R, D], rows `first` on of N C, becomes the derivative over N; returns the penalty.
+  // tile [D, R], columns `first` on of N C, becomes the derivative over N; returns the penalty.
   double (*cross_correlation_penalty)(const Matrix& tile, int64_t first, double count,
                                       double weight, int threads);
   // g = alpha push + beta other, beta [D] or null without other: dots [D] = column sums of g * own,

@@ -30,6 +30,9 @@ class Scratch {
   C* p_;
 };
 
+// Whether float32 sums a row's squares well, whose sum this is; else float64 does.
+inline bool fits_float32(double square) { return square > 1e-30 && square < 1e30; }
+
 // The sum of the threads' parts f(team), in their order.
 template <typename F>
 double sum_of_parts(int threads, int64_t elements, F f) {

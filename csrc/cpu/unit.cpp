@@ -11,8 +11,6 @@
 namespace ssl_fast::SSL_FAST_ISA {
 namespace {
 
-constexpr double kSmallest = 1e-30, kLargest = 1e30;  // squares that float32 sums well
-
 template <typename C>
 double norm_of(const C* x, int64_t width) {
   using V = Vec<C>;
@@ -22,7 +20,7 @@ double norm_of(const C* x, int64_t width) {
     sum = fma(value, value, sum);
   });
   double square = (double)sum.sum();
-  if (!(square > kSmallest && square < kLargest)) {
+  if (!fits_float32(square)) {
     square = 0;
     for (int64_t j = 0; j < width; j++) square += (double)x[j] * x[j];
   }

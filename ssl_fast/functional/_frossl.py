@@ -17,9 +17,9 @@ from .. import backend
 from . import _distributed
 from ._autograd import ClosedForm, scaled
 from ._covariance_products import add_gram, mirror, scratch
-from ._norms import _EPS
 from ._operator import operator
 from ._tiles import part
+from ._unit import TINY
 
 
 def _fake_frossl(z, others, weight, want, name, group):
@@ -50,7 +50,7 @@ def frossl_forward(
     gradients, pull = z.new_empty((len(views), *z.shape)), 2 * share * pull
     beta, scale = torch.full_like(norms[0], -pull), inverse * _distributed.world_size(group)
     # u_v is left out where it comes off again: in all columns whose norm is not clamped.
-    short, along = norms < _EPS, 4 / traces - pull
+    short, along = norms < TINY, 4 / traces - pull
     each = zip(units, centres, grams, 4 / squares, short, along, scale, gradients, strict=True)
     for u, centre, gram, rate, is_short, own, s, out in each:
         gram *= rate
@@ -94,7 +94,7 @@ def _unit_columns(kernels: Any, views: list[Tensor]) -> tuple[list[Tensor], Tens
     Both are (V, D), float64; a column of zeros has 0 and 0.
     """
     norms = torch.stack([kernels.dots(view, view, None, 1.0, None) for view in views]).sqrt_()
-    inverse = (norms > 0) / norms.clamp_min(_EPS)
+    inverse = (norms > 0) / norms.clamp_min(TINY)
     (rows, width), zeros = views[0].shape, torch.zeros_like(norms[0])
     units = scratch(views[0], len(views) * rows, width, views[0].dtype, 0).split(rows)
     for view, scale, unit in zip(views, inverse, units, strict=True):

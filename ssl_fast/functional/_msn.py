@@ -69,9 +69,6 @@ def msn_forward(
         total, count = _distributed.all_reduce(both, "sum", group)
         log_mass = _distributed.log_sum_exp(log_mass, group)
     number: Any = len(a) if count is None else count
-    if callable(log_prior):
-        mean = (log_mass - torch.as_tensor(number).log()).exp()
-        log_prior = log_prior(mean.to(product_dtype(anchors)))
     kl, prior = divergence(log_mass, number, log_prior, reverse, prior_weight)
     crops.finish_kept(cache, rows_, prior)
     loss = (total / number + kl).to(product_dtype(anchors))

@@ -31,13 +31,16 @@ def prior_logarithm(prior: Any, columns: int, device: torch.device, reverse: boo
 
 
 def divergence(
-    log_mass: Tensor, count: Tensor | int, log_prior: Tensor | None, reverse: bool, weight: float
+    log_mass: Tensor, count: Tensor | int, log_prior: Any, reverse: bool, weight: float
 ) -> tuple[Tensor, Tensor]:
     """weight * KL, 0-d float64, and its gradient as `reference.prior.backward` takes it, (2, K).
 
-    log_mass (K,): log of the column sums of P over `count` rows.
+    log_mass (K,): log of the column sums of P over `count` rows. log_prior: (K,), or None for a
+    uniform one, or a function of the mean (K,), float64.
     """
     log_p = log_mass - (count.log() if isinstance(count, Tensor) else math.log(count))
+    if callable(log_prior):
+        log_prior = log_prior(log_p.exp())
     if log_prior is None:
         log_prior = torch.full_like(log_p, -math.log(len(log_p)))
     ratio = log_p - log_prior

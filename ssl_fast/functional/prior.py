@@ -13,6 +13,7 @@ from ._mean_softmax import mean_softmax
 from ._msn import MSN
 from ._operator import is_transformed
 from ._prior import PriorKL, prior_logarithm
+from ._tiles import product_dtype
 
 
 def power_law_prior(num_prototypes: int, exponent: float = 0.25) -> Tensor:
@@ -150,7 +151,7 @@ def msn(
     if callable(prior) and is_transformed():  # where operators take tensors alone: a product more
         constants = anchors.detach(), prototypes.detach()
         prior = prior(mean_softmax(*constants, temperature=temperature, group=group))
-    log_prior = _logarithm(prior, prototypes.shape[0], anchors.device, reverse)
+    log_prior = _logarithm(prior, prototypes.shape[0], anchors, reverse)
     name = backend.select("prior", anchors.device, anchors.dtype)
     tensors = [_check.rows_contiguous(x) for x in (anchors, targets.detach(), prototypes)]
     want_grad = torch.is_grad_enabled() and (anchors.requires_grad or prototypes.requires_grad)
@@ -161,8 +162,9 @@ def msn(
     )  # fmt: skip
 
 
-def _logarithm(prior: Any, columns: int, device: torch.device, reverse: bool) -> Any:
+def _logarithm(prior: Any, columns: int, like: Tensor, reverse: bool) -> Any:
     """As `prior_logarithm`; of a function, a function."""
     if not callable(prior):
-        return prior_logarithm(prior, columns, device, reverse)
-    return lambda mean: prior_logarithm(prior(mean), columns, device, reverse)
+        return prior_logarithm(prior, columns, like.device, reverse)
+    dtype = product_dtype(like)
+    return lambda mean: prior_logarithm(prior(mean.to(dtype)), columns, like.device, reverse)

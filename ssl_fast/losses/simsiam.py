@@ -4,9 +4,8 @@ import torch
 from torch import Tensor
 
 from ..functional._check import detached
+from ..functional._unit import TINY
 from ..functional.cosine import mean_cosine
-
-_EPS = 1e-12  # least norm, as the sources' normalize has it
 
 
 class SimSiamLoss(torch.nn.Module):
@@ -24,4 +23,4 @@ class SimSiamLoss(torch.nn.Module):
     def forward(self, p0: Tensor, p1: Tensor, z0: Tensor, z1: Tensor) -> Tensor:
         """The loss, 0-d, of predictions p and projections z, each (N, D)."""
         z0, z1 = detached("z0", z0), detached("z1", z1)
-        return -0.5 * (mean_cosine(p0, z1, eps=_EPS) + mean_cosine(p1, z0, eps=_EPS))
+        return -0.5 * (mean_cosine(p0, z1, eps=TINY) + mean_cosine(p1, z0, eps=TINY))
