@@ -18,7 +18,7 @@ from ssl_fast.train import assess, callbacks, measures, run  # noqa: E402
 from ssl_fast.train.errors import UsageError  # noqa: E402
 from ssl_fast.train.evaluate import Features  # noqa: E402
 from ssl_fast.train.measures import MEASURES  # noqa: E402
-from ssl_fast.train.models import averaging_vit, build_encoder  # noqa: E402
+from ssl_fast.train.models import average_patches, build_encoder  # noqa: E402
 from ssl_fast.train.prior import Prior  # noqa: E402
 from ssl_fast.train.subject import EvalOptions  # noqa: E402
 
@@ -143,7 +143,7 @@ def test_clusters_are_prototypes_too(runs):
 def test_four_layers_of_a_transformer(averaging):
     encoder = build_encoder("vit-32/8", 1, 32).eval()
     if averaging:
-        averaging_vit(encoder)
+        average_patches(encoder)
     images = torch.rand(3, 1, 32, 32)
     with torch.no_grad():
         found = measures.LastFour(encoder)(images)

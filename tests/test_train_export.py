@@ -12,7 +12,7 @@ for package in ("lightning", "torchvision", "sklearn", "timm", "safetensors", "j
 
 from ssl_fast.train import data, export  # noqa: E402
 from ssl_fast.train.config import TrainOptions  # noqa: E402
-from ssl_fast.train.models import averaging_vit, build_encoder  # noqa: E402
+from ssl_fast.train.models import average_patches, build_encoder  # noqa: E402
 
 MEASURES = {"knn": 0.5, "probe": 0.6, "ari": 0.2, "silhouette": 0.1}
 BLOCK = "import sys; sys.modules['ssl_fast'] = None\n"
@@ -38,7 +38,7 @@ def exported(tmp_path_factory):
         torch.manual_seed(number)
         encoder = build_encoder(name, 1, size)
         if name == AVERAGING:
-            averaging_vit(encoder)
+            average_patches(encoder)
         encoder(torch.rand(16, 1, size, size))
         options = TrainOptions(encoder=name, epochs=3)
         export.write(folder, encoder, options, source, {"encodings": MEASURES})

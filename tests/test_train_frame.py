@@ -24,32 +24,32 @@ from ssl_fast.train.prior import Prior  # noqa: E402
 
 @pytest.mark.parametrize(("drop", "kept"), [(0.0, 48), (0.15, 40), (0.99, 1)])
 def test_random_masks_keep_their_share(drop, kept):
-    keep = masks.random_keep(20, (6, 8), drop)
+    keep = masks.random_keep(torch.rand(20, 48), drop)
     assert keep.shape == (20, kept)
     assert all(len(set(row.tolist())) == kept for row in keep)
     assert 0 <= keep.min() and keep.max() < 48
 
 
 def test_focal_masks_keep_one_block():
-    keep = masks.focal_keep(50, (6, 8), 3)
+    keep = masks.focal_keep(torch.rand(50, 2), (6, 8), 3)
     rows, columns = keep // 8, keep % 8
     assert keep.shape == (50, 9)
     assert ((rows.max(1).values - rows.min(1).values) == 2).all()
     assert ((columns.max(1).values - columns.min(1).values) == 2).all()
     assert len(keep[:, 0].unique()) > 10, "blocks stand at different places"
-    assert masks.focal_keep(2, (2, 2), 5).tolist() == [[0, 1, 2, 3]] * 2
+    assert masks.focal_keep(torch.rand(2, 2), (2, 2), 5).tolist() == [[0, 1, 2, 3]] * 2
 
 
 def test_block_masks_hide_the_exact_number():
-    hidden = masks.block_masks(400, (8, 8), 0.25, 0.25, share=0.5).sum(1)
+    hidden = masks.block_masks(torch.rand(400, 106), (8, 8), 0.25, 0.25, share=0.5).sum(1)
     assert set(hidden.tolist()) == {0, 16}
     assert 0.4 < (hidden > 0).float().mean() < 0.6
-    whole = masks.block_masks(3, (4, 4), 1.0, 1.0, share=1.0)
+    whole = masks.block_masks(torch.rand(3, 58), (4, 4), 1.0, 1.0, share=1.0)
     assert whole.all()
 
 
 def test_block_masks_are_blocks():
-    mask = masks.block_masks(200, (8, 8), 0.25, 0.25, share=1.0).view(-1, 8, 8)
+    mask = masks.block_masks(torch.rand(200, 106), (8, 8), 0.25, 0.25, share=1.0).view(-1, 8, 8)
     neighbours = (mask[:, 1:] & mask[:, :-1]).sum((1, 2)) + (mask[..., 1:] & mask[..., :-1]).sum(
         (1, 2)
     )
@@ -61,7 +61,7 @@ def test_a_transformer_sees_the_kept_patches_alone(size):
     vit = build_encoder("vit-32/4", channels=1, image_size=32).eval()
     images = torch.randn(3, 1, size, size)
     grid = vit.grid(images)
-    keep = masks.random_keep(3, grid, 0.5)
+    keep = masks.random_keep(torch.rand(3, grid[0] * grid[1]), 0.5)
     out = vit(images, keep=keep)
     noise = torch.ones(3, grid[0] * grid[1]).scatter_(1, keep, 0.0).view(3, 1, *grid)
     changed = images + F.interpolate(noise, images.shape[-2:])
@@ -76,7 +76,7 @@ def test_hidden_patches_do_not_matter(name):
     network = build_encoder(name, channels=1, image_size=32).eval()
     images, token = torch.randn(2, 1, 32, 32), torch.randn(network.dim)
     grid = network.grid(images)
-    mask = masks.block_masks(2, grid, 0.5, 0.5, share=1.0)
+    mask = masks.block_masks(torch.rand(2, masks.block_numbers(grid)), grid, 0.5, 0.5, share=1.0)
     tokens = network.tokens(images, mask, token)
     assert tokens.shape == (2, 1 + grid[0] * grid[1], network.dim)
     hidden = F.interpolate(mask.view(2, 1, *grid).float(), (32, 32))
@@ -87,7 +87,7 @@ def test_hidden_patches_do_not_matter(name):
 def test_a_convolutional_net_sees_black_instead():
     network = build_encoder("small-4", channels=1, image_size=32).eval()
     images = torch.randn(2, 1, 32, 32)
-    keep = masks.focal_keep(2, network.squares(images), 4)
+    keep = masks.focal_keep(torch.rand(2, 2), network.squares(images), 4)
     shown = torch.zeros(2, 64).scatter_(1, keep, 1.0).view(2, 1, 8, 8)
     black = images * F.interpolate(shown, (32, 32))
     torch.testing.assert_close(network(images, keep=keep), network(black))

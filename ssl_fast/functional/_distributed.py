@@ -5,6 +5,9 @@ import torch.distributed._functional_collectives as collectives
 from torch import Tensor
 from torch.distributed.distributed_c10d import ProcessGroup, _resolve_process_group
 
+# PyTorch 2.11 has it under its older name, of which 2.15 warns.
+_all_gather = getattr(collectives, "all_gather_single", None) or collectives.all_gather_tensor
+
 
 def world_size(group: str) -> int:
     return _resolve(group).size() if group else 1
@@ -62,9 +65,7 @@ class _Gather(torch.autograd.Function):
         longest = max(ctx.counts)
         padded = value.new_zeros((longest, *value.shape[1:]))
         padded[: value.shape[0]] = value
-        everything = collectives.wait_tensor(
-            collectives.all_gather_tensor(padded, 0, _resolve(group))
-        )
+        everything = collectives.wait_tensor(_all_gather(padded, 0, _resolve(group)))
         parts = everything.split(longest)
         return torch.cat([p[:n] for p, n in zip(parts, ctx.counts, strict=True)])
 

@@ -95,7 +95,8 @@ class PatchDecoder(nn.Module):
         self.predict = nn.Linear(width, out)
 
     def forward(self, tokens: Tensor, keep: Tensor) -> Tensor:  # (N, T, out)
-        """`tokens` (N, 1 + k, dim): class token, then the patches `keep` (N, k)."""
+        """`tokens` (N, 1 + k, dim): class token, then the first k of the patches `keep`."""
+        keep = keep[:, : tokens.shape[1] - 1]
         seen = self.embed(tokens)
         hidden = self.mask_token.to(seen.dtype).expand(len(seen), self.patches, -1)
         index = keep[:, :, None].expand_as(seen[:, 1:])

@@ -21,12 +21,16 @@ class Encoder(nn.Sequential):
     """A convolutional network that ends in a pooled map: (N, C, H, W) -> (N, dim).
 
     What a transformer does not see is black here. `keep` counts squares of an eighth of the side,
-    `mask` the cells of the last map, `stride` pixels each.
+    `patch` pixels each, `mask` the cells of the last map, `stride` pixels each.
     """
 
-    def __init__(self, *layers: nn.Module, dim: int, stride: int) -> None:
+    def __init__(
+        self, *layers: nn.Module, channels: int, image_size: int, dim: int, stride: int
+    ) -> None:
         super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.channels, self.image_size, self.patch = channels, image_size, image_size // 8
         self.dim, self.stride = dim, stride
+        self.widths = [dim // 8, dim // 4, dim // 2, dim]  # of the four stages
 
     def squares(self, images: Tensor) -> Grid:
         return 8, 8
@@ -38,6 +42,22 @@ class Encoder(nn.Sequential):
         if keep is not None:
             images = _shown(images, keep, self.squares(images))
         return super().forward(images)
+
+    def visible(self, images: Tensor, keep: Tensor | None = None) -> Tensor:  # (N, 1, dim)
+        """The pooled map is the one token."""
+        return self(images, keep)[:, None]
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        return tokens[:, 0]
+
+    def last_blocks(self, images: Tensor, count: int) -> list[Tensor]:  # (N, 64, width) each
+        """Maps of the last `count` stages, averaged over the squares."""
+        maps = []
+        for layer in list(self)[:-2]:
+            images = layer(images)
+            maps.append(images)
+        grid = self.squares(images)
+        return [F.adaptive_avg_pool2d(m, grid).flatten(2).mT for m in maps[-count:]]
 
     def tokens(  # (N, 1 + T, dim): the pooled map, then its cells
         self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None
@@ -61,7 +81,8 @@ class ViT(nn.Module):
         self, channels: int, image_size: int, patch: int, width: int, depth: int, heads: int
     ) -> None:
         super().__init__()
-        self.dim, self.patch = width, patch
+        self.channels, self.image_size, self.patch = channels, image_size, patch
+        self.dim, self.widths = width, [width] * depth  # of the blocks
         self.network = VisionTransformer(
             img_size=image_size,
             patch_size=patch,
@@ -79,7 +100,10 @@ class ViT(nn.Module):
     squares = grid
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
-        return self.network.pool(self.visible(images, keep))
+        return self.pool(self.visible(images, keep))
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        return self.network.pool(tokens)
 
     def visible(  # (N, 1 + k, dim): class token, then the patches in `keep`
         self, images: Tensor, keep: Tensor | None = None
@@ -116,12 +140,21 @@ class ViT(nn.Module):
 AnyEncoder = Encoder | ViT
 
 
-def averaging_vit(encoder: AnyEncoder) -> ViT:
-    """The encoder, if it is a transformer; from now on it encodes by the mean of its patches."""
-    if not isinstance(encoder, ViT):
-        raise ValueError("a vision transformer is needed: try --encoder vit-64/4")
-    encoder.network.global_pool = "avg"
-    return encoder
+def patch_grid(encoder: AnyEncoder) -> Grid:
+    """Patches of the images that the encoder was built for."""
+    if isinstance(encoder, Encoder) and encoder.image_size % 8:
+        raise ValueError(
+            f"patches are eighths of the side, and {encoder.image_size} pixels are no multiple of "
+            "8: try another --image-size, or a ViT"
+        )
+    side = encoder.image_size // encoder.patch
+    return side, side
+
+
+def average_patches(encoder: AnyEncoder) -> None:
+    """From now on a transformer encodes by the mean of its patches, as others do."""
+    if isinstance(encoder, ViT):
+        encoder.network.global_pool = "avg"
 
 
 def sine_positions(grid: Grid, width: int) -> Tensor:  # (1, 1 + T, width)
@@ -135,9 +168,9 @@ def sine_positions(grid: Grid, width: int) -> Tensor:  # (1, 1 + T, width)
 def build_encoder(name: str, channels: int, image_size: int) -> AnyEncoder:
     """`small-W`: four residual blocks of width W, 2W, 4W, 8W; a torchvision ResNet; `vit-W/P`."""
     if re.fullmatch(r"small-[1-9]\d*", name):
-        return _small(channels, width=int(name[6:]))
+        return _small(channels, image_size, width=int(name[6:]))
     if name in ("resnet18", "resnet34", "resnet50"):
-        return _resnet(name, channels, small_images=image_size <= 64)
+        return _resnet(name, channels, image_size)
     if match := re.fullmatch(r"vit-(tiny|small|base|[1-9]\d*)/([1-9]\d*)", name):
         return _vit(match[1], int(match[2]), channels, image_size)
     raise UsageError(
@@ -146,11 +179,12 @@ def build_encoder(name: str, channels: int, image_size: int) -> AnyEncoder:
     )
 
 
-def _small(channels: int, width: int) -> Encoder:
+def _small(channels: int, image_size: int, width: int) -> Encoder:
     stem = nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False)
     widths = [width, width, 2 * width, 4 * width, 8 * width]
     blocks = [_block(widths[i], widths[i + 1], stride=1 if i == 0 else 2) for i in range(4)]
-    return Encoder(stem, nn.BatchNorm2d(width), nn.ReLU(), *blocks, dim=8 * width, stride=16)
+    layers = [stem, nn.BatchNorm2d(width), nn.ReLU(), *blocks]
+    return Encoder(*layers, channels=channels, image_size=image_size, dim=8 * width, stride=16)
 
 
 def _block(inputs: int, outputs: int, stride: int) -> BasicBlock:
@@ -161,16 +195,16 @@ def _block(inputs: int, outputs: int, stride: int) -> BasicBlock:
     return BasicBlock(inputs, outputs, stride, shortcut)
 
 
-def _resnet(name: str, channels: int, small_images: bool) -> Encoder:
-    network = getattr(torchvision.models, name)()
-    dim = network.fc.in_features
+def _resnet(name: str, channels: int, image_size: int) -> Encoder:
+    network, small_images = getattr(torchvision.models, name)(), image_size <= 64
+    dim, stride = network.fc.in_features, 8 if small_images else 32
     if small_images:
         network.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         network.maxpool = nn.Identity()
     elif channels != 3:
         network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
     layers = list(network.children())[:-2]  # without pooling and classifier
-    return Encoder(*layers, dim=dim, stride=8 if small_images else 32)
+    return Encoder(*layers, channels=channels, image_size=image_size, dim=dim, stride=stride)
 
 
 def _vit(size: str, patch: int, channels: int, image_size: int) -> ViT:

@@ -36,19 +36,23 @@ class Pretraining(LightningModule):
                 self.uniformity.group = torch.distributed.group.WORLD
 
     def on_train_epoch_start(self) -> None:
-        parts = (self.options.seed, 2, self.current_epoch, self.global_rank)
+        parts = (self.options.seed, 2, self.current_epoch, 0)
         seed_everything(derive_seed(*parts) % 2**32, verbose=False)
         if self.encodings is not None:
             self.method.start_epoch(self.current_epoch, self.encodings)
 
     def on_train_batch_start(self, batch: Any, _: int) -> None:
-        """Whatever draws from the global generators repeats after a resume at this step."""
-        torch.manual_seed(derive_seed(self.options.seed, 4, self.global_step, self.global_rank))
+        """Whatever draws from the global generators repeats after a resume at this step.
+
+        All processes draw alike: of what belongs to an image each takes its own (Batch.uniform).
+        """
+        torch.manual_seed(derive_seed(self.options.seed, 4, self.global_step, 0))
 
     def training_step(self, batch: tuple[list[Tensor], Tensor], _: int) -> Tensor:
         views, index = batch
         steps = int(self.trainer.estimated_stepping_batches)
-        now = Batch(views, index, self.global_step, steps, self.options.epochs)
+        place = self.trainer.world_size, self.global_rank
+        now = Batch(views, index, self.global_step, steps, self.options.epochs, *place)
         try:
             out = self.method.loss(now)
         except ValueError as error:  # what a loss says of a batch, such as one that collapsed

@@ -22,6 +22,13 @@ class Batch(NamedTuple):
     step: int = 0
     steps: int = 1  # of the whole training
     epochs: int = 1
+    world: int = 1  # processes that share the batch
+    rank: int = 0  # this one: it has every world-th image
+
+    def uniform(self, numbers: int) -> Tensor:  # (N, numbers), on the CPU
+        """Numbers for each image, those that one process with the whole batch would draw."""
+        whole = torch.rand(self.world * len(self.ids), numbers)
+        return whole[self.rank :: self.world]
 
     @property
     def progress(self) -> float:

@@ -1,13 +1,15 @@
 """data2vec: from an image with hidden patches, what a teacher's last blocks make of the whole."""
 
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..masks import block_masks
-from ..models import AnyEncoder, averaging_vit
+from ..heads import PatchDecoder
+from ..masks import block_masks, block_numbers
+from ..models import AnyEncoder, ViT, average_patches, patch_grid
 from .base import Batch, Method, MomentumNetwork, Output
 
 
@@ -39,20 +41,28 @@ class Data2Vec(Method):
         mask_share: float = 0.6,
         block_patches: int = 16,
         momentum: float = 0.9998,
+        decoder_dim: int = 64,
+        decoder_depth: int = 2,
+        decoder_heads: int = 4,
     ) -> None:
         """Options of data2vec.
 
         Args:
-            encoder: a vision transformer.
-            top_blocks: how many of the teacher's last blocks the target is the mean of.
+            encoder: images to encodings and tokens.
+            top_blocks: how many of the teacher's last blocks the target is the mean of; of a
+                convolutional net's four stages, which it has side by side.
             beta: error below which the loss is quadratic.
             mask_share: of the patches that are hidden.
             block_patches: least number of patches in a hidden rectangle.
             momentum: decay of the teacher, constant.
+            decoder_dim: width of MAE's decoder, which predicts from a convolutional net's pooled
+                map.
+            decoder_depth: its blocks.
+            decoder_heads: its attention heads.
         """
         super().__init__()
-        vit = averaging_vit(encoder)
-        blocks, grid = len(vit.network.blocks), vit.network.patch_embed.grid_size
+        average_patches(encoder)
+        blocks, grid = len(encoder.widths), patch_grid(encoder)
         if not 1 <= top_blocks <= blocks:
             raise ValueError(f"top_blocks must be 1 to the encoder's {blocks}, got {top_blocks}")
         if mask_share > 1 or round(mask_share * grid[0] * grid[1]) < 1:
@@ -66,32 +76,48 @@ class Data2Vec(Method):
         self.masks = partial(
             block_masks, low=mask_share, high=mask_share, share=1.0, least=block_patches
         )
-        self.online = nn.ModuleList([vit, nn.Linear(vit.dim, vit.dim)])
-        self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(vit.dim), std=0.02))
-        self.target = MomentumNetwork(vit, momentum, shape="constant")
+        if isinstance(encoder, ViT):
+            head: nn.Module = nn.Linear(encoder.dim, encoder.dim)
+            token = nn.init.trunc_normal_(torch.empty(encoder.dim), std=0.02)
+            self.mask_token = nn.Parameter(token)
+        else:
+            out = sum(encoder.widths[-top_blocks:])
+            head = PatchDecoder(encoder.dim, out, grid, decoder_dim, decoder_depth, decoder_heads)
+        self.online = nn.ModuleList([encoder, head])
+        self.target = MomentumNetwork(encoder, momentum, shape="constant")
         self.criterion = nn.SmoothL1Loss(beta=beta)
 
     def loss(self, batch: Batch) -> Output:
         (images,) = batch.views
-        vit, predict = self.online
-        self.target.update(vit, batch.progress)
-        mask = self.masks(len(images), vit.grid(images)).to(images.device)
-        tokens = vit.tokens(images, mask, self.mask_token)
-        predictions = predict(tokens[:, 1:][mask])
-        return Output(
-            self.criterion(predictions, self._targets(images)[mask]), [vit.network.pool(tokens)]
-        )
+        encoder, head = self.online
+        self.target.update(encoder, batch.progress)
+        grid = encoder.squares(images)
+        mask = self.masks(batch.uniform(block_numbers(grid)), grid).to(images.device)
+        if isinstance(encoder, ViT):
+            tokens = encoder.tokens(images, mask, self.mask_token)
+            predictions = [head(tokens[:, 1:][mask])]
+        else:
+            keep = (~mask).nonzero()[:, 1].view(len(images), -1)
+            tokens = encoder.visible(images, keep)
+            predictions = head(tokens, keep)[mask].split(encoder.widths[-self.top_blocks :], 1)
+        pairs = zip(predictions, self._targets(images), strict=True)
+        loss = torch.stack([self.criterion(ours, target[mask]) for ours, target in pairs]).mean()
+        return Output(loss, [encoder.pool(tokens)])
 
     @torch.no_grad()
-    def _targets(self, images: Tensor) -> Tensor:  # (N, T, dim)
+    def _targets(self, images: Tensor) -> list[Tensor]:  # (N, T, dim) each
         blocks = self.target.module.last_blocks(images, self.top_blocks)
-        width = blocks[0].shape[-1:]
-        mean = torch.stack([F.layer_norm(block.float(), width) for block in blocks]).mean(0)
-        return F.layer_norm(mean, width)
+        blocks = [F.layer_norm(block.float(), block.shape[-1:]) for block in blocks]
+        if not isinstance(self.target.module, ViT):  # stages differ in width
+            return blocks
+        mean = torch.stack(blocks).mean(0)
+        return [F.layer_norm(mean, mean.shape[-1:])]
 
-    def undecayed(self) -> list[nn.Parameter]:
-        network = self.online[0].network
-        return [network.pos_embed, network.cls_token]
+    def undecayed(self) -> list[Any]:
+        encoder = self.online[0]
+        if not isinstance(encoder, ViT):
+            return []
+        return [encoder.network.pos_embed, encoder.network.cls_token]
 
     def evaluated(self) -> tuple[nn.Module, nn.Module]:
         """The student, which the released code fine-tunes."""

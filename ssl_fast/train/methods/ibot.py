@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from ...losses import DINOLoss, IBOTLoss
 from ..heads import Prototypes, gelu_mlp
-from ..masks import block_masks
-from ..models import AnyEncoder
+from ..masks import block_masks, block_numbers
+from ..models import AnyEncoder, ViT
 from ..prior import Prior
 from .base import Batch, Method, MomentumNetwork, Output, by_size
 
@@ -86,7 +86,9 @@ class IBOT(Method):
             [encoder, head, Prototypes(prototypes, embedding_dim, unit=True)]
         )
         self.target = MomentumNetwork(self.online, momentum)
-        self.mask_token = nn.Parameter(torch.zeros(encoder.dim))
+        self.mask_token = (
+            nn.Parameter(torch.zeros(encoder.dim)) if isinstance(encoder, ViT) else None
+        )
         prior = prior or Prior()
         self.criterion, self.patch_criterion = (
             kind(
@@ -108,7 +110,7 @@ class IBOT(Method):
         views, count = batch.views, len(batch.views[0])
         both = torch.cat(list(views[:2]))
         encoder, head, prototypes = self.online
-        mask = self._mask(both)
+        mask = self._mask(both, batch)
         tokens = encoder.tokens(both, mask, self.mask_token)
         h = [*tokens[:, 0].split(count), *by_size(encoder, views[2:])]
         students = [F.normalize(z) for z in head(torch.cat(h)).split(count)]
@@ -124,11 +126,13 @@ class IBOT(Method):
         logs = {"class_token": image.detach(), "patches": patch.detach()}
         return Output(image + self.patch_weight * patch, students[:2], logs)
 
-    def _mask(self, images: Tensor) -> Tensor:
+    def _mask(self, both: Tensor, batch: Batch) -> Tensor:
         """At least one patch is hidden in a batch."""
-        mask = block_masks(len(images), self.online[0].grid(images), **self.hidden)
+        grid = self.online[0].grid(both)
+        u = torch.cat([batch.uniform(block_numbers(grid)) for _ in range(2)])
+        mask = block_masks(u, grid, **self.hidden)
         mask[0, 0] |= not mask.any()
-        return mask.to(images.device)
+        return mask.to(both.device)
 
     def before_update(self, step: int) -> None:
         if self.frozen:

@@ -6,13 +6,16 @@ from torch import Tensor, nn
 
 from ..heads import PatchDecoder
 from ..masks import random_keep
-from ..models import AnyEncoder, averaging_vit, sine_positions
+from ..models import AnyEncoder, ViT, average_patches, patch_grid, sine_positions
 from .base import Batch, Method, Output
 from .recipes import COMMON
 
 
 class MAE(Method):
-    """Defaults are solo-learn's for small images, but for Adam's second beta, .999 (.95)."""
+    """Defaults are solo-learn's for small images, but for Adam's second beta, .999 (.95).
+
+    A ViT is meant; of others the decoder gets the pooled map alone, in place of the class token.
+    """
 
     paper = "He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022"
     equation = "Section 3: squared error of the hidden patches' pixels"
@@ -38,7 +41,7 @@ class MAE(Method):
         """Options of MAE.
 
         Args:
-            encoder: a vision transformer.
+            encoder: images to encodings and tokens.
             mask_share: of the patches that are hidden.
             norm_pixels: each patch is painted less its mean, over its standard deviation.
             decoder_dim: width of the decoder.
@@ -48,26 +51,30 @@ class MAE(Method):
         super().__init__()
         if not 0 < mask_share < 1:
             raise ValueError(f"mask_share must lie between 0 and 1, got {mask_share}")
-        vit = averaging_vit(encoder)
-        grid = vit.network.patch_embed.grid_size
+        average_patches(encoder)
+        grid = patch_grid(encoder)
         if grid[0] * grid[1] < 2:
             raise ValueError("an image must have 2 patches or more: take smaller ones")
-        pixels = vit.patch**2 * vit.network.patch_embed.proj.in_channels
-        decoder = PatchDecoder(vit.dim, pixels, grid, decoder_dim, decoder_depth, decoder_heads)
-        self.online = nn.ModuleList([vit, decoder])
-        self.online.apply(_xavier)
-        vit.network.pos_embed = nn.Parameter(sine_positions(grid, vit.dim), requires_grad=False)
+        pixels = encoder.patch**2 * encoder.channels
+        decoder = PatchDecoder(encoder.dim, pixels, grid, decoder_dim, decoder_depth, decoder_heads)
+        self.online = nn.ModuleList([encoder, decoder])
+        decoder.apply(_xavier)
+        if isinstance(encoder, ViT):
+            encoder.apply(_xavier)
+            positions = sine_positions(grid, encoder.dim)
+            encoder.network.pos_embed = nn.Parameter(positions, requires_grad=False)
         self.mask_share, self.norm_pixels = mask_share, norm_pixels
         self.criterion = nn.MSELoss()
 
     def loss(self, batch: Batch) -> Output:
         (images,) = batch.views
-        vit, decoder = self.online
-        keep = random_keep(len(images), vit.grid(images), self.mask_share).to(images.device)
-        tokens = vit.visible(images, keep)
+        encoder, decoder = self.online
+        rows, columns = encoder.squares(images)
+        keep = random_keep(batch.uniform(rows * columns), self.mask_share).to(images.device)
+        tokens = encoder.visible(images, keep)
         painted, pixels = decoder(tokens, keep), self._pixels(images)
         hidden = torch.ones_like(pixels[:, :, 0], dtype=torch.bool).scatter(1, keep, False)
-        return Output(self.criterion(painted[hidden], pixels[hidden]), [vit.network.pool(tokens)])
+        return Output(self.criterion(painted[hidden], pixels[hidden]), [encoder.pool(tokens)])
 
     def _pixels(self, images: Tensor) -> Tensor:  # (N, T, patch * patch * C)
         side = self.online[0].patch

@@ -85,7 +85,7 @@ class MSN(Method):
         self.target.update(self.online, batch.progress)
         encoder, head = self.online
         target, *views = batch.views
-        kept = [self._keep(view, number) for number, view in enumerate(views)]
+        kept = [self._keep(view, number, batch) for number, view in enumerate(views)]
         h = [encoder(view, keep=keep) for view, keep in zip(views, kept, strict=True)]
         anchors = head(torch.cat(h))
         with torch.no_grad():
@@ -94,12 +94,12 @@ class MSN(Method):
         loss = self.criterion(anchors, targets, self.prototypes())
         return Output(loss, anchors.chunk(len(views))[:2])
 
-    def _keep(self, view: Tensor, number: int) -> Tensor:
+    def _keep(self, view: Tensor, number: int, batch: Batch) -> Tensor:
         grid = self.online[0].squares(view)
         if number < self.random_views:
-            keep = random_keep(len(view), grid, self.patch_drop)
+            keep = random_keep(batch.uniform(grid[0] * grid[1]), self.patch_drop)
         else:
-            keep = focal_keep(len(view), grid, self.focal_side)
+            keep = focal_keep(batch.uniform(2), grid, self.focal_side)
         return keep.to(view.device)
 
     def undecayed(self) -> list[nn.Parameter]:
