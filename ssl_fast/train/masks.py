@@ -18,6 +18,12 @@ def random_keep(u: Tensor, drop: float) -> Tensor:  # (N, T) -> (N, kept) long
     return u.argsort(1)[:, :kept].sort(1).values
 
 
+def hidden(keep: Tensor, patches: int) -> Tensor:  # (N, kept) -> (N, patches) bool
+    """The patches that are not kept."""
+    everything = torch.ones(len(keep), patches, dtype=torch.bool, device=keep.device)
+    return everything.scatter(1, keep, False)
+
+
 def focal_keep(u: Tensor, grid: Grid, side: int) -> Tensor:  # (N, 2) -> (N, side * side) long
     """Each image keeps one square block of side x side patches."""
     side = min(side, *grid)

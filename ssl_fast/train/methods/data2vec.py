@@ -1,6 +1,5 @@
 """data2vec: from an image with hidden patches, what a teacher's last blocks make of the whole."""
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -8,14 +7,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..heads import PatchDecoder
-from ..masks import block_masks, block_numbers
+from ..masks import Grid, block_masks, block_numbers, hidden, random_keep
 from ..models import AnyEncoder, ViT, average_patches, patch_grid
 from .base import Batch, Method, MomentumNetwork, Output
 
 
 class Data2Vec(Method):
     """Defaults are the released ViT-B ones, lr at batch 256; its network also has relative
-    positions, layer scale and drop path, its views colour jitter."""
+    positions, layer scale and drop path, its views colour jitter.
+
+    A ViT is meant. Of others the pooled map alone, of an image that hides single squares, predicts
+    each of the teacher's last stages there, through MAE's decoder.
+    """
 
     paper = "Baevski et al., data2vec: Self-supervised Learning in Speech, Vision, Language, 2022"
     equation = "Eq. 2: smooth L1 to the mean of the teacher's normalised last blocks"
@@ -50,13 +53,12 @@ class Data2Vec(Method):
         Args:
             encoder: images to encodings and tokens.
             top_blocks: how many of the teacher's last blocks the target is the mean of; of a
-                convolutional net's four stages, which it has side by side.
+                convolutional net's four stages, which are targets each.
             beta: error below which the loss is quadratic.
             mask_share: of the patches that are hidden.
-            block_patches: least number of patches in a hidden rectangle.
+            block_patches: least number of patches in a rectangle that a ViT does not see.
             momentum: decay of the teacher, constant.
-            decoder_dim: width of MAE's decoder, which predicts from a convolutional net's pooled
-                map.
+            decoder_dim: width of the decoder behind a convolutional net.
             decoder_depth: its blocks.
             decoder_heads: its attention heads.
         """
@@ -73,9 +75,7 @@ class Data2Vec(Method):
         if beta < 0:
             raise ValueError(f"beta must be at least 0, got {beta}")
         self.top_blocks = top_blocks
-        self.masks = partial(
-            block_masks, low=mask_share, high=mask_share, share=1.0, least=block_patches
-        )
+        self.mask_share, self.block_patches = mask_share, block_patches
         if isinstance(encoder, ViT):
             head: nn.Module = nn.Linear(encoder.dim, encoder.dim)
             token = nn.init.trunc_normal_(torch.empty(encoder.dim), std=0.02)
@@ -91,18 +91,22 @@ class Data2Vec(Method):
         (images,) = batch.views
         encoder, head = self.online
         self.target.update(encoder, batch.progress)
-        grid = encoder.squares(images)
-        mask = self.masks(batch.uniform(block_numbers(grid)), grid).to(images.device)
         if isinstance(encoder, ViT):
+            mask = self._blocks(batch, encoder.grid(images)).to(images.device)
             tokens = encoder.tokens(images, mask, self.mask_token)
             predictions = [head(tokens[:, 1:][mask])]
         else:
-            keep = (~mask).nonzero()[:, 1].view(len(images), -1)
-            tokens = encoder.visible(images, keep)
+            rows, columns = encoder.squares(images)
+            keep = random_keep(batch.uniform(rows * columns), self.mask_share).to(images.device)
+            mask, tokens = hidden(keep, rows * columns), encoder.visible(images, keep)
             predictions = head(tokens, keep)[mask].split(encoder.widths[-self.top_blocks :], 1)
         pairs = zip(predictions, self._targets(images), strict=True)
         loss = torch.stack([self.criterion(ours, target[mask]) for ours, target in pairs]).mean()
         return Output(loss, [encoder.pool(tokens)])
+
+    def _blocks(self, batch: Batch, grid: Grid) -> Tensor:
+        u, share = batch.uniform(block_numbers(grid)), self.mask_share
+        return block_masks(u, grid, low=share, high=share, share=1.0, least=self.block_patches)
 
     @torch.no_grad()
     def _targets(self, images: Tensor) -> list[Tensor]:  # (N, T, dim) each

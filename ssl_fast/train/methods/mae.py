@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..heads import PatchDecoder
-from ..masks import random_keep
+from ..masks import hidden, random_keep
 from ..models import AnyEncoder, ViT, average_patches, patch_grid, sine_positions
 from .base import Batch, Method, Output
 from .recipes import COMMON
@@ -73,8 +73,8 @@ class MAE(Method):
         keep = random_keep(batch.uniform(rows * columns), self.mask_share).to(images.device)
         tokens = encoder.visible(images, keep)
         painted, pixels = decoder(tokens, keep), self._pixels(images)
-        hidden = torch.ones_like(pixels[:, :, 0], dtype=torch.bool).scatter(1, keep, False)
-        return Output(self.criterion(painted[hidden], pixels[hidden]), [encoder.pool(tokens)])
+        mask = hidden(keep, rows * columns)
+        return Output(self.criterion(painted[mask], pixels[mask]), [encoder.pool(tokens)])
 
     def _pixels(self, images: Tensor) -> Tensor:  # (N, T, patch * patch * C)
         side = self.online[0].patch
