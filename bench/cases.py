@@ -27,6 +27,10 @@ class Floor:
     backward: float | tuple[tuple[int, int, int], ...] = 0.0
 
 
+def no_floor(*_: Tensor) -> Floor:
+    return Floor("-", (), ())
+
+
 @dataclasses.dataclass(frozen=True)
 class Bar:
     """Ours must be `times` faster than `against`.

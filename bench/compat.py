@@ -19,7 +19,7 @@ from torch import Tensor
 from . import report
 from .bench_prior import CROPS, DINO_CROPS, LARGE, crop_logits, crops, masked_views
 from .bench_wasserstein import manifolds
-from .cases import Bar, Case, Floor, Problem
+from .cases import Bar, Case, Problem, no_floor
 from .inputs import Function, Inputs, maps, masked, regional, views
 from .rows import Row
 
@@ -45,8 +45,8 @@ class Swap:
     def case(self, shape: Shape) -> Case:
         theirs, ours = self._loader(shape, False), self._loader(shape, True)
         problem = Problem(
-            "compat", self.name, self.inputs, lambda *x: theirs()(*x), lambda *x: ours()(*x), _none,
-            self.wrt,
+            "compat", self.name, self.inputs, lambda *x: theirs()(*x), lambda *x: ours()(*x),
+            no_floor, self.wrt,
         )  # fmt: skip
         return Case(problem, shape, bar=Bar(1))
 
@@ -82,10 +82,6 @@ def _anew(loss: torch.nn.Module, call: Callable[[Any], Function]) -> Function:
         return call(made[dtype])(*inputs)
 
     return function
-
-
-def _none(*_: Tensor) -> Floor:
-    return Floor("-", (), ())
 
 
 def _scores(shape: Shape, dtype: torch.dtype, device: torch.device) -> list[Tensor]:

@@ -19,7 +19,7 @@ from .bench_covariance import BARLOW, VICREG, WEIGHT
 from .bench_prior import CROPS, DINO, MSN, PMSN, SWAV
 from .bench_resa import STEP
 from .bench_wasserstein import MMCR, W2
-from .cases import Case, Floor, Problem, lightly
+from .cases import Case, Problem, lightly, no_floor
 from .inputs import Function, Inputs, clustered, maps, masked, regional, views
 
 Loader = Callable[[], Function]
@@ -137,11 +137,7 @@ def _case(
     wrt: tuple[int, ...] = (0, 1),
 ) -> Case:
     rivals = (("lightly", rival),) if rival else ()
-    return Case(Problem("losses", name, inputs, eager, ours, _none, wrt, rivals=rivals), shape)
-
-
-def _none(*_: Tensor) -> Floor:
-    return Floor("-", (), ())
+    return Case(Problem("losses", name, inputs, eager, ours, no_floor, wrt, rivals=rivals), shape)
 
 
 def _queue(loss: torch.nn.Module, rows: Tensor) -> Function:

@@ -19,7 +19,7 @@ _COLUMNS_ELSEWHERE = 4096
 
 
 @torch.no_grad()
-def nearest_rows(views: Sequence[Tensor], queue: Tensor) -> tuple[Tensor, ...]:
+def nearest_in_queue(views: Sequence[Tensor], queue: Tensor) -> tuple[Tensor, ...]:
     """For every row of each view the row of `queue` nearest by direction; the first of equals.
 
     All views at once: fresh memory for a second product costs a quarter of it.

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..functional import info_nce
 from ..functional._check import by_name, count, detached, positive
-from ..functional._rows import nearest_rows
+from ..functional._rows import nearest_in_queue
 from .queue import MemoryQueue
 
 
@@ -46,7 +46,7 @@ class NNCLRLoss(torch.nn.Module):
     def forward(self, p0: Tensor, p1: Tensor, z0: Tensor, z1: Tensor) -> Tensor:
         """The loss, 0-d, of predictions p and projections z, each (N, D), of both views."""
         options = {"temperature": self.temperature, "group": self.group}
-        near = nearest_rows([detached("z0", z0), detached("z1", z1)], self.queue.rows)
+        near = nearest_in_queue([detached("z0", z0), detached("z1", z1)], self.queue.rows)
         losses = [
             info_nce(n.to(p.dtype), p, **options) for n, p in zip(near, (p1, p0), strict=True)
         ]

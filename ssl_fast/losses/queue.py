@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..functional._check import by_name, count, detached, group_name
 from ..functional._distributed import gather
-from ..functional._rows import nearest_rows
+from ..functional._rows import nearest_in_queue
 from ..functional._unit import unit_rows
 
 
@@ -53,7 +53,7 @@ class MemoryQueue(torch.nn.Module):
 
     def nearest(self, z: Tensor) -> Tensor:
         """(N, dim): the row nearest to each row of z by direction, without gradient."""
-        return nearest_rows([detached("z", z)], self.rows)[0]
+        return nearest_in_queue([detached("z", z)], self.rows)[0]
 
     def extra_repr(self) -> str:
         size, dim = self.rows.shape
