@@ -40,6 +40,17 @@ def test_focal_masks_keep_one_block():
     assert masks.focal_keep(torch.rand(2, 2), (2, 2), 5).tolist() == [[0, 1, 2, 3]] * 2
 
 
+def test_processes_draw_the_numbers_of_one():
+    def drawn(count, **place):
+        torch.manual_seed(3)
+        return Batch([], torch.arange(count), **place).uniform(5)
+
+    whole = drawn(8)
+    assert whole.unique().numel() == 40
+    for rank in range(4):
+        assert torch.equal(drawn(2, world=4, rank=rank), whole[rank::4])
+
+
 def test_block_masks_hide_the_exact_number():
     hidden = masks.block_masks(torch.rand(400, 106), (8, 8), 0.25, 0.25, share=0.5).sum(1)
     assert set(hidden.tolist()) == {0, 16}

@@ -53,8 +53,13 @@ def test_masked_methods_on_a_transformer(method, tmp_path):
     assert train(tmp_path, method, *more) == 0
 
 
-@pytest.mark.parametrize("method", ["swav", "pauc"])
-def test_ended_in_mid_epoch_and_resumed_is_bitwise_the_same(method, tmp_path, monkeypatch, capsys):
+GATHERED = ("--batch-size", "32", "--accumulate-grad-batches", "2")
+
+
+@pytest.mark.parametrize(("method", "more"), [("swav", ()), ("pauc", ()), ("moco_v3", GATHERED)])
+def test_ended_in_mid_epoch_and_resumed_is_bitwise_the_same(
+    method, more, tmp_path, monkeypatch, capsys
+):
     """SIGTERM at step 33 of 44, and a crash at step 40 of what is left."""
 
     old = METHODS[method].before_update
@@ -72,10 +77,10 @@ def test_ended_in_mid_epoch_and_resumed_is_bitwise_the_same(method, tmp_path, mo
 
     expected = tmp_path / "whole"
     folder = tmp_path / "stopped"
-    assert train(expected, method, "--epochs", "2") == 0
+    assert train(expected, method, "--epochs", "2", *more) == 0
 
     stop(33, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    assert train(folder, method, "--epochs", "2") == 2
+    assert train(folder, method, "--epochs", "2", *more) == 2
     assert f"continue with: ssl-fast train --resume {folder}" in capsys.readouterr().err
     assert state(folder)["global_step"] == 34
     stop(40, crash)
@@ -132,6 +137,11 @@ def test_ended_in_mid_epoch_and_resumed_is_bitwise_the_same(method, tmp_path, mo
         ("--method pcl --pcl.clusters [2000]", "2000 clusters of 1437 images"),
         ("--method barlow", "Did you mean 'barlow_twins'?"),
         ("--clip -1", "at least 0"),
+        ("--accumulate-grad-batches 0", "accumulate_grad_batches must be positive"),
+        (
+            "--accumulate-grad-batches 30",
+            "64 times accumulate_grad_batches 30 is more than the 1437 training images of digits",
+        ),
         ("--accelerator cpu --loss-backend triton", "--loss-backend triton: Triton runs on cuda"),
         ("--loss-backend eager", "reference"),
         ("--optimizer adamm", "adamw"),
@@ -143,6 +153,30 @@ def test_mistakes_are_explained(arguments, message, tmp_path, monkeypatch, capsy
     assert main(["train", *arguments.split()]) == 2
     assert message in capsys.readouterr().err.replace("\n", " ")
     assert not list(tmp_path.iterdir()), "a refused run leaves no folder behind"
+
+
+def test_gradients_gather_over_batches(tmp_path, monkeypatch):
+    """A step is the mean of two batches; the momentum network moves once a step."""
+    losses, gradients, old = [], [], Pretraining.training_step
+
+    def step(self, *arguments):
+        losses.append(old(self, *arguments))
+        weight = next(self.method.online.parameters())
+        gradients.append(torch.autograd.grad(losses[-1], weight, retain_graph=True)[0])
+        return losses[-1]
+
+    def before_update(self, step):
+        mean = (gradients[-2] + gradients[-1]) / 2
+        torch.testing.assert_close(next(self.online.parameters()).grad, mean)
+
+    monkeypatch.setattr(Pretraining, "training_step", step)
+    monkeypatch.setattr(METHODS["moco_v3"], "before_update", before_update)
+    assert train(tmp_path, "moco_v3", "--epochs", "1", *GATHERED) == 0
+    saved = state(tmp_path)
+    assert (len(losses), saved["global_step"]) == (44, 22)
+    assert saved["state_dict"]["method.target.n_averaged"] == 22
+    (row,) = saved["callbacks"]["Monitor"]["rows"]
+    assert row["loss"] == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("method", ["simclr", "byol", "msn"])

@@ -28,7 +28,8 @@ class Monitor(Callback):
         self._mark = time.perf_counter()
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        self.losses.append(outputs["loss"].detach())
+        each = trainer.accumulate_grad_batches  # Lightning has divided by it
+        self.losses.append(outputs["loss"].detach() * each)
 
     def on_train_epoch_end(self, trainer, module) -> None:
         done = trainer.current_epoch + 1
@@ -63,7 +64,10 @@ class Monitor(Callback):
 
 
 class SaveOnTerm(Callback):
-    """SIGTERM: `last.ckpt` after the step at hand; Lightning then ends the run."""
+    """SIGTERM: `last.ckpt` after the batch at hand; Lightning then ends the run.
+
+    Of a step whose gradients gather over several batches, all are repeated then.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -46,7 +46,9 @@ class TrainOptions:
             vit-W/P (timm's, patches of P pixels; width W with four blocks, or tiny, small, base).
         image_size: side of the views in pixels; 0 takes the data set's.
         epochs: passes over the training images.
-        batch_size: images a step, all processes together.
+        batch_size: images that meet in a loss, all processes together.
+        accumulate_grad_batches: how many batches' mean gradient makes a step; momentum networks
+            and schedules move once a step, queues and batch statistics with every batch.
         sampler: which images make a batch: epoch (each once an epoch), class_balanced (many
             classes, equally many images of each), class_imbalanced (few classes), inverse_sqrt
             (a class of D images with probability proportional to the root of D).
@@ -95,6 +97,7 @@ class TrainOptions:
     image_size: int = 0
     epochs: int = 200
     batch_size: int = 256
+    accumulate_grad_batches: int = 1
     sampler: str = "epoch"
     classes_per_batch: int = 0
     optimizer: Literal["sgd", "lars", "adam", "adamw"] = "sgd"
@@ -195,7 +198,7 @@ def options_of(config: Namespace) -> tuple[TrainOptions, dict[str, Any]]:
 
 def check(options: TrainOptions) -> None:
     positive = ("epochs", "batch_size", "lr", "eval_every", "devices", "num_nodes")
-    for name in positive:
+    for name in (*positive, "accumulate_grad_batches"):
         if not getattr(options, name) > 0:
             raise UsageError(f"{name} must be positive, got {getattr(options, name)}")
     if options.clip < 0 or options.uniformity_weight < 0:

@@ -141,14 +141,17 @@ class Views(Dataset):
 
 
 class Batches(Dataset):
-    """Images that are tensors already, fetched a batch at a time and augmented later."""
+    """Images that are tensors already, fetched a batch at a time and augmented later.
 
-    def __init__(self, images: Images) -> None:
-        self.images = images
+    Behind images and indices, how many batches were before since the start.
+    """
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    def __init__(self, images: Images, batch_size: int) -> None:
+        self.images, self.batch_size = images, batch_size
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor, int]:
         index = torch.tensor([index for _, index in keys])
-        return self.images[index][0], index
+        return self.images[index][0], index, keys[0][0] // self.batch_size
 
 
 class ViewData(LightningDataModule):
@@ -167,8 +170,11 @@ class ViewData(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Where in which epoch the training stands."""
         assert self.trainer is not None
-        epoch, batches = divmod(self.trainer.global_step, int(self.trainer.num_training_batches))
-        return {"epoch": epoch, "batches": batches}
+        each = self.trainer.accumulate_grad_batches
+        epoch, steps = divmod(
+            self.trainer.global_step, int(self.trainer.num_training_batches) // each
+        )
+        return {"epoch": epoch, "batches": steps * each}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.skip = state["epoch"], state["batches"]
@@ -178,7 +184,7 @@ class ViewData(LightningDataModule):
         images, size = self.source.pretrain, self.batch_size // world
         sampler = Share(self.order, world, rank, self.skip)
         if self.source.plain is None:
-            batches = Batches(images)
+            batches = Batches(images, self.batch_size)
             return DataLoader(batches, size, sampler=sampler, drop_last=True, collate_fn=_unchanged)
         transforms = [self.source.views[name] for name in self.view_names]
         photos = Views(images, transforms, self.seed)
@@ -187,9 +193,9 @@ class ViewData(LightningDataModule):
     def on_after_batch_transfer(self, batch, dataloader_idx: int) -> tuple[list[Tensor], Tensor]:
         if self.source.plain is not None:
             return batch
-        images, index = batch
+        images, index, number = batch
         world, rank = self._place()
-        random = generator(self.seed, 1, self.trainer.global_step)  # type: ignore[union-attr]
+        random = generator(self.seed, 1, number)
         out = []
         for name in self.view_names:
             view = self.source.views[name]

@@ -9,7 +9,7 @@ from torch import Tensor
 from .config import TrainOptions
 from .errors import UsageError
 from .methods import Batch, Method
-from .methods.base import Encodings
+from .methods.base import Encodings, MomentumNetwork
 from .optimizers import build_optimizer, build_schedule
 from .random import derive_seed
 from .schedules import anneal, uniformity_weight
@@ -41,12 +41,18 @@ class Pretraining(LightningModule):
         if self.encodings is not None:
             self.method.start_epoch(self.current_epoch, self.encodings)
 
-    def on_train_batch_start(self, batch: Any, _: int) -> None:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Whatever draws from the global generators repeats after a resume at this step.
 
         All processes draw alike: of what belongs to an image each takes its own (Batch.uniform).
         """
-        torch.manual_seed(derive_seed(self.options.seed, 4, self.global_step, 0))
+        each = self.options.accumulate_grad_batches
+        gathered = batch_idx % each  # batches of this step, before this one
+        number = self.global_step * each + gathered
+        torch.manual_seed(derive_seed(self.options.seed, 4, number, 0))
+        for module in self.method.modules():
+            if isinstance(module, MomentumNetwork):
+                module.held = gathered > 0
 
     def training_step(self, batch: tuple[list[Tensor], Tensor], _: int) -> Tensor:
         views, index = batch

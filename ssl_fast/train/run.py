@@ -158,6 +158,7 @@ def build_trainer(options: TrainOptions, folder: Path, source: data.Source) -> T
         checkpoint(folder),
     ]
     several = options.devices * options.num_nodes > 1
+    steps = _steps_an_epoch(options, len(source.pretrain))
     return Trainer(
         accelerator=options.accelerator,
         devices=options.devices,
@@ -167,6 +168,8 @@ def build_trainer(options: TrainOptions, folder: Path, source: data.Source) -> T
         precision=options.precision,
         gradient_clip_val=options.clip or None,
         max_epochs=options.epochs,
+        accumulate_grad_batches=options.accumulate_grad_batches,
+        limit_train_batches=steps * options.accumulate_grad_batches,
         default_root_dir=folder,
         callbacks=[*callbacks, ProgressBar()] if bar else callbacks,
         enable_progress_bar=bar,
@@ -249,13 +252,19 @@ def encodings(options: TrainOptions, source: data.Source, trainer: Trainer) -> E
     return lambda network: evaluate.encode(network, loader, trainer.strategy.root_device)
 
 
+def _steps_an_epoch(options: TrainOptions, images: int) -> int:
+    return images // options.batch_size // options.accumulate_grad_batches
+
+
 def _check_batch(options: TrainOptions, images: int) -> None:
-    if options.batch_size > images:
-        fits = 2 ** (images.bit_length() - 1)
-        raise UsageError(
-            f"batch_size {options.batch_size} is more than the {images} training images of "
-            f"{options.data}: try --batch-size {fits}"
-        )
+    if _steps_an_epoch(options, images):
+        return
+    each, fits = options.accumulate_grad_batches, 2 ** (images.bit_length() - 1)
+    times = f" times accumulate_grad_batches {each}" if each > 1 else ""
+    raise UsageError(
+        f"batch_size {options.batch_size}{times} is more than the {images} training images of "
+        f"{options.data}: try --batch-size {max(1, fits // each)}"
+    )
 
 
 def _loss_backend(options: TrainOptions, device: torch.device) -> str:

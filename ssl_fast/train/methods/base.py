@@ -104,6 +104,7 @@ class MomentumNetwork(AveragedModel):
     """
 
     module: Any
+    held = False  # while the gradients of a step still gather
 
     def __init__(
         self, network: nn.Module, start: float, end: float = 1.0, shape: Shape = "cosine"
@@ -116,6 +117,8 @@ class MomentumNetwork(AveragedModel):
         self.requires_grad_(False)
 
     def update(self, network: nn.Module, progress: float) -> None:
+        if self.held:
+            return
         decay = anneal(self.start, self.end, progress, self.shape)
         self.multi_avg_fn = get_ema_multi_avg_fn(decay)
         self.update_parameters(network)
