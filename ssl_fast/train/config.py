@@ -15,12 +15,14 @@ from .errors import UsageError
 from .methods import find_method
 
 PRESETS = Path(__file__).parent / "presets"
+PUBLISHED = sorted(path.stem for path in PRESETS.glob("*-*.yaml"))  # what --config has names for
 EXAMPLE = """\
 Underscores and dashes are the same in option names. Examples:
   ssl-fast train --method resa --data digits
   ssl-fast train --method resa --data digits --epochs 5 --resa.temperature 0.2 --run-dir runs/try
   ssl-fast train --method pmsn --prior power_law --prior-exponent 0.5 --encoder vit-64/4
   ssl-fast train --method simclr --uniformity w2 --data cifar10 --data-dir data
+  ssl-fast train --config wasserstein-byol --data-dir data
   ssl-fast train --config runs/try/config.yaml --seed 1 --run-dir runs/try-seed1
   ssl-fast train --resume runs/try
 """
@@ -43,7 +45,8 @@ class TrainOptions:
         tail_exponent: of power_law.
         run_dir: folder for everything that the run writes; by default runs/METHOD-DATA-TIME.
         encoder: small-W (four residual blocks of width W to 8W), resnet18, resnet34, resnet50, or
-            vit-W/P (timm's, patches of P pixels; width W with four blocks, or tiny, small, base).
+            vit-W/P (timm's, patches of P pixels; width W with four blocks, or tiny, small, base,
+            large).
         image_size: side of the views in pixels; 0 takes the data set's.
         epochs: passes over the training images.
         batch_size: images that meet in a loss, all processes together.
@@ -158,7 +161,11 @@ def build_parser(method: str, data: str) -> Parser:
         formatter_class=Help,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file of options")
+    parser.add_argument(
+        "--config",
+        action=ActionConfigFile,
+        help=f"YAML file of options, or the name of a published one: {', '.join(PUBLISHED)}",
+    )
     parser.add_argument("--resume", metavar="RUN_DIR", help="continue a run that was interrupted")
     parser.add_class_arguments(TrainOptions, None)
     parser.add_class_arguments(find_method(method), method, skip={"encoder", "prior"})
@@ -176,11 +183,12 @@ def preset(method: str, data: str) -> dict[str, Any]:
 
 def parse(argv: Sequence[str]) -> tuple[Parser, Namespace]:
     """Method and data are looked up first: the other options and defaults depend on them."""
+    argv = _with_paths(argv)
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("--config")
     peek.add_argument("--method")
     peek.add_argument("--data")
-    given = vars(peek.parse_known_args(list(argv))[0])
+    given = vars(peek.parse_known_args(argv)[0])
     file = _read_yaml(Path(given["config"])) if given["config"] else {}
     method, data = (
         given[name] or file.get(name) or getattr(TrainOptions, name) for name in ("method", "data")
@@ -222,6 +230,17 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UsageError(f"{path} holds no `option: value` lines")
     return values
+
+
+def _with_paths(argv: Sequence[str]) -> list[str]:
+    """Published configurations that --config names, by their paths."""
+    out: list[str] = []
+    for arg in argv:
+        option, equals, name = arg.rpartition("=")
+        if name in PUBLISHED and (option or (out or [""])[-1]) == "--config":
+            arg = f"{option}{equals}{PRESETS / name}.yaml"
+        out.append(arg)
+    return out
 
 
 def _dashed(text: str) -> str:

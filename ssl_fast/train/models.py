@@ -14,7 +14,12 @@ from torchvision.models.resnet import BasicBlock
 from .errors import UsageError
 from .masks import Grid
 
-SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}  # width, depth, heads
+SIZES = {  # width, depth, heads
+    "tiny": (192, 12, 3),
+    "small": (384, 12, 6),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+}
 
 
 class Encoder(nn.Sequential):
@@ -171,11 +176,12 @@ def build_encoder(name: str, channels: int, image_size: int) -> AnyEncoder:
         return _small(channels, image_size, width=int(name[6:]))
     if name in ("resnet18", "resnet34", "resnet50"):
         return _resnet(name, channels, image_size)
-    if match := re.fullmatch(r"vit-(tiny|small|base|[1-9]\d*)/([1-9]\d*)", name):
+    if match := re.fullmatch(r"vit-(tiny|small|base|large|[1-9]\d*)/([1-9]\d*)", name):
         return _vit(match[1], int(match[2]), channels, image_size)
     raise UsageError(
         f"unknown encoder {name!r}. Known: small-W with a width W (small-16), resnet18, resnet34, "
-        "resnet50, vit-W/P with a width W or tiny, small, base and patches of P pixels (vit-64/4)."
+        "resnet50, vit-W/P with a width W or tiny, small, base, large and patches of P pixels "
+        "(vit-64/4)."
     )
 
 

@@ -19,6 +19,7 @@ class ReSA(Method):
     equation = "Eq. 2: cross-entropy of embedding similarities with Sinkhorn(h h_m^T)"
     loss_class = "ReSALoss"
     views = ("weak", "strong")
+    recipe = {"epochs": 1000}  # noqa: RUF012  the rest is the driver's own defaults
 
     def __init__(
         self,

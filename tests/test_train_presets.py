@@ -1,0 +1,65 @@
+"""Presets of papers: each names options that exist, with values that the method takes."""
+
+import pytest
+import torch
+
+for package in ("lightning", "torchvision", "sklearn", "timm", "jsonargparse"):
+    pytest.importorskip(package, reason="the driver needs pip install ssl_fast[train]")
+
+from ssl_fast.train import config, run  # noqa: E402
+from ssl_fast.train.data import Source  # noqa: E402
+from ssl_fast.train.methods import METHODS  # noqa: E402
+
+PHOTOS = {"cifar10": 32, "cifar100": 32, "stl10": 96, "inaturalist": 224, "imagefolder": 224}
+
+
+def build(argv):
+    """The options, and the method without memory for its weights."""
+    parser, values = config.parse(argv)
+    options, own = config.options_of(values)
+    config.check(options)
+    images = [None] * 2 * options.batch_size * 1000
+    source = Source(images, images, images, None, {}, 3, PHOTOS[options.data])
+    place = "cpu" if options.method == "pmsn" else "meta"  # a prior's numbers are looked at
+    with torch.device(place):
+        return options, run.build_method(options, own, source)
+
+
+@pytest.mark.parametrize("data", PHOTOS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_a_preset_for_photographs(method, data):
+    options, built = build(["--method", method, "--data", data])
+    assert options.epochs >= 100
+    assert built.views
+
+
+@pytest.mark.parametrize("name", config.PUBLISHED)
+def test_published_configurations(name):
+    options, built = build(["--config", name])
+    assert (options.uniformity, options.epochs) == ("w2", 500)
+    assert f"wasserstein-{options.method}" == name
+    other, _ = build([f"--config={name}", "--data=cifar100"])
+    assert (options.data, other.data, other.lr) == ("cifar10", "cifar100", 0.2)
+
+
+def test_a_name_is_a_preset_behind_config_alone():
+    options, _ = build(["--data", "cifar10", "--run-dir", "wasserstein-byol"])
+    assert (options.method, options.run_dir) == ("resa", "wasserstein-byol")
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    {
+        "simclr": ("resnet50", 4096, 300, 4.8),
+        "vicreg": ("resnet50", 1024, 300, 0.8),
+        "msn": ("vit-base/16", 1024, 300, 1e-3),
+        "pmsn": ("vit-small/16", 4096, 300, 1e-3),
+        "mae": ("vit-large/16", 1024, 800, 6e-4),
+        "data2vec": ("vit-base/16", 2048, 800, 2e-3),
+        "resa": ("resnet50", 1024, 100, 2.0),
+        "pcl": ("resnet50", 256, 200, 0.03),
+    }.items(),
+)
+def test_imagenet(method, expected):
+    o, _ = build(["--method", method, "--data", "imagefolder"])
+    assert (o.encoder, o.batch_size, o.epochs, o.lr) == expected
