@@ -19,6 +19,7 @@ BLOCK = "import sys; sys.modules['ssl_fast'] = None\n"
 ENCODERS = {  # name: side of the images
     "small-4": 32,
     "resnet18": 32,  # the stem for small images
+    "resnet18-pad2": 32,
     "resnet34": 96,  # the stem for large ones
     "vit-32/8": 32,
 }

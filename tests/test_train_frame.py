@@ -82,7 +82,17 @@ def test_a_transformer_sees_the_kept_patches_alone(size):
     torch.testing.assert_close(vit(images, keep=everything), vit(images))
 
 
-@pytest.mark.parametrize("name", ["vit-32/4", "small-4"])
+@pytest.mark.parametrize("size", [32, 40])
+@pytest.mark.parametrize("name", ["small-4", "resnet18", "resnet18-pad2"])
+def test_a_grid_counts_the_cells_of_the_last_map(name, size):
+    network = build_encoder(name, channels=1, image_size=32).eval()
+    images = torch.randn(1, 1, size, size)
+    with torch.no_grad():
+        cells = torch.nn.Sequential(*list(network)[:-2])(images)
+    assert network.grid(images) == tuple(cells.shape[-2:])
+
+
+@pytest.mark.parametrize("name", ["vit-32/4", "small-4", "resnet18-pad2"])
 def test_hidden_patches_do_not_matter(name):
     network = build_encoder(name, channels=1, image_size=32).eval()
     images, token = torch.randn(2, 1, 32, 32), torch.randn(network.dim)
@@ -106,7 +116,12 @@ def test_a_convolutional_net_sees_black_instead():
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("vit-64/5", "try /4"), ("vit-100/4", "multiple of 32"), ("vit/4", "vit-W/P")],
+    [
+        ("resnet18-pad3", "the same with -pad2"),
+        ("vit-64/5", "try /4"),
+        ("vit-100/4", "multiple of 32"),
+        ("vit/4", "vit-W/P"),
+    ],
 )
 def test_encoders_that_cannot_be_built(name, message):
     with pytest.raises(UsageError, match=message):

@@ -179,6 +179,21 @@ def test_gradients_gather_over_batches(tmp_path, monkeypatch):
     assert row["loss"] == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
 
 
+@pytest.mark.slow
+def test_compiled_encoders_train_alike(tmp_path, monkeypatch):
+    compiled, old = [], torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, *rest: (compiled.append(self), old(self, *rest))
+    )
+    rows = []
+    for choice in ("false", "true"):
+        more = ("--epochs", "1", "--lr", "1e-4", "--compile", choice)
+        assert train(tmp_path / choice, "byol", *more) == 0
+        rows += state(tmp_path / choice)["callbacks"]["Monitor"]["rows"]
+    assert [type(module).__name__ for module in compiled] == ["Encoder", "Encoder"]
+    assert rows[1]["loss"] == pytest.approx(rows[0]["loss"], rel=1e-3)
+
+
 @pytest.mark.parametrize("method", ["simclr", "byol", "msn"])
 def test_the_auxiliary_term(method, tmp_path, monkeypatch):
     """Its weight times W2 is what it adds to the method's loss."""

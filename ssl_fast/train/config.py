@@ -44,9 +44,10 @@ class TrainOptions:
         imbalance_factor: of imbalance, images of the first class for each of the last.
         tail_exponent: of power_law.
         run_dir: folder for everything that the run writes; by default runs/METHOD-DATA-TIME.
-        encoder: small-W (four residual blocks of width W to 8W), resnet18, resnet34, resnet50, or
-            vit-W/P (timm's, patches of P pixels; width W with four blocks, or tiny, small, base,
-            large).
+        encoder: small-W (four residual blocks of width W to 8W), resnet18, resnet34, resnet50 (and
+            with -pad2, the stem for small images as solo-learn pads it), or vit-W/P (timm's,
+            patches of P pixels; width W with four blocks, or tiny, small, base, large).
+        compile: the encoders, by torch.compile.
         image_size: side of the views in pixels; 0 takes the data set's.
         epochs: passes over the training images.
         batch_size: images that meet in a loss, all processes together.
@@ -97,6 +98,7 @@ class TrainOptions:
     tail_exponent: float = 0.5
     run_dir: str | None = None
     encoder: str = "resnet18"
+    compile: bool = False
     image_size: int = 0
     epochs: int = 200
     batch_size: int = 256

@@ -135,6 +135,7 @@ def _for_timm(
     for key, value in encoder.state_dict().items():
         stage, rest = key.split(".", 1)
         weights[f"{STAGES[stage]}.{rest}"] = value
+    name = name.removesuffix("-pad2")  # the stem below has it
     line = f'encoder = timm.create_model("{name}", num_classes=0, in_chans={channels})'
     return weights, [line, *_small_stem(encoder, channels)]
 

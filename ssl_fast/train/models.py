@@ -1,5 +1,6 @@
 """Encoders: image -> encoding h, and -> its patches' tokens where a method hides patches."""
 
+import math
 import re
 from typing import Any
 
@@ -41,7 +42,10 @@ class Encoder(nn.Sequential):
         return 8, 8
 
     def grid(self, images: Tensor) -> Grid:
-        return images.shape[-2] // self.stride, images.shape[-1] // self.stride
+        stem: Any = self[0]
+        wider = 2 * (stem.padding[0] - stem.kernel_size[0] // 2)  # than a stem that keeps the size
+        rows, columns = (math.ceil((side + wider) / self.stride) for side in images.shape[-2:])
+        return rows, columns
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         if keep is not None:
@@ -171,16 +175,19 @@ def sine_positions(grid: Grid, width: int) -> Tensor:  # (1, 1 + T, width)
 
 
 def build_encoder(name: str, channels: int, image_size: int) -> AnyEncoder:
-    """`small-W`: four residual blocks of width W, 2W, 4W, 8W; a torchvision ResNet; `vit-W/P`."""
+    """`small-W`: four residual blocks of width W, 2W, 4W, 8W; a torchvision ResNet; `vit-W/P`.
+
+    `-pad2` behind a ResNet pads its stem for small images by 2 pixels, as solo-learn's.
+    """
     if re.fullmatch(r"small-[1-9]\d*", name):
         return _small(channels, image_size, width=int(name[6:]))
-    if name in ("resnet18", "resnet34", "resnet50"):
-        return _resnet(name, channels, image_size)
+    if match := re.fullmatch(r"(resnet(?:18|34|50))(-pad2)?", name):
+        return _resnet(match[1], channels, image_size, padding=2 if match[2] else 1)
     if match := re.fullmatch(r"vit-(tiny|small|base|large|[1-9]\d*)/([1-9]\d*)", name):
         return _vit(match[1], int(match[2]), channels, image_size)
     raise UsageError(
         f"unknown encoder {name!r}. Known: small-W with a width W (small-16), resnet18, resnet34, "
-        "resnet50, vit-W/P with a width W or tiny, small, base, large and patches of P pixels "
+        "resnet50, the same with -pad2, vit-W/P with a width W or tiny, small, base, large and patches of P pixels "
         "(vit-64/4)."
     )
 
@@ -201,11 +208,13 @@ def _block(inputs: int, outputs: int, stride: int) -> BasicBlock:
     return BasicBlock(inputs, outputs, stride, shortcut)
 
 
-def _resnet(name: str, channels: int, image_size: int) -> Encoder:
+def _resnet(name: str, channels: int, image_size: int, padding: int) -> Encoder:
     network, small_images = getattr(torchvision.models, name)(), image_size <= 64
     dim, stride = network.fc.in_features, 8 if small_images else 32
+    if padding == 2 and not small_images:
+        raise UsageError(f"{name}-pad2 is for images up to 64 pixels, and these have {image_size}")
     if small_images:
-        network.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+        network.conv1 = nn.Conv2d(channels, 64, 3, padding=padding, bias=False)
         network.maxpool = nn.Identity()
     elif channels != 3:
         network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)

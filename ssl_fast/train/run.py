@@ -29,7 +29,7 @@ from .labels import labels_of
 from .longtail import LongTail, cut
 from .methods import METHODS, Method, find_method
 from .methods.base import Encodings
-from .models import build_encoder
+from .models import AnyEncoder, build_encoder
 from .module import Pretraining
 from .prior import Prior
 from .random import derive_seed
@@ -67,6 +67,10 @@ def train(
     source = open_source(options)
     _check_batch(options, len(source.pretrain))
     method = build_method(options, method_options, source)
+    if options.compile:
+        for module in method.modules():
+            if isinstance(module, AnyEncoder):
+                module.compile()
     images = view_data(options, source, method.views, options.workers)
     trainer = build_trainer(options, folder, source)
     _check_backend(options, trainer)
