@@ -15,7 +15,7 @@ PHOTOS = {"cifar10": 32, "cifar100": 32, "stl10": 96, "inaturalist": 224, "image
 
 def build(argv):
     """The options, and the method without memory for its weights."""
-    parser, values = config.parse(argv)
+    _, values = config.parse(argv)
     options, own = config.options_of(values)
     config.check(options)
     images = [None] * 2 * options.batch_size * 1000
@@ -35,7 +35,7 @@ def test_every_method_has_a_preset_for_photographs(method, data):
 
 @pytest.mark.parametrize("name", config.PUBLISHED)
 def test_published_configurations(name):
-    options, built = build(["--config", name])
+    options, _ = build(["--config", name])
     assert (options.uniformity, options.epochs) == ("w2", 500)
     assert f"wasserstein-{options.method}" == name
     other, _ = build([f"--config={name}", "--data=cifar100"])

@@ -187,8 +187,8 @@ def build_encoder(name: str, channels: int, image_size: int) -> AnyEncoder:
         return _vit(match[1], int(match[2]), channels, image_size)
     raise UsageError(
         f"unknown encoder {name!r}. Known: small-W with a width W (small-16), resnet18, resnet34, "
-        "resnet50, the same with -pad2, vit-W/P with a width W or tiny, small, base, large and patches of P pixels "
-        "(vit-64/4)."
+        "resnet50, the same with -pad2, vit-W/P with a width W or tiny, small, base, large and "
+        "patches of P pixels (vit-64/4)."
     )
 
 
