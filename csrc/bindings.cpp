@@ -53,6 +53,7 @@ PYBIND11_MODULE(_cpu, m) {
   kernel("evaluate", &Kernels::evaluate);
   kernel("cross_entropy_forward", &Kernels::cross_entropy_forward);
   kernel("cross_entropy_backward", &Kernels::cross_entropy_backward);
+  kernel("cross_entropy_at_once", &Kernels::cross_entropy_at_once);
   kernel("token_weights", &Kernels::token_weights);
   kernel("prior_forward", &Kernels::prior_forward);
   kernel("prior_backward", &Kernels::prior_backward);

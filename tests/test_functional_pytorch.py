@@ -224,6 +224,10 @@ def calls() -> dict[str, list[tuple]]:
         "cross_entropy_forward": [], "cross_entropy_backward": [],
         "linear_cross_entropy_forward": [], "linear_cross_entropy_backward": [],
         "linear_symmetric": [],
+        "resa_forward": [
+            (x, y, [x, y, y + x], [0, 1], [2, 2], 2.0, 9.0, 3, [True, True, grad], name, "")
+            for grad in (False, True)
+        ],
         "gaussian_potential": [], "alignment_forward": [], "alignment_backward": [],
         "sphere_forward": [
             (x, y, 2.0, 0.5, 1.5, True, True, name),
@@ -406,6 +410,7 @@ OPERATORS = (
     "evaluate", "token_shares",
     "cross_entropy_forward", "cross_entropy_backward",
     "linear_cross_entropy_forward", "linear_cross_entropy_backward", "linear_symmetric",
+    "resa_forward",
     "gaussian_potential", "alignment_forward", "alignment_backward", "sphere_forward",
     "correlation_forward", "correlation_backward", "transport_forward", "transport_backward",
     "prior_kl_forward", "prior_kl_backward", "msn_forward", "msn_backward",

@@ -62,6 +62,23 @@ def test_right(backend, online, momentum, n, d, dtype, symmetric) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("n", "magnitude"),
+    [(33, 40.0), (33, 1e4), (600, 1.0), (600, 40.0), (1100, 1.0)],
+    ids=["wide", "huge", "one tile", "one wide tile", "tiles"],
+)
+def test_sizes_and_spans(backend, n, magnitude) -> None:
+    """Tiles of logits that are turned into gradients at once, with one exponential or with two."""
+    embedded = views(2, n, 4) + views(2, n, 4, seed=9)
+    h = views(2, n, 4, seed=5)
+    assert_right(
+        lambda a, b, c, d: ReSALoss()([a, b], [c, d], *h),
+        lambda a, b, c, d: oracles.resa([a, b], [c, d], *[x.to(a.dtype) for x in h]),
+        [magnitude * z for z in embedded],
+        wrt=4,
+    )
+
+
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 def test_gradients_reach_every_view(backend, dtype, symmetric) -> None:
@@ -92,6 +109,11 @@ def test_view_is_not_compared_with_itself(backend) -> None:
     )
     assert bool((d_z0 == 0).all()) and bool((d_z1 != 0).any())
     assert same_bits(value, ReSALoss()([z0 * 3, z1], [m0], *h))
+    z0.requires_grad_()
+    loss = ReSALoss()([z0, z1], [m0], *h)
+    assert not loss.requires_grad
+    loss = ReSALoss()([z0, z1.requires_grad_()], [m0], *h)
+    assert torch.autograd.grad(loss, [z0, z1], allow_unused=True)[0] is None
 
 
 def test_encodings_are_constants(backend) -> None:

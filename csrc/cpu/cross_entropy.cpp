@@ -11,6 +11,7 @@
 // Bytes: forward reads logits and targets once (the second sweep over a row finds it in cache),
 // backward reads them and writes the gradient. Operations: one or two exps an element each way.
 #include "cpu/cross_entropy_rows.h"
+#include "cpu/cross_entropy_symmetric.h"
 #include "cpu/parallel.h"
 
 namespace ssl_fast::SSL_FAST_ISA {
@@ -28,101 +29,6 @@ void rows_forward(const Matrix& logits, double inv_temperature, const Targets& t
         row_forward(l, logits.cols, target, inv_temperature, shift, stats, i);
       });
     }
-  });
-}
-
-// col_stats from all threads' totals [threads, 2, K]: exponentials and mass.
-inline void store_columns(const Stats& stats, int64_t columns, double shift, const double* totals,
-                          int threads) {
-  for (int64_t k = 0; k < columns; k++) {
-    double sum = 0, mass = 0;
-    for (int t = 0; t < threads; t++) {
-      sum += totals[2 * t * columns + k];
-      mass += totals[(2 * t + 1) * columns + k];
-    }
-    stats.col[k] = shift;
-    stats.col[columns + k] = log(sum);
-    stats.col[2 * columns + k] = mass;
-  }
-}
-
-// Rows and columns of a narrow tile in one sweep: exp2((l - shift) * k2) feeds both sums. The first
-// row's maximum stands for the tile's. False when the logits span too much: nothing is valid then.
-template <typename C>
-bool both_forward(const Matrix& logits, double inv_temperature, const Targets& targets,
-                  const Stats& stats, int threads) {
-  const int64_t columns = logits.cols;
-  Scratch<C> sums(2 * threads * columns);  // [threads, 2, K] exponentials and mass
-  Scratch<double> totals(2 * threads * columns);
-  Scratch<C> first(columns);
-  const C shift = largest(read_row<C>(logits, 0, first), columns);
-  bool narrow = true;
-  int team_size = 1;
-  parallel(threads, logits.rows * columns, [&](Team team) {
-    using V = Vec<C>;
-    constexpr int kFoldRows = 256;
-    if (team.thread == 0) team_size = team.threads;
-    C *column_sum = sums + 2 * team.thread * columns, *column_mass = column_sum + columns;
-    double* total = totals + 2 * team.thread * columns;
-    for (int64_t k = 0; k < 2 * columns; k++) column_sum[k] = 0, total[k] = 0;
-    Reader<C> reader(logits, targets);
-    const V k2((C)(inv_temperature * kLog2e)), c(shift);
-    V most(0), least(0);
-    const int64_t end = team.end(logits.rows);
-    for (int64_t i = team.begin(logits.rows); i < end; i++) {
-      const C* l = reader.logits(i);
-      V sum, mass, dot;
-      reader.with_target(i, [&](auto target) {
-        sweep<C>(columns, [&](int64_t k, auto lanes) {
-          V t = ((V::load(l + k, lanes) - c) * k2).or_else(0, lanes);
-          most = max(t, most);
-          least = min(t, least);
-          V e = exp2(t).or_else(0, lanes), q = target(k, lanes);
-          sum = sum + e;
-          mass = mass + q;
-          dot = fma(q, t, dot);
-          (V::load(column_sum + k, lanes) + e).store(column_sum + k, lanes);
-          (V::load(column_mass + k, lanes) + q).store(column_mass + k, lanes);
-        });
-      });
-      store_row(stats, i, shift, log((double)sum.sum()), (double)mass.sum(), (double)dot.sum());
-      if (i % kFoldRows == 0 || i == end - 1)
-        for (int64_t k = 0; k < 2 * columns; k++) total[k] += column_sum[k], column_sum[k] = 0;
-    }
-    const double above = most.largest() * kLn2, below = -least.smallest() * kLn2;
-    if (!(above <= kNarrowSpan / 2 && above + below <= kNarrowSpan))
-#if defined(_OPENMP)
-#pragma omp atomic write
-#endif
-      narrow = false;
-  });
-  if (narrow) store_columns(stats, columns, shift, totals, team_size);
-  return narrow;
-}
-
-// Columns of a wide tile: a running maximum each, float64. One thread owns a range of columns.
-template <typename C>
-void columns_forward(const Matrix& logits, double inv_temperature, const Targets& targets,
-                     const Stats& stats, int threads) {
-  const int64_t columns = logits.cols;
-  double *shift = stats.col, *sum = shift + columns, *mass = sum + columns;
-  for (int64_t k = 0; k < columns; k++) shift[k] = -INFINITY, sum[k] = mass[k] = 0;
-  parallel(threads, logits.rows * columns, [&](Team team) {
-    Reader<C> reader(logits, targets);
-    const int64_t begin = team.begin(columns), end = team.end(columns);
-    for (int64_t i = 0; i < logits.rows; i++) {
-      const C* l = reader.logits(i);
-      for (int64_t k = begin; k < end; k++) {
-        const double x = l[k], now = x > shift[k] ? x : shift[k];
-        sum[k] =
-            sum[k] * exp((shift[k] - now) * inv_temperature) + exp((x - now) * inv_temperature);
-        shift[k] = now;
-      }
-      reader.with_target(i, [&](auto target) {
-        for (int64_t k = begin; k < end; k++) mass[k] += (double)target(k, 1).sum();
-      });
-    }
-    for (int64_t k = begin; k < end; k++) sum[k] = log(sum[k]);
   });
 }
 
@@ -149,60 +55,6 @@ void forward(const Matrix& logits, double inv_temperature, const Targets& target
   *loss = (C)(factor * total);
 }
 
-// Column statistics in the form that backward reads: all at one shift, or each at its own.
-template <typename C>
-struct Columns {
-  Scratch<C> shift, log2, mass;  // [K]; P_col = exp2((l - shift) * k2 - log2)
-  Columns(const double* col, int64_t columns) : shift(columns), log2(columns), mass(columns) {
-    for (int64_t k = 0; k < columns; k++) {
-      shift[k] = (C)col[k];
-      log2[k] = (C)(col[columns + k] * kLog2e);
-      mass[k] = (C)col[2 * columns + k];
-    }
-  }
-};
-
-// d l_k = g * (a P_k - q_k + b_k Pcol_k - q_k)
-template <typename C, typename Target>
-void both_backward(const C* l, int64_t n, const Target& target, double inv_temperature,
-                   const double stats[3], const Columns<C>& columns, C g, C* d_l) {
-  using V = Vec<C>;
-  const V k2((C)(inv_temperature * kLog2e)), shift((C)stats[0]), log2((C)(stats[1] * kLog2e));
-  const V a((C)stats[2]), gv(g);
-  sweep<C>(n, [&](int64_t k, auto lanes) {
-    V x = V::load(l + k, lanes);
-    V p = exp2((x - shift) * k2 - log2);
-    V p_col = exp2((x - V::load(columns.shift + k, lanes)) * k2 - V::load(columns.log2 + k, lanes));
-    V both = fma(V::load(columns.mass + k, lanes), p_col, a * p), q = target(k, lanes);
-    ((both - (q + q)) * gv).store(d_l + k, lanes);
-  });
-}
-
-// The same where all rows and columns share a shift: P = e * exp(-log), one exponential.
-template <typename C, typename Target>
-void shared_backward(const C* l, int64_t n, const Target& target, double inv_temperature, C shift,
-                     C row_weight, const C* col_weight, C g, C* d_l) {
-  using V = Vec<C>;
-  const V k2((C)(inv_temperature * kLog2e)), c(shift), w(row_weight), gv(g);
-  sweep<C>(n, [&](int64_t k, auto lanes) {
-    V e = exp2((V::load(l + k, lanes) - c) * k2);
-    V both = e * (w + V::load(col_weight + k, lanes)), q = target(k, lanes);
-    ((both - (q + q)) * gv).store(d_l + k, lanes);
-  });
-}
-
-// Whether one exponential serves rows and columns; the logs leave room for those of N and K, and
-// exp(-log) stays inside float32.
-bool one_shift(const Stats& stats, int64_t rows, int64_t columns) {
-  for (int64_t i = 0; i < rows; i++)
-    if (stats.row[i] != stats.row[0] || fabs(stats.row[stats.row_stride + i]) > kNarrowSpan + 16)
-      return false;
-  for (int64_t k = 0; k < columns; k++)
-    if (stats.col[k] != stats.row[0] || fabs(stats.col[columns + k]) > kNarrowSpan + 16)
-      return false;
-  return true;
-}
-
 template <typename C>
 void backward(const Matrix& logits, double inv_temperature, const Targets& targets,
               const Stats& stats, const C* d_loss, int64_t d_loss_stride, double factor,
@@ -226,8 +78,8 @@ void backward(const Matrix& logits, double inv_temperature, const Targets& targe
       const C g = (C)(upstream * factor * inv_temperature);
       reader.with_target(i, [&](auto target) {
         if (shared)
-          shared_backward<C>(l, n, target, inv_temperature, (C)mine[0],
-                             (C)(mine[2] * exp(-mine[1])), weight, g, d_l);
+          shared_backward(Exponentials<C>(l, inv_temperature, (C)mine[0]), n, target,
+                          (C)(mine[2] * exp(-mine[1])), (C*)weight, g, d_l);
         else if (stats.col)
           both_backward<C>(l, n, target, inv_temperature, mine, columns, g, d_l);
         else
@@ -236,6 +88,17 @@ void backward(const Matrix& logits, double inv_temperature, const Targets& targe
       finish_row<C>(out, i, scratch);
     }
   });
+}
+
+// The symmetric loss, and d_logits in place of the logits.
+template <typename C>
+void at_once(const Matrix& logits, double inv_temperature, const Targets& targets, double factor,
+             C* loss, int threads) {
+  if (narrow_at_once(logits, inv_temperature, targets, factor, loss, threads)) return;
+  Scratch<double> row(4 * logits.rows), col(3 * logits.cols);
+  const Stats stats{row, logits.rows, col};
+  forward(logits, inv_temperature, targets, stats, factor, loss, threads);
+  backward<C>(logits, inv_temperature, targets, stats, nullptr, 0, factor, logits, threads);
 }
 
 }  // namespace
@@ -273,6 +136,14 @@ void cross_entropy_backward(const Matrix& logits, double inv_temperature, const 
   else
     backward<float>(logits, inv_temperature, targets, stats, (const float*)d_loss, d_loss_stride,
                     factor, out, threads);
+}
+
+void cross_entropy_at_once(const Matrix& logits, double inv_temperature, const Targets& targets,
+                           double factor, void* loss, int threads) {
+  if (logits.dtype == kFloat64)
+    at_once<double>(logits, inv_temperature, targets, factor, (double*)loss, threads);
+  else
+    at_once<float>(logits, inv_temperature, targets, factor, (float*)loss, threads);
 }
 
 }  // namespace ssl_fast::SSL_FAST_ISA

@@ -12,6 +12,7 @@ const Kernels kernels{
     evaluate,
     cross_entropy_forward,
     cross_entropy_backward,
+    cross_entropy_at_once,
     token_weights,
     prior_forward,
     prior_backward,

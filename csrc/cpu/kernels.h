@@ -69,6 +69,9 @@ struct Kernels {
                                  const Targets& targets, const Stats& stats, const void* d_loss,
                                  int64_t d_loss_stride, double factor, const Matrix& out,
                                  int threads);
+  // The symmetric loss [1] times factor, and its gradient in place of the logits: float32, float64.
+  void (*cross_entropy_at_once)(const Matrix& logits, double inv_temperature,
+                                const Targets& targets, double factor, void* loss, int threads);
   // mask [images, tokens] bool; out [1, M] of any type: factor / (marks of the image) for each of
   // the marks, whose number is returned.
   int64_t (*token_weights)(const void* mask, int64_t images, int64_t tokens, double factor,

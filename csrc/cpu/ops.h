@@ -19,6 +19,8 @@ void cross_entropy_forward(const Matrix& logits, double inv_temperature, const T
 void cross_entropy_backward(const Matrix& logits, double inv_temperature, const Targets& targets,
                             const Stats& stats, const void* d_loss, int64_t d_loss_stride,
                             double factor, const Matrix& out, int threads);
+void cross_entropy_at_once(const Matrix& logits, double inv_temperature, const Targets& targets,
+                           double factor, void* loss, int threads);
 int64_t token_weights(const void* mask, int64_t images, int64_t tokens, double factor,
                       const Matrix& out);
 void prior_forward(const Matrix& logits, double inv_temperature, const Targets& targets,

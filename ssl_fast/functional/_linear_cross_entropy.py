@@ -16,7 +16,16 @@ from torch import Tensor
 from .. import backend
 from ._operator import operator
 from ._stats import Targets, fake_outputs, finish
-from ._tiles import Tiles, kept_rows, nbytes, product, product_dtype, row_slices, times
+from ._tiles import (
+    Tiles,
+    kept_rows,
+    nbytes,
+    product,
+    product_dtype,
+    row_slices,
+    scaled_product,
+    times,
+)
 
 
 def _fake_forward(x, weight, inv_temperature, values, z, prototypes, scale, row, col,
@@ -136,8 +145,10 @@ class Products:
         if self.d_weight is not None:
             x = self.x[rows].to(d_logits.dtype)
             x = x if g is None else x * g
-            beta = 0 if rows.start == 0 else 1  # the first tile finds uninitialised memory
-            self.d_weight.addmm_(d_logits.t(), x, beta=beta, alpha=self.number)
+            if rows.start == 0:
+                scaled_product(d_logits.t(), x, self.number, self.d_weight)
+            else:
+                self.d_weight.addmm_(d_logits.t(), x, alpha=self.number)
 
     def result(self) -> Any:  # (d_x, d_weight), either may be None
         d_weight = self.d_weight

@@ -24,9 +24,9 @@ def operator(fake: Callable) -> Callable:
         @functools.wraps(function)
         def registrable(*args: Any) -> Any:
             outputs = full_precision(function, args)
-            if not isinstance(outputs, tuple):
+            if isinstance(outputs, Tensor):
                 return outputs
-            return tuple(args[0].new_empty(0) if out is None else out for out in outputs)
+            return type(outputs)(args[0].new_empty(0) if out is None else out for out in outputs)
 
         torch.library.custom_op(name, registrable, mutates_args=()).register_fake(fake)
         registered = getattr(torch.ops.ssl_fast, function.__name__).default

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from ..functional import Assignment, linear_soft_cross_entropy
-from ..functional._check import by_name, count, detached, group_name, positive
+from ..functional._check import by_name, count, detached, group_name, matrix, positive
 from ..functional._distributed import gather
+from ..functional._resa import one_backend, resa
 
 
 class ReSALoss(torch.nn.Module):
@@ -67,14 +68,21 @@ class ReSALoss(torch.nn.Module):
         """
         pairs = _pairs(embeddings, momentum_embeddings)
         group = group_name(self.group)
+        encodings = detached("encodings", encodings)
         momentum_encodings = gather(detached("momentum_encodings", momentum_encodings), group)
+        keys = [gather(view, group) for view in momentum_embeddings]
+        matrix("embeddings[0]", embeddings[0])
+        if self.symmetric and (name := one_backend(embeddings[0], encodings)):
+            return resa(
+                embeddings, keys, pairs, encodings, momentum_encodings,
+                1 / self.temperature, 1 / self.epsilon, self.iterations, name, group,
+            )  # fmt: skip
         assignment = Assignment.sinkhorn(
             (encodings, momentum_encodings),
             epsilon=self.epsilon,
             iterations=self.iterations,
             group=self.group,
         )
-        keys = [gather(view, group) for view in momentum_embeddings]
         losses = [
             linear_soft_cross_entropy(
                 embeddings[q],

@@ -49,6 +49,18 @@ def backward(
     return out
 
 
+def at_once(logits: Tensor, inv_temperature: float, targets, factor: float) -> Tensor:
+    """As `reference.cross_entropy.at_once`."""
+    if logits.is_cuda:
+        return cuda.at_once(logits, inv_temperature, targets, factor)
+    loss = torch.empty((), dtype=logits.dtype)
+    cpu().cross_entropy_at_once(
+        matrix(logits), inv_temperature, target(targets), factor, loss.data_ptr(),
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return loss
+
+
 def token_weights(mask: Tensor, factor: float, out: Tensor) -> int:
     """out (1, M) = factor / (marks of the image) for each mark of the mask (B, ...), on a CPU.
 

@@ -61,6 +61,13 @@ def backward(
     return d_logits.to(logits.dtype) if out is None else out.copy_(d_logits)
 
 
+def at_once(logits: Tensor, inv_temperature: float, targets, factor: float) -> Tensor:
+    """The symmetric loss times `factor`; its gradient takes the place of the logits."""
+    loss, row_stats, col_stats = forward(logits, inv_temperature, targets, True, factor)
+    backward(logits, inv_temperature, targets, row_stats, col_stats, None, factor, logits)
+    return loss
+
+
 def _probabilities(targets) -> Tensor:
     if targets.scale is None:
         return targets.values.double()

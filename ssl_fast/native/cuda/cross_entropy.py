@@ -47,6 +47,13 @@ def backward(
     return given_or_copied(d_logits, out)
 
 
+def at_once(logits: Tensor, inv_temperature: float, targets, factor: float) -> Tensor:
+    """As `reference.cross_entropy.at_once`."""
+    loss, row_stats, col_stats = forward(logits, inv_temperature, targets, True, factor)
+    backward(logits, inv_temperature, targets, row_stats, col_stats, None, factor, logits)
+    return loss
+
+
 def target_values(targets, logits: Tensor) -> Tensor | None:
     """float32 or of the logits' type: the pairs that are compiled."""
     if targets is None:
