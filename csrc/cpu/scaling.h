@@ -160,18 +160,19 @@ void one_pass(const Scaling<C>& state, Team team, Pass pass, bool fill, bool bac
   }
 }
 
-// alpha_k = prior_k / sum_i E_ik beta_i, this thread's share of k, from all threads' totals.
+// alpha_k = prior_k / sum_i E_ik beta_i, this thread's share of k, from all threads' totals, which
+// are summed into the first's. Short loops, each of which the compiler makes vectors of.
 template <typename C>
-bool update_columns(const Scaling<C>& state, Team team, const double* totals) {
-  const int64_t columns = state.scores.cols;
-  bool safe = true;
-  for (int64_t k = team.begin(columns); k < team.end(columns); k++) {
-    double sum = 0;
-    for (int t = 0; t < team.threads; t++) sum += totals[t * columns + k];
-    safe &= sum > kTinySum && sum < 1 / kTinySum;
-    state.alpha[k] = (C)((state.prior ? state.prior[k] : 1) / sum);
-  }
-  return safe;
+bool update_columns(const Scaling<C>& state, Team team, double* totals) {
+  const int64_t columns = state.scores.cols, begin = team.begin(columns), end = team.end(columns);
+  for (int t = 1; t < team.threads; t++)
+    for (int64_t k = begin; k < end; k++) totals[k] += totals[t * columns + k];
+  int64_t unsafe = 0;
+  for (int64_t k = begin; k < end; k++)
+    unsafe |= totals[k] > kTinySum && totals[k] < 1 / kTinySum ? 0 : 1;
+  for (int64_t k = begin; k < end; k++)
+    state.alpha[k] = (C)((state.prior ? state.prior[k] : 1) / totals[k]);
+  return !unsafe;
 }
 
 // False when the scores or the sums leave float32's comfortable range: nothing is valid then.

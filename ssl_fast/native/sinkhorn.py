@@ -91,4 +91,4 @@ def _double(scores: Tensor, dim: int) -> Tensor:
 
 def _like(scores: Tensor) -> Tensor:
     dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
-    return torch.empty(scores.shape, dtype=dtype)
+    return torch.empty_like(scores, dtype=dtype, memory_format=torch.contiguous_format)
