@@ -167,8 +167,8 @@ def test_photographs_are_augmented_by_draw_and_index(tmp_path):
     source = data.open_data("imagefolder", seed=0, data_dir=str(tmp_path), image_size=32)
     views = data.Views(source.pretrain, [source.views["weak"], source.views["strong"]], seed=0)
     state = torch.get_rng_state()
-    (first, index), (again, _), (later, _) = views[1, 0], views[1, 0], views[2, 0]
-    assert index == 0
+    (first, index, draw), (again, *_), (later, *_) = views[1, 0], views[1, 0], views[2, 0]
+    assert (index, draw) == (0, 1)
     assert torch.equal(torch.get_rng_state(), state)
     assert [view.shape for view in first] == [(3, 32, 32)] * 2
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))

@@ -103,9 +103,33 @@ def test_ended_in_mid_epoch_and_resumed_is_bitwise_the_same(
     assert rows[0] == rows[1]
 
 
+def test_ended_inside_a_gathering_step(tmp_path, monkeypatch):
+    """SIGTERM in the first of a step's two batches: batch norm sees none of them twice."""
+    loss, calls = METHODS["moco_v3"].loss, 0
+
+    def counted(self, batch):
+        nonlocal calls
+        calls += 1
+        if calls == 2 * 33 + 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(self, batch)
+
+    command = ("--epochs", "2", *GATHERED)
+    assert train(tmp_path / "whole", "moco_v3", *command) == 0
+    monkeypatch.setattr(METHODS["moco_v3"], "loss", counted)
+    assert train(tmp_path / "stopped", "moco_v3", *command) == 2
+    assert calls == 2 * 34
+    assert state(tmp_path / "stopped")["global_step"] == 34
+    assert main(["train", "--resume", str(tmp_path / "stopped")]) == 0
+    whole, stopped = (state(tmp_path / name)["state_dict"] for name in ("whole", "stopped"))
+    assert all(torch.equal(value, stopped[name]) for name, value in whole.items())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ("--set epochs", "--set takes KEY=VALUE, such as epochs=5, got 'epochs'"),
+        ("--set epoch=3", "Did you mean --epochs?"),
         ("--method resa --prior power_law", "resa has no --prior; these have one"),
         ("--method dino --prior power_law --dino.centering mean", 'centering="sinkhorn"'),
         ("--method swav --prior nowhere.txt", "is no file"),

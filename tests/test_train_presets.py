@@ -37,14 +37,40 @@ def test_every_method_has_a_preset_for_photographs(method, data):
 def test_published_configurations(name):
     options, _ = build(["--config", name])
     assert (options.uniformity, options.epochs) == ("w2", 500)
+    assert options.augmentation == "wasserstein"
     assert f"wasserstein-{options.method}" == name
     other, _ = build([f"--config={name}", "--data=cifar100"])
     assert (options.data, other.data, other.lr) == ("cifar10", "cifar100", 0.2)
 
 
+def test_set_is_another_way_to_write_options():
+    words = ["--set", "method=swav", "--set=data=cifar10", "--set", "swav.prototypes=64"]
+    options, method = build([*words, "--set", "batch-size=8", "--seed", "2"])
+    assert (options.method, options.data, options.batch_size, options.seed) == (
+        "swav", "cifar10", 8, 2
+    )  # fmt: skip
+    assert method.centres().shape[0] == 64
+
+
 def test_a_name_is_a_preset_behind_config_alone():
     options, _ = build(["--data", "cifar10", "--run-dir", "wasserstein-byol"])
     assert (options.method, options.run_dir) == ("resa", "wasserstein-byol")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_small_images(method):
+    """solo-learn's methods have its stem; the others, and transformers, what their source has."""
+    o, _ = build(["--method", method, "--data", "cifar10"])
+    padded = "simclr moco_v2 moco_v3 nnclr byol simsiam barlow_twins vicreg swav dino wmse zero_cl"
+    expected = {"mae": "vit-small/4", "data2vec": "vit-small/4"}.get(method, "resnet18")
+    assert o.encoder == ("resnet18-pad2" if method in padded.split() else expected)
+
+
+def test_inaturalist():
+    o, method = build(["--method", "pmsn", "--data", "inaturalist"])
+    assert (o.encoder, o.batch_size, o.epochs) == ("vit-small/16", 4096, 300)
+    assert (o.warmup_epochs, o.weight_decay, o.weight_decay_end, o.clip) == (15, 0.04, 0.4, 3.0)
+    assert method.centres().shape[0] == 8142
 
 
 @pytest.mark.parametrize(

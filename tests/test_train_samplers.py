@@ -206,8 +206,8 @@ def test_an_interrupted_epoch_goes_on(name):
 
 def test_a_repeated_image_has_another_view():
     images = data.Views([(torch.zeros(1), 0)], [lambda image: torch.rand(3)], seed=0)
-    (first,), _ = images[0, 0]
-    (again,), _ = images[1, 0]
+    (first,), *_ = images[0, 0]
+    (again,), *_ = images[1, 0]
     assert not torch.equal(first, again)
 
 

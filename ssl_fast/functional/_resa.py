@@ -92,8 +92,8 @@ class _Resa(ClosedForm):
         return *(None,) * 10, *scaled(gradients, d_loss, ctx.needs_input_grad[10:], views)
 
 
-def _fake(encodings, momentum, views, first, second, inv_temperature, scale, iterations, needs, name,
-          group):  # fmt: skip
+def _fake(encodings, momentum, views, first, second, inv_temperature, scale, iterations, needs,
+          name, group):  # fmt: skip
     loss = views[0].new_empty((), dtype=product_dtype(views[0]))
     return [loss, *[fake_gradient(x, need) for x, need in zip(views, needs, strict=True)]]
 

@@ -64,19 +64,21 @@ class Monitor(Callback):
 
 
 class SaveOnTerm(Callback):
-    """SIGTERM: `last.ckpt` after the batch at hand; Lightning then ends the run.
-
-    Of a step whose gradients gather over several batches, all are repeated then.
-    """
+    """SIGTERM: `last.ckpt` after the step at hand; Lightning then ends the run."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.asked = path, False
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        asked = trainer.received_sigterm
+        signals = trainer._signal_connector  # Lightning ends the run after any batch, if it is set
+        self.asked |= signals.received_sigterm
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            signals.received_sigterm = False
+            return
         if trainer.world_size > 1:
-            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        if asked and batch_idx + 1 < trainer.num_training_batches:  # else it is saved right after
+            self.asked = trainer.strategy.reduce_boolean_decision(self.asked, all=False)
+        signals.received_sigterm = self.asked
+        if self.asked and batch_idx + 1 < trainer.num_training_batches:  # else saved right after
             trainer.save_checkpoint(self.path)
 
 

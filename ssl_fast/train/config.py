@@ -22,7 +22,7 @@ Underscores and dashes are the same in option names. Examples:
   ssl-fast train --method resa --data digits --epochs 5 --resa.temperature 0.2 --run-dir runs/try
   ssl-fast train --method pmsn --prior power_law --prior-exponent 0.5 --encoder vit-64/4
   ssl-fast train --method simclr --uniformity w2 --data cifar10 --data-dir data
-  ssl-fast train --config wasserstein-byol --data-dir data
+  ssl-fast train --config wasserstein-byol --data-dir data --set epochs=100 --set seed=1
   ssl-fast train --config runs/try/config.yaml --seed 1 --run-dir runs/try-seed1
   ssl-fast train --resume runs/try
 """
@@ -49,6 +49,12 @@ class TrainOptions:
             patches of P pixels; width W with four blocks, or tiny, small, base, large).
         compile: the encoders, by torch.compile.
         image_size: side of the views in pixels; 0 takes the data set's.
+        augmentation: of photographs, a recipe by its source's name: symmetric, symmetric_weak,
+            asymmetric, vicreg, wmse, reconstruction (solo-learn's), wasserstein, align_uniform,
+            moco, byol, msn, mae or resa. Digits have one of their own.
+        augment_on: where photographs' colours are changed: workers (each image by torchvision,
+            while the network is at work) or device (a batch at once by kornia, where workers are
+            too slow); crops are the workers' in both.
         epochs: passes over the training images.
         batch_size: images that meet in a loss, all processes together.
         accumulate_grad_batches: how many batches' mean gradient makes a step; momentum networks
@@ -100,6 +106,8 @@ class TrainOptions:
     encoder: str = "resnet18"
     compile: bool = False
     image_size: int = 0
+    augmentation: str = "resa"
+    augment_on: Literal["workers", "device"] = "workers"
     epochs: int = 200
     batch_size: int = 256
     accumulate_grad_batches: int = 1
@@ -168,6 +176,9 @@ def build_parser(method: str, data: str) -> Parser:
         action=ActionConfigFile,
         help=f"YAML file of options, or the name of a published one: {', '.join(PUBLISHED)}",
     )
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", help="--KEY VALUE, as scripts write it; may be repeated"
+    )
     parser.add_argument("--resume", metavar="RUN_DIR", help="continue a run that was interrupted")
     parser.add_class_arguments(TrainOptions, None)
     parser.add_class_arguments(find_method(method), method, skip={"encoder", "prior"})
@@ -185,7 +196,7 @@ def preset(method: str, data: str) -> dict[str, Any]:
 
 def parse(argv: Sequence[str]) -> tuple[Parser, Namespace]:
     """Method and data are looked up first: the other options and defaults depend on them."""
-    argv = _with_paths(argv)
+    argv = _with_paths(_without_set(argv))
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("--config")
     peek.add_argument("--method")
@@ -232,6 +243,22 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UsageError(f"{path} holds no `option: value` lines")
     return values
+
+
+def _without_set(argv: Sequence[str]) -> list[str]:
+    """`--set key=value`, which is `--key value`."""
+    out: list[str] = []
+    given = iter(argv)
+    for arg in given:
+        if arg == "--set":
+            arg = f"--set={next(given, '')}"
+        if arg.startswith("--set="):
+            key, equals, value = arg.removeprefix("--set=").partition("=")
+            if not key or not equals:
+                raise UsageError(f"--set takes KEY=VALUE, such as epochs=5, got {key!r}")
+            arg = f"--{key}={value}"
+        out.append(arg)
+    return out
 
 
 def _with_paths(argv: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from torchvision import datasets
 
-from . import views
+from . import photos, views
 from .corrupt import readable
 from .errors import UsageError, unknown
 from .folders import expect, image_folder, inaturalist
@@ -36,6 +36,14 @@ class Source(NamedTuple):
     views: dict[str, Any]
     channels: int
     image_size: int
+
+    def chosen(self, names: Sequence[str]) -> list[Any]:
+        """Views by name; the second of a name, and later ones, may have a recipe of their own."""
+        again = [f"{name} again" if name in names[:i] else name for i, name in enumerate(names)]
+        return [
+            self.views.get(other, self.views[name])
+            for other, name in zip(again, names, strict=True)
+        ]
 
 
 def digits(seed: int) -> Source:
@@ -69,43 +77,53 @@ def digits(seed: int) -> Source:
     return Source(train, train, test, None, augment, channels=1, image_size=CANVAS)
 
 
-def _cifar(dataset: Any, size: int, folder: Path) -> Source:
+def _cifar(dataset: Any, size: int, folder: Path, augmentation: str) -> Source:
     names = [name for name, _ in dataset.train_list + dataset.test_list]
     expect(folder, [f"{dataset.base_folder}/{name}" for name in names], dataset.url)
     train, test = (dataset(str(folder), train=part) for part in (True, False))
-    return _photos(train, test, size)
+    return _photos(train, test, size, augmentation)
 
 
-def _stl10(size: int, folder: Path) -> Source:
+def _stl10(size: int, folder: Path, augmentation: str) -> Source:
     names = ["train_X.bin", "train_y.bin", "unlabeled_X.bin", "test_X.bin", "test_y.bin"]
     base = datasets.STL10.base_folder
     expect(folder, [f"{base}/{name}" for name in names], datasets.STL10.url)
     everything, train, test = (
         datasets.STL10(str(folder), split=split) for split in ("train+unlabeled", "train", "test")
     )
-    return _photos(train, test, size, everything)
+    return _photos(train, test, size, augmentation, everything)
 
 
-def _photos(train: Images, test: Images, size: int, pretrain: Images = None) -> Source:
-    plain, augment = views.photo_plain(size), views.photo_views(size)
+def _photos(
+    train: Images, test: Images, size: int, augmentation: str, pretrain: Images = None
+) -> Source:
+    plain, augment = photos.photo_plain(size), photos.photo_views(size, augmentation)
     return Source(pretrain or train, train, test, plain, augment, channels=3, image_size=size)
 
 
-DATA: dict[str, Callable[[int, Path, int], Source]] = {
-    "digits": lambda seed, folder, size: digits(seed),
-    "cifar10": lambda seed, folder, size: _cifar(datasets.CIFAR10, size or 32, folder),
-    "cifar100": lambda seed, folder, size: _cifar(datasets.CIFAR100, size or 32, folder),
-    "stl10": lambda seed, folder, size: _stl10(size or 96, folder),
-    "imagefolder": lambda seed, folder, size: _photos(*image_folder(folder), size or 224),
-    "inaturalist": lambda seed, folder, size: _photos(*inaturalist(folder), size or 224),
+DATA: dict[str, Callable[[Path, int, str], Source]] = {  # of photographs
+    "cifar10": lambda folder, size, how: _cifar(datasets.CIFAR10, size or 32, folder, how),
+    "cifar100": lambda folder, size, how: _cifar(datasets.CIFAR100, size or 32, folder, how),
+    "stl10": lambda folder, size, how: _stl10(size or 96, folder, how),
+    "imagefolder": lambda folder, size, how: _photos(*image_folder(folder), size or 224, how),
+    "inaturalist": lambda folder, size, how: _photos(*inaturalist(folder), size or 224, how),
 }
 
 
-def open_data(name: str, *, seed: int, data_dir: str = "data", image_size: int = 0) -> Source:
+def open_data(
+    name: str,
+    *,
+    seed: int,
+    data_dir: str = "data",
+    image_size: int = 0,
+    augmentation: str = "resa",
+) -> Source:
+    if name == "digits":
+        return digits(seed)
     if name not in DATA:
-        raise unknown("data", name, DATA)
+        raise unknown("data", name, ["digits", *DATA])
     try:
-        return DATA[name](seed, Path(data_dir), image_size)
+        return DATA[name](Path(data_dir), image_size, augmentation)
     except (RuntimeError, FileNotFoundError) as error:  # what torchvision says of its files
         raise UsageError(f"{name} in {data_dir} cannot be used: {error}") from error
 
@@ -128,16 +146,17 @@ def _tell(complaints: list[str]) -> None:
 
 
 class Views(Dataset):
-    """Photographs: (draw, index) -> views and index; seeded by (seed, draw, index)."""
+    """Photographs: (draw, index) -> views, index and draw; seeded by (seed, draw, index)."""
 
     def __init__(self, images: Images, transforms: Sequence[Callable], seed: int) -> None:
         self.images, self.transforms, self.seed = images, transforms, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[list[Tensor], int]:
-        image, _ = self.images[key[1]]
+    def __getitem__(self, key: tuple[int, int]) -> tuple[list[Tensor], int, int]:
+        draw, index = key
+        image, _ = self.images[index]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, *key))
-            return [transform(image) for transform in self.transforms], key[1]
+            return [transform(image) for transform in self.transforms], index, draw
 
 
 class Batches(Dataset):
@@ -161,10 +180,18 @@ class ViewData(LightningDataModule):
     one process would give it.
     """
 
-    def __init__(self, source: Source, views: Sequence[str], order: Order, workers: int) -> None:
+    def __init__(
+        self,
+        source: Source,
+        views: Sequence[str],
+        order: Order,
+        workers: int,
+        colours_on_device: bool = False,  # of photographs
+    ) -> None:
         super().__init__()
-        self.source, self.view_names, self.order, self.workers = source, views, order, workers
+        self.source, self.views, self.order, self.workers = source, views, order, workers
         self.batch_size, self.seed = order.batch_size, order.seed
+        self.colours_on_device = colours_on_device
         self.skip = (0, 0)
 
     def state_dict(self) -> dict[str, Any]:
@@ -186,23 +213,40 @@ class ViewData(LightningDataModule):
         if self.source.plain is None:
             batches = Batches(images, self.batch_size)
             return DataLoader(batches, size, sampler=sampler, drop_last=True, collate_fn=_unchanged)
-        transforms = [self.source.views[name] for name in self.view_names]
-        photos = Views(images, transforms, self.seed)
-        return DataLoader(photos, size, sampler=sampler, drop_last=True, num_workers=self.workers)
+        views = self.source.chosen(self.views)
+        transforms = [view.crop for view in views] if self.colours_on_device else views
+        photographs = Views(images, transforms, self.seed)
+        return DataLoader(
+            photographs, size, sampler=sampler, drop_last=True, num_workers=self.workers
+        )
 
     def on_after_batch_transfer(self, batch, dataloader_idx: int) -> tuple[list[Tensor], Tensor]:
-        if self.source.plain is not None:
-            return batch
         images, index, number = batch
-        world, rank = self._place()
-        random = generator(self.seed, 1, number)
+        views = self.source.chosen(self.views)
+        if self.source.plain is None:
+            return self._augmented(views, images, number), index
+        if self.colours_on_device:
+            images = self._coloured(views, images, int(number[0]) // self.batch_size)
+        return images, index
+
+    def _augmented(self, views: list[Any], images: Tensor, number: int) -> list[Tensor]:
+        """Views of batch `number`: every process draws for all of it, and takes its own."""
+        random, (world, rank) = generator(self.seed, 1, number), self._place()
         out = []
-        for name in self.view_names:
-            view = self.source.views[name]
+        for view in views:
             numbers = view.draw(self.batch_size, images.shape[-1], random)
             own = {k: v[rank::world].to(images.device) for k, v in numbers.items()}
             out.append(view(images, **own))
-        return out, index
+        return out
+
+    def _coloured(self, views: list[Any], crops: list[Tensor], number: int) -> list[Tensor]:
+        """As `_augmented`, of photographs that are cropped already."""
+        random, (world, rank) = generator(self.seed, 1, number), self._place()
+        out = []
+        for view, images in zip(views, crops, strict=True):
+            u, order = view.colours.draw(self.batch_size, random)
+            out.append(view.colours.batch(images, u[rank::world].to(images.device), order))
+        return out
 
     def _place(self) -> tuple[int, int]:
         """World size and rank."""

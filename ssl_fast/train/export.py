@@ -15,7 +15,7 @@ from .data import Source
 from .files import whole_file, write_text
 from .methods import find_method
 from .models import ViT
-from .views import MEAN, STD
+from .photos import MEAN, STD
 
 STAGES = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 CARD = """\

@@ -282,15 +282,15 @@ def _coarse_classes(s: Subject) -> np.ndarray:  # (classes,): the coarse class o
 
 def _view_pairs(s: Subject) -> Iterator[list[Tensor]]:
     """Two strong views of the test images, batch by batch."""
-    view = s.source.views["strong"]
+    pair = s.source.chosen(("strong", "strong"))
     if s.source.plain is not None:
-        pairs = data.Views(s.source.test, [view, view], s.options.seed)
+        pairs = data.Views(s.source.test, pair, s.options.seed)
         index = evenly(len(s.source.test), s.options.limit or len(s.source.test))
         keys = [(0, i) for i in index.tolist()]
         loader = DataLoader(pairs, 256, sampler=keys, num_workers=s.options.workers)
-        yield from (views for views, _ in loader)
+        yield from (views for views, *_ in loader)
         return
     random = generator(s.options.seed, 8)
     for images, _ in s.loaders[1]:
-        draws = [view.draw(len(images), images.shape[-1], random) for _ in range(2)]
-        yield [view(images, **numbers) for numbers in draws]
+        draws = [view.draw(len(images), images.shape[-1], random) for view in pair]
+        yield [view(images, **numbers) for view, numbers in zip(pair, draws, strict=True)]

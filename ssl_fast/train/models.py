@@ -177,7 +177,7 @@ def sine_positions(grid: Grid, width: int) -> Tensor:  # (1, 1 + T, width)
 def build_encoder(name: str, channels: int, image_size: int) -> AnyEncoder:
     """`small-W`: four residual blocks of width W, 2W, 4W, 8W; a torchvision ResNet; `vit-W/P`.
 
-    `-pad2` behind a ResNet pads its stem for small images by 2 pixels, as solo-learn's.
+    `-pad2` behind a ResNet pads its stem for images up to 64 pixels by 2, as solo-learn's.
     """
     if re.fullmatch(r"small-[1-9]\d*", name):
         return _small(channels, image_size, width=int(name[6:]))
@@ -211,8 +211,6 @@ def _block(inputs: int, outputs: int, stride: int) -> BasicBlock:
 def _resnet(name: str, channels: int, image_size: int, padding: int) -> Encoder:
     network, small_images = getattr(torchvision.models, name)(), image_size <= 64
     dim, stride = network.fc.in_features, 8 if small_images else 32
-    if padding == 2 and not small_images:
-        raise UsageError(f"{name}-pad2 is for images up to 64 pixels, and these have {image_size}")
     if small_images:
         network.conv1 = nn.Conv2d(channels, 64, 3, padding=padding, bias=False)
         network.maxpool = nn.Identity()

@@ -31,6 +31,7 @@ from .methods import METHODS, Method, find_method
 from .methods.base import Encodings
 from .models import AnyEncoder, build_encoder
 from .module import Pretraining
+from .photos import kornia
 from .prior import Prior
 from .random import derive_seed
 from .samplers import build_order
@@ -52,7 +53,9 @@ def main(argv: list[str]) -> int:
     else:
         options, own = options_of(config)
         folder = _new_folder(options)
-    config.run_dir, config.config, config.resume = str(folder), None, None
+    config.run_dir = str(folder)
+    for where in ("config", "resume", "set"):  # from where options came
+        del config[where]
     train(folder, options, own, parser.dump(config))
     return 0
 
@@ -103,7 +106,11 @@ def use_threads(count: int) -> None:
 
 def open_source(options: TrainOptions) -> data.Source:
     source = data.open_data(
-        options.data, seed=options.seed, data_dir=options.data_dir, image_size=options.image_size
+        options.data,
+        seed=options.seed,
+        data_dir=options.data_dir,
+        image_size=options.image_size,
+        augmentation=options.augmentation,
     )
     if options.corrupt == "skip":
         source = data.skip_corrupt(source, options.workers)
@@ -123,7 +130,10 @@ def view_data(
         options.seed,
         options.classes_per_batch,
     )
-    return data.ViewData(source, views, order, workers)
+    on_device = options.augment_on == "device" and source.plain is not None
+    if on_device:
+        kornia()
+    return data.ViewData(source, views, order, workers, on_device)
 
 
 def build_method(options: TrainOptions, method_options: dict[str, Any], source) -> Method:

@@ -1,20 +1,15 @@
-"""Augmentations. `weak`: a crop and what keeps the content; `strong`: everything; `local`: the same
+"""Augmentations of digits. `weak`: what keeps the content; `strong`: everything; `local`: the same
 on a small part, at half the size, for multi-crop.
 
-Digits are augmented as one batch on the device, each image with its own parameters (torchvision
-draws one set for a whole batch). Photographs go through torchvision's transforms, image by image,
-in the loader's workers.
+They work on a batch on the device, each image with its own parameters (torchvision draws one set
+for a whole batch). photos.py has those of photographs.
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms import v2
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as published recipes
 
 
 def affine_sample(
@@ -80,32 +75,3 @@ class DigitView:
         ]
         box = inside[0][:, None, :] & inside[1][:, :, None]
         return (box & (u[:, 11, None, None] < self.erase))[:, None]
-
-
-def photo_views(size: int) -> dict[str, Callable]:
-    """ReSA's, MoCo v3's and BYOL's common recipe; no blur on small images, as its CIFAR code."""
-    crop = [v2.RandomResizedCrop(size, scale=(0.2, 1.0), antialias=True), v2.RandomHorizontalFlip()]
-    small = 96 if size == 224 else size // 2
-    part = [v2.RandomResizedCrop(small, scale=(0.05, 0.2), antialias=True), crop[1]]
-    colour = [
-        v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8),
-        v2.RandomGrayscale(0.2),
-        v2.RandomSolarize(128, 0.2),
-    ]
-    if size > 64:
-        colour.insert(2, v2.RandomApply([v2.GaussianBlur(23, (0.1, 2.0))], p=0.5))
-    return {
-        "weak": v2.Compose([v2.RGB(), *crop, *_to_tensor()]),
-        "strong": v2.Compose([v2.RGB(), *crop, *colour, *_to_tensor()]),
-        "local": v2.Compose([v2.RGB(), *part, *colour, *_to_tensor()]),
-    }
-
-
-def photo_plain(size: int) -> Callable:
-    """For evaluation: the central square, seven eighths of it for large photographs."""
-    resize = size if size <= 64 else size * 8 // 7
-    return v2.Compose([v2.RGB(), v2.Resize(resize), v2.CenterCrop(size), *_to_tensor()])
-
-
-def _to_tensor() -> list[Callable]:
-    return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]

@@ -16,7 +16,7 @@ class AlignUniform(Siamese):
     paper = "Wang and Isola, Understanding Contrastive Representation Learning, ICML 2020"
     equation = "L_align and L_uniform of section 4"
     loss_class = "AlignUniformLoss"
-    recipe = sgd(0.3, 1e-4)
+    recipe = sgd(0.3, 1e-4) | {"augmentation": "align_uniform"}
 
     def __init__(
         self,

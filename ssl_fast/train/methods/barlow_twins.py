@@ -4,7 +4,7 @@ from ...losses import BarlowTwinsLoss
 from ..heads import mlp
 from ..models import AnyEncoder
 from .base import Batch, Output
-from .recipes import lars
+from .recipes import lars, solo
 from .siamese import Siamese
 
 
@@ -14,7 +14,7 @@ class BarlowTwins(Siamese):
     paper = "Zbontar et al., Barlow Twins: Self-Supervised Learning via Redundancy Reduction, 2021"
     equation = "Eq. 1 and 2"
     loss_class = "BarlowTwinsLoss"
-    recipe = lars(0.3, 1e-4)
+    recipe = lars(0.3, 1e-4) | solo("asymmetric")
 
     def __init__(
         self,

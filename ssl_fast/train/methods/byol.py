@@ -6,7 +6,7 @@ from ...losses import BYOLLoss
 from ..heads import mlp
 from ..models import AnyEncoder
 from .base import Batch, Output
-from .recipes import lars
+from .recipes import lars, solo
 from .siamese import MomentumSiamese
 
 
@@ -16,7 +16,7 @@ class BYOL(MomentumSiamese):
     paper = "Grill et al., Bootstrap Your Own Latent, NeurIPS 2020"
     equation = "Eq. 2, both directions"
     loss_class = "BYOLLoss"
-    recipe = lars(1.0, 1e-5)
+    recipe = lars(1.0, 1e-5) | solo("asymmetric")
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from ..heads import Prototypes, gelu_mlp
 from ..models import AnyEncoder
 from ..prior import Prior
 from .base import Batch, Method, MomentumNetwork, Output, by_size
-from .recipes import lars
+from .recipes import lars, solo
 
 
 class DINO(Method):
@@ -18,7 +18,7 @@ class DINO(Method):
     paper = "Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021"
     equation = "Eq. 1 to 3, algorithm 1; with a prior: DINOv2's Sinkhorn centring"
     loss_class = "DINOLoss"
-    recipe = lars(0.3, 1e-6)
+    recipe = lars(0.3, 1e-6) | solo("asymmetric")
 
     def __init__(
         self,

@@ -29,6 +29,7 @@ class IBOT(Method):
         "clip": 3.0,
         "warmup_epochs": 10,
         "lr_floor": 2e-3,
+        "augmentation": "byol",
     }
 
     def __init__(

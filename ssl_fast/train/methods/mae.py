@@ -23,6 +23,7 @@ class MAE(Method):
     views = ("weak",)
     recipe = COMMON | {
         "encoder": "vit-small/4",
+        "augmentation": "reconstruction",
         "optimizer": "adamw",
         "lr": 2e-4,
         "weight_decay": 0.05,

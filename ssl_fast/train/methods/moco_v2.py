@@ -6,7 +6,7 @@ from ...losses import MoCoLoss
 from ..heads import mlp
 from ..models import AnyEncoder
 from .base import Batch, Output
-from .recipes import sgd
+from .recipes import sgd, solo
 from .siamese import MomentumSiamese
 
 
@@ -16,7 +16,7 @@ class MoCoV2(MomentumSiamese):
     paper = "Chen et al., Improved Baselines with Momentum Contrastive Learning, 2020"
     equation = "Eq. 1: InfoNCE"
     loss_class = "MoCoLoss"
-    recipe = sgd(0.3, 1e-4)
+    recipe = sgd(0.3, 1e-4) | solo("symmetric_weak")
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ from ...losses import MoCoLoss
 from ..heads import mlp
 from ..models import AnyEncoder
 from .base import Batch, Output
-from .recipes import lars
+from .recipes import lars, solo
 from .siamese import MomentumSiamese
 
 
@@ -16,7 +16,7 @@ class MoCoV3(MomentumSiamese):
     paper = "Chen et al., Training Self-Supervised Vision Transformers, ICCV 2021"
     equation = "Algorithm 1"
     loss_class = "MoCoLoss"
-    recipe = lars(0.3, 1e-6)
+    recipe = lars(0.3, 1e-6) | solo("asymmetric")
 
     def __init__(
         self,

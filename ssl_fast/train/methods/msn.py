@@ -25,6 +25,7 @@ class MSN(Method):
         "clip": 3.0,
         "warmup_epochs": 15,
         "lr_floor": 1e-3,
+        "augmentation": "msn",
     }
 
     def __init__(

@@ -6,7 +6,7 @@ from ...losses import NNCLRLoss
 from ..heads import mlp
 from ..models import AnyEncoder
 from .base import Batch, Output
-from .recipes import lars
+from .recipes import lars, solo
 from .siamese import Siamese
 
 
@@ -16,7 +16,7 @@ class NNCLR(Siamese):
     paper = "Dwibedi et al., With a Little Help from My Friends, ICCV 2021"
     equation = "Eq. 3, both directions"
     loss_class = "NNCLRLoss"
-    recipe = lars(0.4, 1e-5)
+    recipe = lars(0.4, 1e-5) | solo("asymmetric")
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ class PCL(MomentumSiamese):
     paper = "Li et al., Prototypical Contrastive Learning of Unsupervised Representations, 2021"
     equation = "Eq. 11: InfoNCE + ProtoNCE"
     loss_class = "ProtoNCELoss"
-    recipe = sgd(0.03, 1e-4) | {"epochs": 200, "warmup_epochs": 0}
+    recipe = sgd(0.03, 1e-4) | {"epochs": 200, "warmup_epochs": 0, "augmentation": "moco"}
 
     def __init__(
         self,

@@ -1,4 +1,7 @@
-"""solo-learn's common training options for small images (9187ea3, scripts/pretrain/cifar)."""
+"""solo-learn's training options for small images (9187ea3, scripts/pretrain/cifar).
+
+Departure of all that take them: photographs are normalised by ImageNet's statistics (CIFAR's).
+"""
 
 from typing import Any
 
@@ -22,3 +25,8 @@ def sgd(lr: float, weight_decay: float) -> dict[str, Any]:
         "weight_decay": weight_decay,
         "decay_norms": True,
     }
+
+
+def solo(augmentation: str) -> dict[str, Any]:
+    """Of methods that solo-learn has: its stem and views."""
+    return {"encoder": "resnet18-pad2", "augmentation": augmentation}

@@ -4,7 +4,7 @@ from ...losses import NTXentLoss
 from ..heads import mlp
 from ..models import AnyEncoder
 from .base import Batch, Output
-from .recipes import lars
+from .recipes import lars, solo
 from .siamese import Siamese
 
 
@@ -14,7 +14,7 @@ class SimCLR(Siamese):
     paper = "Chen et al., A Simple Framework for Contrastive Learning, ICML 2020"
     equation = "Eq. 1: NT-Xent"
     loss_class = "NTXentLoss"
-    recipe = lars(0.4, 1e-4)
+    recipe = lars(0.4, 1e-4) | solo("symmetric")
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ from ...losses import SimSiamLoss
 from ..heads import mlp
 from ..models import AnyEncoder
 from .base import Batch, Output
-from .recipes import sgd
+from .recipes import sgd, solo
 from .siamese import Siamese
 
 
@@ -16,7 +16,7 @@ class SimSiam(Siamese):
     paper = "Chen and He, Exploring Simple Siamese Representation Learning, CVPR 2021"
     equation = "Eq. 4"
     loss_class = "SimSiamLoss"
-    recipe = sgd(0.5, 1e-5)
+    recipe = sgd(0.5, 1e-5) | solo("symmetric_weak")
 
     def __init__(
         self,

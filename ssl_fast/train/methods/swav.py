@@ -8,7 +8,7 @@ from ..heads import Prototypes, mlp
 from ..models import AnyEncoder
 from ..prior import Prior
 from .base import Batch, Output, by_size
-from .recipes import lars
+from .recipes import lars, solo
 from .siamese import Siamese
 
 
@@ -18,7 +18,7 @@ class SwAV(Siamese):
     paper = "Caron et al., Unsupervised Learning by Contrasting Cluster Assignments, NeurIPS 2020"
     equation = "Eq. 1 to 5: swapped prediction of Sinkhorn assignments"
     loss_class = "SwAVLoss"
-    recipe = lars(0.6, 1e-6)
+    recipe = lars(0.6, 1e-6) | solo("symmetric")
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from ...losses import VICRegLoss
 from ..heads import mlp
 from ..models import AnyEncoder
 from .base import Batch, Output
-from .recipes import lars
+from .recipes import lars, solo
 from .siamese import Siamese
 
 
@@ -17,7 +17,7 @@ class VICReg(Siamese):
     paper = "Bardes et al., VICReg: Variance-Invariance-Covariance Regularization, ICLR 2022"
     equation = "Eq. 6"
     loss_class = "VICRegLoss"
-    recipe = lars(0.3, 1e-4)
+    recipe = lars(0.3, 1e-4) | solo("vicreg")
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from ...losses import WMSELoss
 from ..heads import mlp
 from ..models import AnyEncoder
 from .base import Batch, Output
-from .recipes import COMMON
+from .recipes import COMMON, solo
 from .siamese import Siamese
 
 
@@ -14,7 +14,11 @@ class WMSE(Siamese):
     paper = "Ermolov et al., Whitening for Self-Supervised Representation Learning, ICML 2021"
     equation = "Eq. 6"
     loss_class = "WMSELoss"
-    recipe = COMMON | {"optimizer": "adam", "lr": 2e-3, "weight_decay": 1e-6, "decay_norms": True}
+    recipe = (
+        COMMON
+        | solo("wmse")
+        | {"optimizer": "adam", "lr": 2e-3, "weight_decay": 1e-6, "decay_norms": True}
+    )
 
     def __init__(
         self,

@@ -4,20 +4,21 @@ from ...losses import ZeroCLLoss
 from ..heads import mlp
 from ..models import AnyEncoder
 from .base import Batch, Output
-from .recipes import lars
+from .recipes import lars, solo
 from .siamese import Siamese
 
 
 class ZeroCL(Siamese):
     """The released CIFAR script trains the feature-wise term alone, and so does the default.
 
-    Optimiser and projector are solo-learn's of Barlow Twins: that script's are not at hand.
+    Optimiser, projector, stem and views are solo-learn's of Barlow Twins: that script's are not at
+    hand.
     """
 
     paper = "Zhang et al., Zero-CL: Instance and Feature Decorrelation, ICLR 2022"
     equation = "Eq. 8 and 9"
     loss_class = "ZeroCLLoss"
-    recipe = lars(0.3, 1e-4)
+    recipe = lars(0.3, 1e-4) | solo("asymmetric")
 
     def __init__(
         self,
