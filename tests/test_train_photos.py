@@ -69,7 +69,11 @@ def test_jitter_of_a_batch_is_that_of_each_image(order):
 def test_greys_blurs_and_solarisations_of_a_batch_are_those_of_each_image():
     images = bytes_of(64)
     u, order = Colours(32, CALM).draw(64, torch.Generator().manual_seed(2))
-    for number, share in ((5, {"gray": 0.3}), (6, {"blurred": (0.6, 0)}), (8, {"solarized": (0.4, 0)})):
+    for number, share in (
+        (5, {"gray": 0.3}),
+        (6, {"blurred": (0.6, 0)}),
+        (8, {"solarized": (0.4, 0)}),
+    ):
         ((name, value),) = share.items()
         expected = value if name == "gray" else value[0]
         out = pixels(Colours(32, with_shares(**share)).batch(images, u, order))

@@ -101,12 +101,13 @@ def _photos(
     return Source(pretrain or train, train, test, plain, augment, channels=3, image_size=size)
 
 
-DATA: dict[str, Callable[[Path, int, str], Source]] = {  # of photographs
-    "cifar10": lambda folder, size, how: _cifar(datasets.CIFAR10, size or 32, folder, how),
-    "cifar100": lambda folder, size, how: _cifar(datasets.CIFAR100, size or 32, folder, how),
-    "stl10": lambda folder, size, how: _stl10(size or 96, folder, how),
-    "imagefolder": lambda folder, size, how: _photos(*image_folder(folder), size or 224, how),
-    "inaturalist": lambda folder, size, how: _photos(*inaturalist(folder), size or 224, how),
+DATA: dict[str, Callable[[int, Path, int, str], Source]] = {
+    "digits": lambda seed, folder, size, how: digits(seed),
+    "cifar10": lambda seed, folder, size, how: _cifar(datasets.CIFAR10, size or 32, folder, how),
+    "cifar100": lambda seed, folder, size, how: _cifar(datasets.CIFAR100, size or 32, folder, how),
+    "stl10": lambda seed, folder, size, how: _stl10(size or 96, folder, how),
+    "imagefolder": lambda seed, folder, size, how: _photos(*image_folder(folder), size or 224, how),
+    "inaturalist": lambda seed, folder, size, how: _photos(*inaturalist(folder), size or 224, how),
 }
 
 
@@ -118,12 +119,10 @@ def open_data(
     image_size: int = 0,
     augmentation: str = "resa",
 ) -> Source:
-    if name == "digits":
-        return digits(seed)
     if name not in DATA:
-        raise unknown("data", name, ["digits", *DATA])
+        raise unknown("data", name, DATA)
     try:
-        return DATA[name](Path(data_dir), image_size, augmentation)
+        return DATA[name](seed, Path(data_dir), image_size, augmentation)
     except (RuntimeError, FileNotFoundError) as error:  # what torchvision says of its files
         raise UsageError(f"{name} in {data_dir} cannot be used: {error}") from error
 
