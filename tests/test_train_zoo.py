@@ -29,7 +29,7 @@ COMMAND = (
 def few_digits(one_thread):
     """Two hundred for training, a hundred for testing."""
 
-    def digits(seed, folder, size):
+    def digits(seed, folder, size, augmentation):
         source = data.digits(seed)
         train = TensorDataset(*source.train[:200])
         return source._replace(pretrain=train, train=train, test=TensorDataset(*source.test[:100]))
