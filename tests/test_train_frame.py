@@ -18,7 +18,7 @@ from ssl_fast.train.methods import METHODS, Batch, Method, Output  # noqa: E402
 from ssl_fast.train.methods.base import MomentumNetwork, by_size  # noqa: E402
 from ssl_fast.train.models import build_encoder  # noqa: E402
 from ssl_fast.train.module import Pretraining  # noqa: E402
-from ssl_fast.train.optimizers import build_optimizer  # noqa: E402
+from ssl_fast.train.optimizers import build_optimizer, build_schedule  # noqa: E402
 from ssl_fast.train.prior import Prior  # noqa: E402
 
 
@@ -192,6 +192,23 @@ def test_what_decays(name):
     assert any(p is method.prototypes.weight for p in free["params"])
     everything = build_optimizer(method, TrainOptions(optimizer=name)).param_groups[0]["params"]
     assert len(everything) == 4
+
+
+def test_rates_warm_up_and_fall_together():
+    """From a hundredth up to the peak along a line, down to the floor along a cosine."""
+    rates = {"lr": 0.4, "lr_undecayed": 0.02, "decay_norms": False}
+    o = TrainOptions(**rates, epochs=10, warmup_epochs=2, lr_floor=0.1)
+    optimizer = build_optimizer(Constant(), o)
+    schedule = build_schedule(optimizer, o, total=50)
+    found = []
+    for _ in range(51):
+        found.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    shares = torch.tensor(found) / torch.tensor([0.4, 0.02])
+    assert torch.allclose(shares[:, 0], shares[:, 1])
+    expected = {0: 0.01, 5: 0.505, 10: 1.0, 30: 0.55, 50: 0.1}
+    assert {step: round(float(shares[step, 0]), 4) for step in expected} == expected
 
 
 def test_lars_scales_by_the_trust_ratio():

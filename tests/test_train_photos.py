@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as F  # noqa: E402
 from ssl_fast.cli import main  # noqa: E402
 from ssl_fast.train import config, data, run  # noqa: E402
 from ssl_fast.train.errors import UsageError  # noqa: E402
-from ssl_fast.train.photos import MEAN, RECIPES, STD, Colours, Recipe, photo_views  # noqa: E402
+from ssl_fast.train.photos import IMAGENET, RECIPES, Colours, Recipe, photo_views  # noqa: E402
 from ssl_fast.train.samplers import build_order  # noqa: E402
 
 CALM = Recipe(jitter=(0.0,) * 4, jittered=0, gray=0, blurred=(0, 0))
@@ -29,7 +29,7 @@ def bytes_of(count, size=32, seed=0):
 
 def pixels(x):
     """Before normalisation."""
-    mean, std = (torch.tensor(t).view(3, 1, 1) for t in (MEAN, STD))
+    mean, std = (torch.tensor(t).view(3, 1, 1) for t in IMAGENET)
     return x * std + mean
 
 
@@ -53,7 +53,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 1, 2, 0], [2, 0, 3, 1]])
 def test_jitter_of_a_batch_is_that_of_each_image(order):
     jitter = (0.4, 0.3, 0.8, 0.1)
-    colours = Colours(32, with_shares(jitter=jitter, jittered=1.0))
+    colours = Colours(32, IMAGENET, with_shares(jitter=jitter, jittered=1.0))
     images = bytes_of(5)
     u, _ = colours.draw(5, torch.Generator().manual_seed(1))
     steps = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
@@ -68,7 +68,7 @@ def test_jitter_of_a_batch_is_that_of_each_image(order):
 
 def test_greys_blurs_and_solarisations_of_a_batch_are_those_of_each_image():
     images = bytes_of(64)
-    u, order = Colours(32, CALM).draw(64, torch.Generator().manual_seed(2))
+    u, order = Colours(32, IMAGENET, CALM).draw(64, torch.Generator().manual_seed(2))
     for number, share in (
         (5, {"gray": 0.3}),
         (6, {"blurred": (0.6, 0)}),
@@ -76,7 +76,7 @@ def test_greys_blurs_and_solarisations_of_a_batch_are_those_of_each_image():
     ):
         ((name, value),) = share.items()
         expected = value if name == "gray" else value[0]
-        out = pixels(Colours(32, with_shares(**share)).batch(images, u, order))
+        out = pixels(Colours(32, IMAGENET, with_shares(**share)).batch(images, u, order))
         changed = 0
         for x, image, row in zip(out, images, u, strict=True):
             plain, taken = image.float() / 255, float(row[number]) < expected
@@ -223,6 +223,16 @@ def test_training_with_colours_on_the_device(folder, tmp_path, monkeypatch):
 def test_methods_have_their_sources_views(method, small, large):
     assert config.preset(method, "cifar10").get("augmentation", "resa") == small
     assert config.preset(method, "imagefolder").get("augmentation", "resa") == large
+
+
+def test_normalisation_is_the_data_sets():
+    images = [(Image.new("RGB", (32, 32), "white"), 0)]
+    for name, blue in (("cifar10", 0.4465), ("cifar100", 0.4409), ("stl10", 0.4466), ("", 0.406)):
+        source = data._photos(images, images, 32, "symmetric", name)
+        assert source.statistics[0][2] == blue
+        white = [(1 - m) / s for m, s in zip(*source.statistics, strict=True)]
+        for out in (source.plain(images[0][0]), source.views["weak"](images[0][0])):
+            assert torch.allclose(out, torch.tensor(white).view(3, 1, 1).expand_as(out))
 
 
 def test_unknown_recipe(folder):

@@ -43,6 +43,18 @@ def test_published_configurations(name):
     assert (options.data, other.data, other.lr) == ("cifar10", "cifar100", 0.2)
 
 
+def test_the_wasserstein_runs_have_the_published_networks_and_weights():
+    o, moco = build(["--config", "wasserstein-moco_v2"])
+    widths = [layer.out_features for layer in moco.online[1] if isinstance(layer, torch.nn.Linear)]
+    assert widths == [2048, 2048, 256]
+    assert any(isinstance(layer, torch.nn.BatchNorm1d) for layer in moco.online[1])
+    # a sum of both directions plus 1.0 W2, halved; so are the gradients of biases
+    assert (o.uniformity_weight, o.lr_undecayed) == (0.5, 0.01)
+    o, byol = build(["--config", "wasserstein-byol"])
+    assert (byol.target.start, byol.target.end) == (0.99, 0.99)
+    assert (o.uniformity_weight, o.lr_undecayed) == (0.2, 0.005)
+
+
 def test_set_is_another_way_to_write_options():
     words = ["--set", "method=swav", "--set=data=cifar10", "--set", "swav.prototypes=64"]
     options, method = build([*words, "--set", "batch-size=8", "--seed", "2"])

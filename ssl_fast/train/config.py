@@ -66,6 +66,8 @@ class TrainOptions:
             class_imbalanced, where 0 is 2.
         optimizer: sgd, lars (timm's), adam or adamw.
         lr: peak learning rate, at this batch size.
+        lr_undecayed: that of parameters without weight decay, such as biases and norm layers
+            where decay_norms is false; 0 is lr.
         sgd_momentum: of SGD and LARS.
         lars_trust: LARS's trust coefficient.
         weight_decay: at the start.
@@ -115,6 +117,7 @@ class TrainOptions:
     classes_per_batch: int = 0
     optimizer: Literal["sgd", "lars", "adam", "adamw"] = "sgd"
     lr: float = 0.3
+    lr_undecayed: float = 0.0
     sgd_momentum: float = 0.9
     lars_trust: float = 0.02
     weight_decay: float = 1e-4
@@ -222,8 +225,9 @@ def check(options: TrainOptions) -> None:
     for name in (*positive, "accumulate_grad_batches"):
         if not getattr(options, name) > 0:
             raise UsageError(f"{name} must be positive, got {getattr(options, name)}")
-    if options.clip < 0 or options.uniformity_weight < 0:
-        raise UsageError("clip and uniformity_weight must be at least 0")
+    for name in ("clip", "uniformity_weight", "lr_undecayed"):
+        if not getattr(options, name) >= 0:
+            raise UsageError(f"{name} must be at least 0, got {getattr(options, name)}")
     if not options.imbalance_factor >= 1:
         raise UsageError(f"imbalance_factor must be at least 1, got {options.imbalance_factor}")
     if not options.tail_exponent >= 0:

@@ -36,6 +36,7 @@ class Source(NamedTuple):
     views: dict[str, Any]
     channels: int
     image_size: int
+    statistics: photos.Statistics = photos.IMAGENET  # that photographs are normalised by
 
     def chosen(self, names: Sequence[str]) -> list[Any]:
         """Views by name; the second of a name, and later ones, may have a recipe of their own."""
@@ -77,11 +78,12 @@ def digits(seed: int) -> Source:
     return Source(train, train, test, None, augment, channels=1, image_size=CANVAS)
 
 
-def _cifar(dataset: Any, size: int, folder: Path, augmentation: str) -> Source:
+def _cifar(name: str, size: int, folder: Path, augmentation: str) -> Source:
+    dataset: Any = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     names = [name for name, _ in dataset.train_list + dataset.test_list]
     expect(folder, [f"{dataset.base_folder}/{name}" for name in names], dataset.url)
     train, test = (dataset(str(folder), train=part) for part in (True, False))
-    return _photos(train, test, size, augmentation)
+    return _photos(train, test, size or 32, augmentation, name)
 
 
 def _stl10(size: int, folder: Path, augmentation: str) -> Source:
@@ -91,21 +93,21 @@ def _stl10(size: int, folder: Path, augmentation: str) -> Source:
     everything, train, test = (
         datasets.STL10(str(folder), split=split) for split in ("train+unlabeled", "train", "test")
     )
-    return _photos(train, test, size, augmentation, everything)
+    return _photos(train, test, size or 96, augmentation, "stl10")._replace(pretrain=everything)
 
 
-def _photos(
-    train: Images, test: Images, size: int, augmentation: str, pretrain: Images = None
-) -> Source:
-    plain, augment = photos.photo_plain(size), photos.photo_views(size, augmentation)
-    return Source(pretrain or train, train, test, plain, augment, channels=3, image_size=size)
+def _photos(train: Images, test: Images, size: int, augmentation: str, name: str = "") -> Source:
+    statistics = photos.STATISTICS.get(name, photos.IMAGENET)
+    plain = photos.photo_plain(size, statistics)
+    augment = photos.photo_views(size, augmentation, statistics)
+    return Source(train, train, test, plain, augment, 3, size, statistics)
 
 
 DATA: dict[str, Callable[[int, Path, int, str], Source]] = {
     "digits": lambda seed, folder, size, how: digits(seed),
-    "cifar10": lambda seed, folder, size, how: _cifar(datasets.CIFAR10, size or 32, folder, how),
-    "cifar100": lambda seed, folder, size, how: _cifar(datasets.CIFAR100, size or 32, folder, how),
-    "stl10": lambda seed, folder, size, how: _stl10(size or 96, folder, how),
+    "cifar10": lambda seed, folder, size, how: _cifar("cifar10", size, folder, how),
+    "cifar100": lambda seed, folder, size, how: _cifar("cifar100", size, folder, how),
+    "stl10": lambda seed, folder, size, how: _stl10(size, folder, how),
     "imagefolder": lambda seed, folder, size, how: _photos(*image_folder(folder), size or 224, how),
     "inaturalist": lambda seed, folder, size, how: _photos(*inaturalist(folder), size or 224, how),
 }

@@ -15,7 +15,6 @@ from .data import Source
 from .files import whole_file, write_text
 from .methods import find_method
 from .models import ViT
-from .photos import MEAN, STD
 
 STAGES = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 CARD = """\
@@ -94,7 +93,7 @@ def _card(folder, encoder, options, source, scores, lines) -> str:
     sizes = {"channels": source.channels, "size": source.image_size}
     template = WITH_TIMM if lines else WITH_SSL_FAST
     measured = "Encodings are the output, embeddings the projector's."
-    normalised = f"RGB from 0 to 1, minus {MEAN}, divided by {STD}"
+    normalised = "RGB from 0 to 1, minus {}, divided by {}".format(*source.statistics)
     return CARD.format(
         method=options.method,
         data=options.data,

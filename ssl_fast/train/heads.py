@@ -43,6 +43,13 @@ def mlp(dims: Sequence[int], *, norm: bool = True, last: Last = "none") -> nn.Se
     return nn.Sequential(*layers)
 
 
+def widths(dim: int, hidden: int, layers: int, out: int) -> list[int]:
+    """Of an `mlp` with that many hidden layers."""
+    if layers < 0:
+        raise ValueError(f"hidden_layers must be at least 0, got {layers}")
+    return [dim, *[hidden] * layers, out]
+
+
 def gelu_mlp(dim: int, hidden: int, out: int, *, norm: bool = False) -> nn.Sequential:
     """Three layers with GELU between: the heads of DINO and iBOT; with batch norm, of MSN."""
     layers: list[nn.Module] = []

@@ -2,10 +2,13 @@
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+from torch.optim.lr_scheduler import LambdaLR
 
 from .config import TrainOptions
 from .methods import Method
+from .schedules import anneal
+
+START = 1e-2  # of the peak rate, where the warm-up begins
 
 
 def build_optimizer(method: Method, o: TrainOptions) -> torch.optim.Optimizer:
@@ -21,14 +24,16 @@ def build_optimizer(method: Method, o: TrainOptions) -> torch.optim.Optimizer:
     return kind(groups, o.lr)
 
 
-def build_schedule(optimizer: torch.optim.Optimizer, o: TrainOptions, total: int) -> LRScheduler:
-    """Linear warm-up, then a cosine down to the floor."""
+def build_schedule(optimizer: torch.optim.Optimizer, o: TrainOptions, total: int) -> LambdaLR:
+    """Linear warm-up, then a cosine down to the floor: of every group, as a share of its rate."""
     warmup = max(1, round(total * o.warmup_epochs / o.epochs))
-    parts = [
-        LinearLR(optimizer, start_factor=1e-2, total_iters=warmup),
-        CosineAnnealingLR(optimizer, max(1, total - warmup), eta_min=o.lr_floor * o.lr),
-    ]
-    return SequentialLR(optimizer, parts, milestones=[warmup])
+
+    def share(step: int) -> float:
+        if step < warmup:
+            return anneal(START, 1.0, step / warmup, "linear")
+        return anneal(1.0, o.lr_floor, min(1.0, (step - warmup) / max(1, total - warmup)))
+
+    return LambdaLR(optimizer, share)
 
 
 def _groups(method: Method, o: TrainOptions) -> list[dict]:
@@ -42,6 +47,6 @@ def _groups(method: Method, o: TrainOptions) -> list[dict]:
             (decayed if with_decay else free).append(p)
     groups = [
         {"params": decayed, "weight_decay": o.weight_decay},
-        {"params": free, "weight_decay": 0.0},
+        {"params": free, "weight_decay": 0.0, "lr": o.lr_undecayed or o.lr},
     ]
     return [group for group in groups if group["params"]]

@@ -7,7 +7,7 @@ all images of a batch.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +17,14 @@ from torchvision.transforms.v2 import functional as F
 
 from .errors import UsageError, unknown
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, for all photographs
+# Mean and standard deviation of red, green and blue, as published recipes have them.
+Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
+IMAGENET: Statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+STATISTICS: dict[str, Statistics] = {  # of other photographs
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "stl10": ((0.4914, 0.4823, 0.4466), (0.2470, 0.2430, 0.2610)),
+}
 SOLARIZED_FROM = 128  # of 255
 SIGMAS = 0.1, 2.0  # of blurs, in pixels
 
@@ -39,10 +46,10 @@ class Recipe:
 _CALM = (0.4, 0.4, 0.2, 0.1)
 _WILD = (0.8, 0.8, 0.8, 0.2)
 
-# symmetric to reconstruction: solo-learn 9187ea3, scripts/pretrain/cifar; wasserstein: WassersteinSSL a16a931;
-# align_uniform: its STL-10 runs; moco: facebookresearch/moco's --aug-plus; byol: its paper's Table 6;
-# msn: its released vits16; mae: its appendix A.1; resa: its released CIFAR runs, which do not blur.
-# reconstruction and mae have weak views alone.
+# symmetric to reconstruction: solo-learn 9187ea3, scripts/pretrain/cifar; wasserstein: WassersteinSSL
+# a16a931; align_uniform: its STL-10 runs; moco: facebookresearch/moco's --aug-plus; byol: its paper's
+# Table 6; msn: its released vits16; mae: its appendix A.1; resa: its released CIFAR runs, which do
+# not blur. reconstruction and mae have weak views alone.
 RECIPES = {
     "symmetric": Recipe(jitter=_WILD),
     "symmetric_weak": Recipe(),
@@ -63,7 +70,10 @@ RECIPES = {
 class Colours:
     """What becomes of a crop's colours, and the numbers that networks take."""
 
-    def __init__(self, size: int, recipe: Recipe | None, number: int = 0) -> None:
+    def __init__(
+        self, size: int, statistics: Statistics, recipe: Recipe | None = None, number: int = 0
+    ) -> None:
+        self.statistics = statistics
         self.jitter, self.jittered, self.gray = (0.0,) * 4, 0.0, 0.0
         self.blurred = self.solarized = 0.0
         self.kernel = 23 if size > 64 else 13  # pixels; 13 are three of the largest sigmas
@@ -81,7 +91,7 @@ class Colours:
             (self.solarized, v2.RandomSolarize(SOLARIZED_FROM, p=1.0)),
         ]
         taken = [v2.RandomApply([step], p=share) for share, step in steps if share]
-        numbers = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+        numbers = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(*self.statistics)]
         return v2.Compose([*taken, v2.ToImage(), *numbers])
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, list[int]]:
@@ -100,7 +110,7 @@ class Colours:
             x = _where(u[:, 6] < self.blurred, self._blur(x, u[:, 7]), x)
         if self.solarized:
             x = _where(u[:, 8] < self.solarized, F.solarize(x, SOLARIZED_FROM / 255), x)
-        return F.normalize(x, list(MEAN), list(STD))
+        return F.normalize(x, *(list(each) for each in self.statistics))
 
     def _jitter(self, x: Tensor, u: Tensor, order: list[int]) -> Tensor:
         enhance = kornia().enhance
@@ -136,30 +146,36 @@ class PhotoView:
         return self._whole(image)
 
 
-def photo_views(size: int, augmentation: str) -> dict[str, PhotoView]:
+def photo_views(
+    size: int, augmentation: str, statistics: Statistics = IMAGENET
+) -> dict[str, PhotoView]:
     """`weak`: crop and flip; `strong`: colours too, and `strong again` where the second differs;
     `local`: as the first, of a small part at half the size, for multi-crop."""
     if augmentation not in RECIPES:
         raise unknown("augmentation", augmentation, RECIPES)
     recipe = RECIPES[augmentation]
     small = 96 if size == 224 else size // 2
-    area = (recipe.least_area, 1.0)
+
+    def whole(*colours: Any) -> PhotoView:
+        area = (recipe.least_area, 1.0)
+        return PhotoView(size, area, recipe.bicubic, Colours(size, statistics, *colours))
+
+    part = Colours(small, statistics, recipe)
     views = {
-        "weak": PhotoView(size, area, recipe.bicubic, Colours(size, None)),
-        "strong": PhotoView(size, area, recipe.bicubic, Colours(size, recipe)),
-        "local": PhotoView(small, (0.05, 0.2), recipe.bicubic, Colours(small, recipe)),
+        "weak": whole(),
+        "strong": whole(recipe),
+        "local": PhotoView(small, (0.05, 0.2), recipe.bicubic, part),
     }
-    first = replace(recipe, blurred=recipe.blurred[:1] * 2, solarized=recipe.solarized[:1] * 2)
-    if first != recipe:
-        views["strong again"] = PhotoView(size, area, recipe.bicubic, Colours(size, recipe, 1))
+    if len({*recipe.blurred}) > 1 or len({*recipe.solarized}) > 1:
+        views["strong again"] = whole(recipe, 1)
     return views
 
 
-def photo_plain(size: int) -> Callable:
+def photo_plain(size: int, statistics: Statistics = IMAGENET) -> Callable:
     """For evaluation: the central square, seven eighths of it for large photographs."""
     resize = size if size <= 64 else size * 8 // 7
     whole = v2.Compose([v2.RGB(), v2.Resize(resize), v2.CenterCrop(size)])
-    return v2.Compose([whole, Colours(size, None).transform()])
+    return v2.Compose([whole, Colours(size, statistics).transform()])
 
 
 def kornia() -> Any:

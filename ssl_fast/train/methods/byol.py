@@ -3,7 +3,7 @@
 from torch import nn
 
 from ...losses import BYOLLoss
-from ..heads import mlp
+from ..heads import mlp, widths
 from ..models import AnyEncoder
 from .base import Batch, Output
 from .recipes import lars, solo
@@ -23,7 +23,9 @@ class BYOL(MomentumSiamese):
         encoder: AnyEncoder,
         *,
         momentum: float = 0.99,
+        final_momentum: float = 1.0,
         hidden_dim: int = 4096,
+        hidden_layers: int = 1,
         embedding_dim: int = 256,
         predictor_dim: int = 4096,
     ) -> None:
@@ -31,12 +33,15 @@ class BYOL(MomentumSiamese):
 
         Args:
             encoder: images to encodings.
-            momentum: decay of the momentum network at the start; it rises to 1 along a cosine.
-            hidden_dim: width of the projector's hidden layer.
+            momentum: decay of the momentum network at the start.
+            final_momentum: at the end, reached along a cosine.
+            hidden_dim: width of the projector's hidden layers.
+            hidden_layers: how many.
             embedding_dim: width of the embeddings.
             predictor_dim: width of the predictor's hidden layer.
         """
-        super().__init__(encoder, mlp([encoder.dim, hidden_dim, embedding_dim]), momentum)
+        head = mlp(widths(encoder.dim, hidden_dim, hidden_layers, embedding_dim))
+        super().__init__(encoder, head, momentum, final_momentum)
         self.predictor: nn.Module = mlp([embedding_dim, predictor_dim, embedding_dim])
         self.criterion = BYOLLoss()
 

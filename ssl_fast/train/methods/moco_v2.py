@@ -3,7 +3,7 @@
 from torch import nn
 
 from ...losses import MoCoLoss
-from ..heads import mlp
+from ..heads import mlp, widths
 from ..models import AnyEncoder
 from .base import Batch, Output
 from .recipes import sgd, solo
@@ -27,6 +27,8 @@ class MoCoV2(MomentumSiamese):
         momentum: float = 0.99,
         final_momentum: float = 0.999,
         hidden_dim: int = 2048,
+        hidden_layers: int = 1,
+        hidden_norm: bool = False,
         embedding_dim: int = 256,
     ) -> None:
         """Options of MoCo v2.
@@ -37,10 +39,13 @@ class MoCoV2(MomentumSiamese):
             queue_length: keys in each queue.
             momentum: decay of the momentum network at the start.
             final_momentum: at the end, reached along a cosine.
-            hidden_dim: width of the projector's hidden layer.
+            hidden_dim: width of the projector's hidden layers.
+            hidden_layers: how many.
+            hidden_norm: batch norm behind them.
             embedding_dim: width of the embeddings.
         """
-        head = mlp([encoder.dim, hidden_dim, embedding_dim], norm=False)
+        dims = widths(encoder.dim, hidden_dim, hidden_layers, embedding_dim)
+        head = mlp(dims, norm=hidden_norm)
         super().__init__(encoder, head, momentum, final_momentum)
         if queue_length < 1:
             raise ValueError(f"queue_length must be at least 1, got {queue_length}")

@@ -1,7 +1,4 @@
-"""solo-learn's training options for small images (9187ea3, scripts/pretrain/cifar).
-
-Departure of all that take them: photographs are normalised by ImageNet's statistics (CIFAR's).
-"""
+"""solo-learn's training options for small images (9187ea3, scripts/pretrain/cifar)."""
 
 from typing import Any
 
