@@ -46,23 +46,27 @@ class Recipe:
 _CALM = (0.4, 0.4, 0.2, 0.1)
 _WILD = (0.8, 0.8, 0.8, 0.2)
 
-# symmetric to reconstruction: solo-learn 9187ea3, scripts/pretrain/cifar; wasserstein: WassersteinSSL
-# a16a931; align_uniform: its STL-10 runs; moco: facebookresearch/moco's --aug-plus; byol: its paper's
-# Table 6; msn: its released vits16; mae: its appendix A.1; resa: its released CIFAR runs, which do
-# not blur. reconstruction and mae have weak views alone.
 RECIPES = {
+    # solo-learn 9187ea3, scripts/pretrain/cifar
     "symmetric": Recipe(jitter=_WILD),
     "symmetric_weak": Recipe(),
     "asymmetric": Recipe(jitter=_CALM, blurred=(0, 0), solarized=(0, 0.2)),
     "vicreg": Recipe(0.2, jitter=_CALM, blurred=(0, 0), solarized=(0.1, 0.1)),
     "wmse": Recipe(0.2, jitter=_WILD, blurred=(0, 0)),
-    "reconstruction": Recipe(),
+    "reconstruction": Recipe(),  # a weak view alone
+    # statsle/WassersteinSSL a16a931
     "wasserstein": Recipe(jitter=_CALM, solarized=(0.2, 0.2)),
+    # the official STL-10 runs
     "align_uniform": Recipe(jitter=(0.4, 0.4, 0.4, 0.4), jittered=1, blurred=(0, 0), bicubic=False),
+    # facebookresearch/moco's --aug-plus
     "moco": Recipe(0.2, bicubic=False),
+    # the paper's Table 6
     "byol": Recipe(jitter=_CALM, blurred=(1.0, 0.1), solarized=(0, 0.2)),
+    # the released vits16 configuration
     "msn": Recipe(0.3, bicubic=False),
+    # the paper's A.1; a weak view alone
     "mae": Recipe(0.2),
+    # the released CIFAR runs, which do not blur
     "resa": Recipe(0.2, jitter=_CALM, blurred_from=65, solarized=(0.2, 0.2), bicubic=False),
 }
 
