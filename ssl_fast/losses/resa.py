@@ -32,7 +32,9 @@ class ReSALoss(torch.nn.Module):
             the global loss, and DDP's mean of the gradients is exact.
 
     Source: paper Eq. 2; winci-ai/resa e7869d1 for the order of views and `symmetric=False`.
-    Cost: one product and Sinkhorn for A, one product forward and two backward a pair.
+    Cost: one product and Sinkhorn for A; a pair takes one product, and one more for each view that
+        needs a gradient. With `symmetric`, and but for Triton, all of it forward, and the gradients
+        are what is kept.
     """
 
     def __init__(
