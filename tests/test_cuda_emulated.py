@@ -163,6 +163,16 @@ def test_cross_entropy_of_large_logits(kernels, symmetric):
     )
 
 
+def test_symmetric_gradient_takes_the_place_of_the_logits(kernels):
+    targets = make_targets((24, 24), torch.float32, "sinkhorn")
+    logits = random(24, 24)
+    exact = logits.double()
+    expected = cross_entropy_reference.at_once(exact, 7.0, targets, 0.5)
+    loss = cross_entropy.at_once(logits, 7.0, targets, 0.5)
+    assert_near(loss[None], expected[None], TOLERANCE)
+    assert_near(logits, exact, TOLERANCE)
+
+
 def test_gradient_in_place_and_in_another_type(kernels):
     logits, targets = (
         random(9, 48, dtype=torch.bfloat16),
