@@ -1,6 +1,7 @@
 """The ranks of a distributed test: one process each, started together."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,12 @@ from types import ModuleType
 from typing import Any
 
 import torch
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def outcomes(module: ModuleType, world: int, folder: Path, *arguments: object) -> list[Any]:

@@ -197,7 +197,7 @@ void shared_backward(const Exponential& exponential, int64_t n, const Target& ta
 
 // Whether one exponential serves rows and columns; the logs leave room for those of N and K, and
 // exp(-log) stays inside float32.
-bool one_shift(const Stats& stats, int64_t rows, int64_t columns) {
+inline bool one_shift(const Stats& stats, int64_t rows, int64_t columns) {
   for (int64_t i = 0; i < rows; i++)
     if (stats.row[i] != stats.row[0] || fabs(stats.row[stats.row_stride + i]) > kNarrowSpan + 16)
       return false;

@@ -30,6 +30,8 @@ class Pretraining(LightningModule):
             self.uniformity = WassersteinUniformityLoss()
 
     def setup(self, stage: str) -> None:
+        if self.options.threads:  # which Lightning has set by its processes
+            torch.set_num_threads(self.options.threads)
         if self.trainer.world_size > 1:
             self.method.use_group(torch.distributed.group.WORLD)
             if self.uniformity is not None:
