@@ -211,14 +211,21 @@ def test_rates_warm_up_and_fall_together():
     assert {step: round(float(shares[step, 0]), 4) for step in expected} == expected
 
 
-def test_lars_scales_by_the_trust_ratio():
-    """Step lr * trust * |w| / (|g| + wd |w|) * (g + wd w) on matrices, lr * g on vectors."""
+@pytest.mark.parametrize("clip", [False, True])
+def test_lars_scales_by_the_trust_ratio(clip):
+    """Step lr * trust * |w| / (|g| + wd |w|) * (g + wd w) on matrices, lr * g on vectors.
+
+    Clipped, lr * min(1, that ratio / lr).
+    """
     method = Constant()
     w, b = method.layer.weight, method.layer.bias
-    o = TrainOptions(optimizer="lars", lr=0.5, weight_decay=0.1, decay_norms=False, sgd_momentum=0)
+    numbers = {"lr": 0.5, "lars_trust": 0.4, "weight_decay": 0.1, "sgd_momentum": 0}
+    o = TrainOptions(optimizer="lars", lars_clip=clip, decay_norms=False, **numbers)
     optimizer = build_optimizer(method, o)
     w.grad, b.grad = torch.randn_like(w), torch.randn_like(b)
     trust = o.lars_trust * w.norm() / (w.grad.norm() + 0.1 * w.norm())
+    if clip:
+        trust = (trust / 0.5).clamp(max=1)
     expected = w - 0.5 * trust * (w.grad + 0.1 * w), b - 0.5 * b.grad
     optimizer.step()
     torch.testing.assert_close((w.data, b.data), tuple(e.detach() for e in expected))

@@ -70,6 +70,7 @@ class TrainOptions:
             where decay_norms is false; 0 is lr.
         sgd_momentum: of SGD and LARS.
         lars_trust: LARS's trust coefficient.
+        lars_clip: whether LARS's rate of a layer is at most lr.
         weight_decay: at the start.
         weight_decay_end: at the end, reached along a cosine; null keeps it constant.
         decay_norms: weight decay, and LARS's trust ratio, for biases and norm layers too.
@@ -120,6 +121,7 @@ class TrainOptions:
     lr_undecayed: float = 0.0
     sgd_momentum: float = 0.9
     lars_trust: float = 0.02
+    lars_clip: bool = False
     weight_decay: float = 1e-4
     weight_decay_end: float | None = None
     decay_norms: bool = True

@@ -19,7 +19,8 @@ def build_optimizer(method: Method, o: TrainOptions) -> torch.optim.Optimizer:
         from timm.optim import Lars
 
         # groups without decay are not scaled by the trust ratio, as published recipes have it
-        return Lars(groups, o.lr, momentum=o.sgd_momentum, trust_coeff=o.lars_trust)
+        trust = {"trust_coeff": o.lars_trust, "trust_clip": o.lars_clip}
+        return Lars(groups, o.lr, momentum=o.sgd_momentum, **trust)
     kind = torch.optim.AdamW if o.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, o.lr)
 

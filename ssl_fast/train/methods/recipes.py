@@ -1,4 +1,8 @@
-"""solo-learn's training options for small images (9187ea3, scripts/pretrain/cifar)."""
+"""solo-learn's training options for small images (9187ea3, scripts/pretrain/cifar).
+
+Departures: the warm-up starts at a hundredth of the rate (3e-5); float32 (mixed half precision,
+here --precision 16-mixed); no linear classifier learns alongside (`ssl-fast eval` fits one).
+"""
 
 from typing import Any
 
@@ -12,7 +16,8 @@ COMMON = {
 
 
 def lars(lr: float, weight_decay: float) -> dict[str, Any]:
-    return COMMON | {"optimizer": "lars", "lr": lr, "weight_decay": weight_decay}
+    numbers = {"lr": lr, "weight_decay": weight_decay}
+    return COMMON | {"optimizer": "lars", "lars_clip": True, **numbers}
 
 
 def sgd(lr: float, weight_decay: float) -> dict[str, Any]:
