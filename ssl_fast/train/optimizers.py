@@ -19,8 +19,8 @@ def build_optimizer(method: Method, o: TrainOptions) -> torch.optim.Optimizer:
         from timm.optim import Lars
 
         # groups without decay are not scaled by the trust ratio, as published recipes have it
-        trust = {"trust_coeff": o.lars_trust, "trust_clip": o.lars_clip}
-        return Lars(groups, o.lr, momentum=o.sgd_momentum, **trust)
+        trust, clip = o.lars_trust, o.lars_clip
+        return Lars(groups, o.lr, momentum=o.sgd_momentum, trust_coeff=trust, trust_clip=clip)
     kind = torch.optim.AdamW if o.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, o.lr)
 
