@@ -149,6 +149,19 @@ def test_every_recipe_makes_views(name, size):
         assert out.shape == crops.shape and bool(out.isfinite().all())
 
 
+def test_resas_crops_are_bilinear_where_weak_and_bicubic_where_strong():
+    """Bicubic crops of a step overshoot it, bilinear ones do not."""
+    step = torch.zeros(3, 24, 24, dtype=torch.uint8)
+    step[:, :, :12], step[:, :, 12:] = 64, 192
+    views, found = photo_views(96, "resa"), {}
+    for name in ("weak", "strong"):
+        torch.manual_seed(0)
+        crops = torch.stack([views[name].crop(F.to_pil_image(step)) for _ in range(50)])
+        found[name] = int(crops.min()), int(crops.max())
+    assert found["weak"] == (64, 192)
+    assert found["strong"][0] < 64 and found["strong"][1] > 192
+
+
 def test_weak_views_keep_their_colours():
     colours = photo_views(32, "symmetric")["weak"].colours
     images = bytes_of(8)

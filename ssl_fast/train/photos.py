@@ -34,7 +34,7 @@ class Recipe:
     """Shares of images; where there are two, of the first strong view and of the others."""
 
     least_area: float = 0.08  # that a crop keeps
-    bicubic: bool = True
+    bicubic: tuple[bool, bool] = (True, True)  # crops of weak views, of the others
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)  # as v2.ColorJitter's
     jittered: float = 0.8
     gray: float = 0.2
@@ -45,6 +45,7 @@ class Recipe:
 
 _CALM = (0.4, 0.4, 0.2, 0.1)
 _WILD = (0.8, 0.8, 0.8, 0.2)
+_LINEAR = (False, False)
 
 RECIPES = {
     # solo-learn 9187ea3, scripts/pretrain/cifar
@@ -56,18 +57,20 @@ RECIPES = {
     "reconstruction": Recipe(),  # a weak view alone
     # statsle/WassersteinSSL a16a931
     "wasserstein": Recipe(jitter=_CALM, solarized=(0.2, 0.2)),
-    # the official STL-10 runs
-    "align_uniform": Recipe(jitter=(0.4, 0.4, 0.4, 0.4), jittered=1, blurred=(0, 0), bicubic=False),
-    # facebookresearch/moco's --aug-plus
-    "moco": Recipe(0.2, bicubic=False),
+    # ssnl/align_uniform 505907b, STL-10
+    "align_uniform": Recipe(
+        jitter=(0.4, 0.4, 0.4, 0.4), jittered=1, blurred=(0, 0), bicubic=_LINEAR
+    ),
+    # facebookresearch/moco 010242b, --aug-plus
+    "moco": Recipe(0.2, bicubic=_LINEAR),
     # the paper's Table 6
     "byol": Recipe(jitter=_CALM, blurred=(1.0, 0.1), solarized=(0, 0.2)),
-    # the released vits16 configuration
-    "msn": Recipe(0.3, bicubic=False),
+    # facebookresearch/msn b334057, msn_vits16.yaml
+    "msn": Recipe(0.3, bicubic=_LINEAR),
     # the paper's A.1; a weak view alone
     "mae": Recipe(0.2),
-    # the released CIFAR runs, which do not blur
-    "resa": Recipe(0.2, jitter=_CALM, blurred_from=65, solarized=(0.2, 0.2), bicubic=False),
+    # winci-ai/resa 0504a2b; its CIFAR runs do not blur
+    "resa": Recipe(0.2, (False, True), jitter=_CALM, blurred_from=65, solarized=(0.2, 0.2)),
 }
 
 
@@ -161,14 +164,14 @@ def photo_views(
     small = 96 if size == 224 else size // 2
 
     def whole(*colours: Any) -> PhotoView:
-        area = (recipe.least_area, 1.0)
-        return PhotoView(size, area, recipe.bicubic, Colours(size, statistics, *colours))
+        area, bicubic = (recipe.least_area, 1.0), recipe.bicubic[bool(colours)]
+        return PhotoView(size, area, bicubic, Colours(size, statistics, *colours))
 
     part = Colours(small, statistics, recipe)
     views = {
         "weak": whole(),
         "strong": whole(recipe),
-        "local": PhotoView(small, (0.05, 0.2), recipe.bicubic, part),
+        "local": PhotoView(small, (0.05, 0.2), recipe.bicubic[1], part),
     }
     if len({*recipe.blurred}) > 1 or len({*recipe.solarized}) > 1:
         views["strong again"] = whole(recipe, 1)
