@@ -8,6 +8,7 @@ for package in ("lightning", "torchvision", "sklearn", "timm", "jsonargparse"):
 
 from ssl_fast.train import config, run  # noqa: E402
 from ssl_fast.train.data import Source  # noqa: E402
+from ssl_fast.train.errors import UsageError  # noqa: E402
 from ssl_fast.train.methods import METHODS  # noqa: E402
 
 PHOTOS = {"cifar10": 32, "cifar100": 32, "stl10": 96, "inaturalist": 224, "imagefolder": 224}
@@ -64,6 +65,12 @@ def test_set_is_another_way_to_write_options():
     assert method.centres().shape[0] == 64
 
 
+def test_set_in_a_file_is_refused(tmp_path):
+    (tmp_path / "options.yaml").write_text("set: epochs=3\n")
+    with pytest.raises(UsageError, match="set is for the command line"):
+        build(["--config", str(tmp_path / "options.yaml")])
+
+
 def test_a_name_is_a_preset_behind_config_alone():
     options, _ = build(["--data", "cifar10", "--run-dir", "wasserstein-byol"])
     assert (options.method, options.run_dir) == ("resa", "wasserstein-byol")
@@ -76,6 +83,8 @@ def test_small_images(method):
     padded = "simclr moco_v2 moco_v3 nnclr byol simsiam barlow_twins vicreg swav dino wmse zero_cl"
     expected = {"mae": "vit-small/4", "data2vec": "vit-small/4"}.get(method, "resnet18")
     assert o.encoder == ("resnet18-pad2" if method in padded.split() else expected)
+    assert o.lars_clip == (o.optimizer == "lars")
+    assert not build(["--method", method, "--data", "imagefolder"])[0].lars_clip
 
 
 def test_inaturalist():

@@ -42,7 +42,8 @@ class NarrowTile {
     V most(0), least(0);
     for (int64_t i = begin; i < end; i++) {
       const C* l = reader.logits(i);
-      C *e_row = e_out + i * columns, *q_row = q_out + i * columns;
+      C* e_row = e_out ? e_out + i * columns : nullptr;
+      C* q_row = q_out ? q_out + i * columns : nullptr;
       V sum, mass, dot;
       reader.with_target(i, [&](auto target) {
         sweep<C>(columns, [&](int64_t k, auto lanes) {
@@ -53,8 +54,8 @@ class NarrowTile {
           sum = sum + e;
           mass = mass + q;
           dot = fma(q, t, dot);
-          if (e_out) e.store(e_row + k, lanes);
-          if (q_out) q.store(q_row + k, lanes);
+          if (e_row) e.store(e_row + k, lanes);
+          if (q_row) q.store(q_row + k, lanes);
           (V::load(column_sum + k, lanes) + e).store(column_sum + k, lanes);
           (V::load(column_mass + k, lanes) + q).store(column_mass + k, lanes);
         });

@@ -1,7 +1,8 @@
-"""The operator behind `ReSALoss`: the encodings' assignment, and every pair's loss and gradients.
+"""Behind `ReSALoss`: the encodings' assignment, and every pair's loss against it.
 
-As `Assignment.sinkhorn` and `linear_soft_cross_entropy` of each pair would have it; but scores of
-one tile live as long as the call, and Python runs once for all: products leave its caches cold.
+Where one backend has both, one operator takes the symmetric losses and their gradients: scores of
+one tile live as long as the call, and Python runs once for all, since products leave its caches
+cold. Elsewhere `Assignment.sinkhorn` and `linear_soft_cross_entropy` say the same.
 """
 
 from collections.abc import Sequence
@@ -13,25 +14,60 @@ from torch import Tensor
 from .. import backend
 from . import _check
 from ._autograd import ClosedForm, apply, scaled
+from ._distributed import gather
 from ._linear_symmetric import symmetric_loss
 from ._operator import fake_gradient, operator
 from ._stats import Targets
-from ._tiles import is_one_tile, nbytes, product, product_dtype
+from ._tiles import is_no_larger, is_one_tile, product, product_dtype
+from .assignment import Assignment
+from .cross_entropy import linear_soft_cross_entropy
 from .sinkhorn import sinkhorn_potentials
 
 
-def one_backend(x: Tensor, encodings: Tensor) -> str:
+def resa(
+    embeddings: Sequence[Tensor],  # each (N, D)
+    momentum_embeddings: Sequence[Tensor],  # each (N, D)
+    pairs: Sequence[tuple[int, int]],  # of an embedding and a momentum embedding
+    encodings: Tensor,  # (N, H)
+    momentum_encodings: Tensor,  # (N, H)
+    *,
+    temperature: float,
+    epsilon: float,
+    iterations: int,
+    symmetric: bool,
+    group: Any,
+) -> Tensor:
+    """The mean over pairs of the cross-entropy against the encodings' assignment."""
+    name = _check.group_name(group)
+    encodings = _check.detached("encodings", encodings)
+    momentum = gather(_check.detached("momentum_encodings", momentum_encodings), name)
+    keys = [gather(view, name) for view in momentum_embeddings]
+    _check.matrix("embeddings[0]", embeddings[0])
+    if symmetric and (kernels := _one_backend(embeddings[0], encodings)):
+        numbers = 1 / temperature, 1 / epsilon, iterations
+        return _at_once(embeddings, keys, pairs, encodings, momentum, *numbers, kernels, name)
+    assignment = Assignment.sinkhorn(
+        (encodings, momentum), epsilon=epsilon, iterations=iterations, group=group
+    )
+    options: Any = {"temperature": temperature, "symmetric": symmetric, "group": group}
+    losses = [
+        linear_soft_cross_entropy(embeddings[q], keys[v], assignment, **options) for q, v in pairs
+    ]
+    return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+
+
+def _one_backend(x: Tensor, encodings: Tensor) -> str:
     """The backend of both, or "" where there are two or it forms tiles on its own."""
     name = backend.select("linear_cross_entropy", x.device, x.dtype)
     same = name == backend.select("sinkhorn", encodings.device, encodings.dtype)
     return name if same and name != "triton" else ""
 
 
-def resa(
-    embeddings: Sequence[Tensor],  # each (N, D)
+def _at_once(
+    embeddings: Sequence[Tensor],
     keys: Sequence[Tensor],  # each (M, D), M rows of all ranks
-    pairs: Sequence[tuple[int, int]],  # of an embedding and a key
-    encodings: Tensor,  # (N, H)
+    pairs: Sequence[tuple[int, int]],
+    encodings: Tensor,
     momentum: Tensor,  # (M, H)
     inv_temperature: float,
     scale: float,
@@ -39,7 +75,6 @@ def resa(
     name: str,
     group: str,
 ) -> Tensor:
-    """The mean over pairs of the symmetric cross-entropy against the encodings' assignment."""
     encodings, momentum = _check.autocast(encodings, momentum)
     _check.factors("encodings", encodings, "momentum_encodings", momentum)
     views = [_check.rows_contiguous(view) for view in _check.autocast(*embeddings, *keys)]
@@ -131,8 +166,7 @@ def resa_forward(
 def _assigned(encodings, momentum, scale, iterations, like, name, group) -> Targets:
     """The assignment, with its scores where they are one tile or no more than their factors."""
     values = None
-    size = 4 * encodings.shape[0] * momentum.shape[0]
-    if is_one_tile(encodings, momentum) or size <= nbytes(encodings, momentum):
+    if is_one_tile(encodings, momentum) or is_no_larger(encodings, momentum):
         values = product(encodings, momentum)
     scores = (encodings, momentum) if values is None else (values, None)
     row, col = sinkhorn_potentials(*scores, scale, None, iterations, False, name, group)

@@ -84,6 +84,11 @@ def joined(parts: list[Tensor], dim: int = 0) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
+def is_no_larger(x: Tensor, weight: Tensor) -> bool:
+    """Whether x @ weight.T takes no more bytes than its factors."""
+    return 4 * x.shape[0] * weight.shape[0] <= nbytes(x, weight)
+
+
 class Tiles:
     """Rows of x @ weight.T, tile by tile; the first `kept` rows stay in `cache`."""
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import backend
 from . import _check
 from ._operator import full_precision
-from ._tiles import nbytes, product, product_dtype
+from ._tiles import is_no_larger, product, product_dtype
 from .sinkhorn import evaluate, sinkhorn_arguments, sinkhorn_potentials, softmax_potential
 
 Scores = Tensor | tuple[Tensor, Tensor]
@@ -222,6 +222,6 @@ def _held(scores: Scores) -> Assignment:
     _check.factors("z", z, "prototypes", prototypes)
     z = _check.rows_contiguous(z.detach())
     prototypes = _check.rows_contiguous(prototypes.detach())
-    if 4 * z.shape[0] * prototypes.shape[0] <= nbytes(z, prototypes):
+    if is_no_larger(z, prototypes):
         return Assignment(values=full_precision(product, (z, prototypes)))
     return Assignment(z=z, prototypes=prototypes)

@@ -6,10 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..functional import Assignment, linear_soft_cross_entropy
-from ..functional._check import by_name, count, detached, group_name, matrix, positive
-from ..functional._distributed import gather
-from ..functional._resa import one_backend, resa
+from ..functional._check import by_name, count, positive
+from ..functional._resa import resa
 
 
 class ReSALoss(torch.nn.Module):
@@ -68,35 +66,18 @@ class ReSALoss(torch.nn.Module):
             encodings: (N, H) of the weak view, online network; a constant.
             momentum_encodings: (N, H) of the weak view, momentum network; a constant.
         """
-        pairs = _pairs(embeddings, momentum_embeddings)
-        group = group_name(self.group)
-        encodings = detached("encodings", encodings)
-        momentum_encodings = gather(detached("momentum_encodings", momentum_encodings), group)
-        keys = [gather(view, group) for view in momentum_embeddings]
-        matrix("embeddings[0]", embeddings[0])
-        if self.symmetric and (name := one_backend(embeddings[0], encodings)):
-            return resa(
-                embeddings, keys, pairs, encodings, momentum_encodings,
-                1 / self.temperature, 1 / self.epsilon, self.iterations, name, group,
-            )  # fmt: skip
-        assignment = Assignment.sinkhorn(
-            (encodings, momentum_encodings),
+        return resa(
+            embeddings,
+            momentum_embeddings,
+            _pairs(embeddings, momentum_embeddings),
+            encodings,
+            momentum_encodings,
+            temperature=self.temperature,
             epsilon=self.epsilon,
             iterations=self.iterations,
+            symmetric=self.symmetric,
             group=self.group,
         )
-        losses = [
-            linear_soft_cross_entropy(
-                embeddings[q],
-                keys[v],
-                assignment,
-                temperature=self.temperature,
-                symmetric=self.symmetric,
-                group=self.group,
-            )
-            for q, v in pairs
-        ]
-        return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
     def extra_repr(self) -> str:
         return (

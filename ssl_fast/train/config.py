@@ -211,6 +211,8 @@ def parse(argv: Sequence[str]) -> tuple[Parser, Namespace]:
     method, data = (
         given[name] or file.get(name) or getattr(TrainOptions, name) for name in ("method", "data")
     )
+    if file.get("set"):
+        raise UsageError("set is for the command line: a file holds the options themselves")
     parser = build_parser(method, data)
     return parser, parser.parse_args(argv)
 
